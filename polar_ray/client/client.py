@@ -1,0 +1,105 @@
+"""Client: what callers do with a pool, whichever way they reach it.
+
+Owns the choice of what a row without a score becomes. It is never a number: the caller gets an
+exception, a None or, on request, a NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Protocol, TypeAlias
+
+import pyarrow as pa
+
+from polar_ray.errors import ScoreError
+from polar_ray.records import Record, to_batch, with_row_errors
+
+Records: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
+OnError = Literal["raise", "none", "nan"]
+
+
+class Transport(Protocol):
+    """One way to a pool. Both calls raise this project's errors only, by the deadline."""
+
+    def carries(self, records: Any) -> bool:
+        """True for what the pool can take as it is, such as a reference to a table."""
+        ...
+
+    def send(self, batch: Any, timeout_s: float) -> pa.Table: ...
+    async def send_async(self, batch: Any, timeout_s: float) -> pa.Table: ...
+    def close(self) -> None: ...
+
+
+class Client:
+    """Scores records on a pool; keep one per process. `connect` makes one.
+
+    Records are `Record`s, mappings with the same keys, or an Arrow table; within a Ray cluster
+    also an ObjectRef of either.
+    """
+
+    def __init__(self, transport: Transport, *, timeout_s: float = 600) -> None:
+        self._transport = transport
+        self.timeout_s = timeout_s
+
+    def score(
+        self, records: Records, *, on_error: OnError = "raise", timeout_s: float | None = None
+    ) -> list[float | None]:
+        """One score per record, in order.
+
+        A row without a score raises `ScoreError` naming it, or is None or NaN by `on_error`.
+        """
+        return to_list(self.score_table(records, timeout_s=timeout_s), on_error)
+
+    async def score_async(
+        self, records: Records, *, on_error: OnError = "raise", timeout_s: float | None = None
+    ) -> list[float | None]:
+        """`score` for an event loop."""
+        return to_list(await self.score_table_async(records, timeout_s=timeout_s), on_error)
+
+    def score_table(self, records: Records, *, timeout_s: float | None = None) -> pa.Table:
+        """The result table (`polar_ray.records.SCORE_SCHEMA`): one row for every record."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        if self._transport.carries(records):
+            return self._transport.send(records, timeout_s)
+        batch = to_batch(records)
+        return with_row_errors(self._transport.send(batch.table, timeout_s), batch.errors)
+
+    async def score_table_async(
+        self, records: Records, *, timeout_s: float | None = None
+    ) -> pa.Table:
+        """`score_table` for an event loop."""
+        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        if self._transport.carries(records):
+            return await self._transport.send_async(records, timeout_s)
+        batch = to_batch(records)
+        result = await self._transport.send_async(batch.table, timeout_s)
+        return with_row_errors(result, batch.errors)
+
+    def close(self) -> None:
+        """Closes connections; the client is not used again."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def to_list(table: pa.Table, on_error: OnError = "raise") -> list[float | None]:
+    """The scores of a result table; what a row without one becomes is up to `on_error`."""
+    if on_error not in ("raise", "none", "nan"):
+        raise ValueError(f'on_error={on_error!r}; use "raise", "none" or "nan"')
+    scores: list[float | None] = table["score"].to_pylist()
+    if on_error == "none" or table["score"].null_count == 0:
+        return scores
+    if on_error == "nan":
+        return [float("nan") if score is None else score for score in scores]
+    texts = table["error"].to_pylist()
+    raise ScoreError({i: text for i, text in enumerate(texts) if text is not None})

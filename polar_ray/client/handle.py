@@ -1,0 +1,83 @@
+"""The way to a pool from within its Ray cluster: a Serve handle and the object store."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+
+from polar_ray.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    PolarRayError,
+    PoolError,
+    ReplicaLost,
+)
+
+GRACE_S = 0.5
+"""The router keeps the deadline and says why; this much later the client gives up on it too."""
+
+
+class HandleTransport:
+    """Calls the router of one Serve application. The handle is made once and kept."""
+
+    def __init__(self, app_name: str) -> None:
+        self._app_name = app_name
+        try:
+            self._score = serve.get_app_handle(app_name).score
+        except (RayServeException, RayError, RuntimeError) as error:
+            raise PoolError(
+                f"no Serve application {app_name!r} in this Ray cluster: {error}. Start one with "
+                f"`serve run --name {app_name} polar_ray:app`"
+            ) from None
+
+    def carries(self, records: Any) -> bool:
+        """References are resolved on their way to the router; the text never comes here."""
+        return isinstance(records, ray.ObjectRef)
+
+    def send(self, batch: Any, timeout_s: float) -> pa.Table:
+        """The result table of a batch or of a reference to one."""
+        response = self._score.remote(batch, timeout_s=timeout_s)
+        started = time.monotonic()
+        try:
+            return response.result(timeout_s=timeout_s + GRACE_S)
+        except Exception as error:
+            response.cancel()
+            raise self._translate(error, time.monotonic() - started) from None
+
+    async def send_async(self, batch: Any, timeout_s: float) -> pa.Table:
+        """`send` for an event loop."""
+        response = self._score.remote(batch, timeout_s=timeout_s)
+        started = time.monotonic()
+        try:
+            return await asyncio.wait_for(response, timeout_s + GRACE_S)
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except Exception as error:
+            response.cancel()
+            raise self._translate(error, time.monotonic() - started) from None
+
+    def close(self) -> None:
+        """A handle holds nothing that needs closing."""
+
+    def _translate(self, error: Exception, waited_s: float) -> PolarRayError:
+        if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
+            error = error.cause
+        if isinstance(error, PolarRayError):
+            return error
+        if isinstance(error, TimeoutError | asyncio.TimeoutError):
+            return DeadlineExceeded(
+                f"pool {self._app_name!r} did not answer within {waited_s:.1f} s"
+            )
+        if isinstance(error, BackPressureError):
+            return Overloaded(f"pool {self._app_name!r} is full")
+        if isinstance(error, RayServeException | RayError):
+            return ReplicaLost(f"pool {self._app_name!r} lost this call; send it again ({error})")
+        return PoolError(f"{type(error).__name__}: {error}")

@@ -1,0 +1,176 @@
+"""Every knob, as frozen pydantic models: the YAML `args:` block, the constructor and `key=value`.
+
+Reads no environment and keeps no runtime facts. `engine.type=stub` and other dotted keys mean the
+nested model, so that `serve run polar_ray:app engine.type=stub` and the command line need no
+further syntax.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from polar_ray.errors import ConfigError
+
+DTypeName = Literal["float32", "bfloat16", "float16"]
+
+
+def unfold(values: dict[str, Any]) -> dict[str, Any]:
+    """`{"engine.type": "stub"}` as `{"engine": {"type": "stub"}}`; other keys stay as they are."""
+    nested: dict[str, Any] = {k: v for k, v in values.items() if "." not in str(k)}
+    for key, value in values.items():
+        if "." not in str(key):
+            continue
+        head, rest = key.split(".", 1)
+        inner = nested.get(head, {})
+        nested[head] = {**inner, rest: value} if isinstance(inner, dict) else value
+    return nested
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, unknown keys refused, dotted keys unfolded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unfold(cls, values: Any) -> Any:
+        return unfold(values) if isinstance(values, dict) else values
+
+
+class EncodingConfig(Config):
+    """How text becomes token ids. The defaults are POLAR's."""
+
+    max_length: int | None = Field(default=None, ge=16)
+    """Tokens of a whole record. None: POLAR's 16384, or the model's window if that is smaller."""
+
+    max_response_length: int | None = Field(default=None, ge=2)
+    """Tokens of the reference and of the output. None: POLAR's 4096, at most max_length / 4."""
+
+    cut_side: Literal["right", "left"] = "right"
+    """The end that a long response loses: "right" as in POLAR's repository, "left" as in xtuner."""
+
+    max_field_bytes: int = Field(default=1 << 20, ge=1)
+    """A longer field is an error of its row, not a minute of tokenising."""
+
+
+class NativeEngineConfig(Config):
+    """polar_ray's own torch engine."""
+
+    type: Literal["native"] = "native"
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is one."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on cuda, float32 on a CPU (most have no fast 16-bit arithmetic)."""
+
+    num_threads: int | None = Field(default=None, ge=1)
+    """CPU threads of the forward pass. None: torch's own choice."""
+
+
+class StubEngineConfig(Config):
+    """Scores that are a pure function of the token ids: for tests and to measure the pool alone."""
+
+    type: Literal["stub"] = "stub"
+
+    seconds_per_token: float = Field(default=0.0, ge=0)
+    """Sleep that stands in for a forward pass."""
+
+
+def _native_unless_said(value: Any) -> Any:
+    """`engine.device=cpu` alone means the native engine."""
+    return {"type": "native", **value} if isinstance(value, dict) else value
+
+
+EngineConfig = Annotated[
+    NativeEngineConfig | StubEngineConfig,
+    Field(discriminator="type"),
+    BeforeValidator(_native_unless_said),
+]
+
+
+class ScorerConfig(Config):
+    """One scorer in one process."""
+
+    model: str | None = None
+    """A checkpoint directory. None: the small model that ships with the package."""
+
+    encoding: EncodingConfig = EncodingConfig()
+    engine: EngineConfig = NativeEngineConfig()
+
+    max_tokens: int = Field(default=16384, ge=16)
+    """Tokens of one forward pass (a pack). A longer record is a pack of its own."""
+
+
+class HttpConfig(Config):
+    """The HTTP side of a pool."""
+
+    max_body_bytes: int = Field(default=64 << 20, ge=1)
+    """A larger request body is refused with 413."""
+
+
+class PoolConfig(Config):
+    """A pool: how many replicas of which scorer, and its limits."""
+
+    model: str | None = None
+    """A checkpoint directory that every node can read. None: the built-in model."""
+
+    num_replicas: int = Field(default=1, ge=1)
+    num_cpus: float = Field(default=1, ge=0)
+    """CPUs that Ray reserves for each replica."""
+
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves for each replica."""
+
+    engine: EngineConfig = NativeEngineConfig()
+    encoding: EncodingConfig = EncodingConfig()
+    max_tokens: int = Field(default=16384, ge=16)
+    """Tokens of one forward pass on a replica."""
+
+    timeout_s: float = Field(default=600, gt=0)
+    """Deadline of a call that names none."""
+
+    shards_per_replica: int = Field(default=2, ge=1)
+    """A batch is cut into at most this many shards for each replica: few and fat."""
+
+    min_shard_bytes: int = Field(default=8192, ge=1)
+    """A batch smaller than two of these is not cut at all."""
+
+    http: HttpConfig = HttpConfig()
+
+    @property
+    def scorer(self) -> ScorerConfig:
+        """What each replica runs."""
+        return ScorerConfig(
+            model=self.model,
+            encoding=self.encoding,
+            engine=self.engine,
+            max_tokens=self.max_tokens,
+        )
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, str]:
+    """`["num_replicas=2", "engine.type=stub"]` as a dict; anything else is a `ConfigError`."""
+    overrides: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"{pair!r} is not key=value")
+        overrides[key] = value
+    return overrides
+
+
+def explain(error: ValidationError) -> ConfigError:
+    """pydantic's report as one `ConfigError` that names each key and its value."""
+    lines = [
+        f"{'.'.join(str(part) for part in e['loc']) or 'config'}={e['input']!r:.80}: {e['msg']}"
+        for e in error.errors()
+    ]
+    return ConfigError("; ".join(lines))

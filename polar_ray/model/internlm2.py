@@ -1,0 +1,148 @@
+"""InternLM2 with POLAR's reward head, on one device, in plain torch.
+
+Parameter names are the checkpoint's own, so a state dict is a checkpoint. Scores one packed stream
+at a time; knows nothing of text, padding or batching. Source of the architecture: the published
+InternLM2 model card and configuration; numbers checked against golden/model.
+
+Shape suffixes: T packed tokens, R records, D model dim, F feed-forward dim, N query heads,
+K key/value heads, G query heads for each key/value head, H head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polar_ray.model.attention import SpanTuple, attend
+from polar_ray.model.config import ModelConfig
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with a fused projection, interleaved by key/value head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_kv_heads = config.num_key_value_heads
+        self.head_dim = config.head_dim
+        heads = config.num_attention_heads + 2 * config.num_key_value_heads
+        self.wqkv = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.bias)
+        self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+
+    def forward(
+        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], spans: Sequence[SpanTuple]
+    ) -> Tensor:
+        # For each key/value head: its query heads, then k, then v.
+        qkv_TKGH = self.wqkv(x_TD).unflatten(-1, (self.num_kv_heads, -1, self.head_dim))
+        q_TNH = rotate(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
+        k_TKH = rotate(qkv_TKGH[:, :, -2], rotation)
+        out_TNH = attend(q_TNH, k_TKH, qkv_TKGH[:, :, -1], spans)
+        mixed: Tensor = self.wo(out_TNH.flatten(1))
+        return mixed
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        wide, narrow = config.intermediate_size, config.hidden_size
+        self.w1 = nn.Linear(narrow, wide, bias=False)
+        self.w2 = nn.Linear(wide, narrow, bias=False)
+        self.w3 = nn.Linear(narrow, wide, bias=False)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        out_TD: Tensor = self.w2(F.silu(self.w1(x_TD)) * self.w3(x_TD))
+        return out_TD
+
+
+class Block(nn.Module):
+    """One pre-norm layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(
+        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], spans: Sequence[SpanTuple]
+    ) -> Tensor:
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rotation, spans)
+        out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
+        return out_TD
+
+
+class Decoder(nn.Module):
+    """Embeddings, layers and the final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+
+class RewardModel(nn.Module):
+    """Token ids to one score for each record."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.v_head = nn.Linear(config.hidden_size, 1, bias=False)
+
+    def forward(
+        self,
+        ids_T: Tensor,
+        positions_T: Tensor,
+        spans: Sequence[SpanTuple],
+        ends_R: Tensor,
+        lengths_T: Tensor | None = None,
+    ) -> Tensor:
+        """float32 [R]: the score read at each of the tokens `ends_R`.
+
+        `ids_T`, `positions_T` and `ends_R` are integer tensors, `spans` is
+        `polar_ray.planning.Pack.spans`. `lengths_T`, tokens of the record that each token belongs
+        to, is needed for dynamic RoPE only.
+        """
+        x_TD = self.model.tok_embeddings(ids_T)
+        angles_TH = rope_angles(self.config, positions_T, lengths_T)
+        rotation = angles_TH.cos().to(x_TD.dtype), angles_TH.sin().to(x_TD.dtype)
+        for layer in self.model.layers:
+            x_TD = layer(x_TD, rotation, spans)
+        x_RD = self.model.norm(x_TD[ends_R])
+        scores_R: Tensor = F.linear(x_RD.float(), self.v_head.weight.float())[:, 0]
+        return scores_R
+
+
+def rope_angles(config: ModelConfig, positions_T: Tensor, lengths_T: Tensor | None) -> Tensor:
+    """float32 [T, 1, H]: the angle of each dimension, both halves alike.
+
+    Dynamic scaling goes by the length of a token's own record, never by that of its neighbours.
+    """
+    device, half = positions_T.device, config.head_dim // 2
+    exponents_H = torch.arange(half, device=device, dtype=torch.float32) / half
+    bases_T1 = torch.full((1, 1), config.rope_theta, device=device)
+    positions_T = positions_T.float()
+    if config.rope_kind == "linear":
+        positions_T = positions_T / config.rope_factor
+    elif config.rope_kind == "dynamic":
+        if lengths_T is None:
+            raise ValueError("dynamic RoPE needs lengths_T")
+        excess_T = config.rope_factor * lengths_T / config.max_position_embeddings
+        growth_T = (excess_T - (config.rope_factor - 1)).clamp(min=1.0)
+        power = config.head_dim / (config.head_dim - 2)
+        bases_T1 = config.rope_theta * growth_T.float()[:, None] ** power
+    angles_TH = positions_T[:, None] / bases_T1**exponents_H
+    return torch.cat((angles_TH, angles_TH), dim=-1)[:, None]
+
+
+def rotate(x_TNH: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding: dimension i is paired with i + H / 2."""
+    cos_T1H, sin_T1H = rotation
+    left, right = x_TNH.chunk(2, dim=-1)
+    return x_TNH * cos_T1H + torch.cat((-right, left), dim=-1) * sin_T1H

@@ -1,0 +1,121 @@
+"""Checkpoint directories to models and back: safetensors only, no code, no pickle.
+
+Weights are mapped from the files, not copied; a tensor is copied only where its dtype or device
+changes. What is missing, extra, misshapen or cut off is a `ConfigError` that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from polar_ray.errors import ConfigError
+from polar_ray.model.config import load_config, to_json
+from polar_ray.model.internlm2 import RewardModel
+
+INDEX = "model.safetensors.index.json"
+
+
+def load_model(
+    model_dir: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu"
+) -> RewardModel:
+    """The model of a checkpoint directory in eval mode; `dtype` None keeps the files' own."""
+    folder = Path(model_dir)
+    with torch.device("meta"):
+        model = RewardModel(load_config(folder))
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    loaded: dict[str, Tensor] = {}
+    for name, tensor, path in _tensors(folder):
+        if name not in expected:
+            raise ConfigError(f"{path} holds {name!r}, which this model does not have")
+        if name in loaded:
+            raise ConfigError(f"{path} holds {name!r} a second time")
+        if tensor.shape != expected[name]:
+            raise ConfigError(
+                f"{path}: {name!r} has shape {tuple(tensor.shape)}, "
+                f"config.json asks for {tuple(expected[name])}"
+            )
+        if not tensor.is_floating_point():
+            raise ConfigError(f"{path}: {name!r} is {tensor.dtype}, not a floating-point tensor")
+        loaded[name] = tensor.to(device=device, dtype=dtype)
+    if missing := sorted(expected.keys() - loaded.keys()):
+        raise ConfigError(f"{folder} lacks {len(missing)} tensor(s): {', '.join(missing[:5])}")
+    model.load_state_dict(loaded, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def save_model(
+    model: RewardModel, model_dir: str | Path, *, dtype: torch.dtype | None = None
+) -> None:
+    """Writes config.json and model.safetensors; tokenizer files are the caller's."""
+    folder = Path(model_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.dumps(to_json(model.config), indent=2)
+    (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    state = {
+        name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def digest(model_dir: str | Path, *extra: str) -> str:
+    """Hex sha256 over config, weights and tokenizer files and `extra`: what makes a score."""
+    folder = Path(model_dir)
+    total = hashlib.sha256()
+    names = ["config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json"]
+    paths = [folder / name for name in names] + weight_files(folder)
+    for path in paths:
+        if path.is_file():
+            total.update(path.name.encode())
+            total.update(_file_digest(path))
+    for text in extra:
+        total.update(text.encode() + b"\0")
+    return total.hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            total.update(chunk)
+    return total.digest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, sharded or not; `ConfigError` where there are none."""
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            paths = [folder / name for name in sorted(set(named))]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConfigError(f"{index} is not an index of weights: {error!r}") from None
+        if outside := [path for path in paths if path.parent != folder]:
+            raise ConfigError(f"{index} names {outside[0].name!r} outside its folder")
+    else:
+        paths = [folder / "model.safetensors"]
+    for path in paths:
+        if not path.is_file():
+            hint = (
+                "; pickle files (.bin, .pt) are never loaded" if any(folder.glob("*.bin")) else ""
+            )
+            raise ConfigError(f"{path} is missing{hint}")
+    return paths
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path]]:
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                for name in file.keys():  # noqa: SIM118  (not a dict)
+                    yield name, file.get_tensor(name), path
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise ConfigError(f"{path} is damaged or not a safetensors file: {error}") from None

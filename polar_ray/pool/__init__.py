@@ -1,0 +1,1 @@
+"""The pool: a router and its replicas as Ray Serve deployments."""

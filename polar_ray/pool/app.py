@@ -1,0 +1,81 @@
+"""Wires the router to its replicas, for `serve run polar_ray:app` and for Python.
+
+No decisions are made here. There is no `from __future__ import annotations` in this file: Serve
+turns `key=value` arguments into a `PoolConfig` only where the annotation is the class itself.
+"""
+
+import time
+
+import ray
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from ray.serve.schema import ApplicationStatus
+
+from polar_ray.config import PoolConfig
+from polar_ray.errors import ConfigError, PoolError
+from polar_ray.pool.replica import Replica
+from polar_ray.pool.router import Router, build_ingress
+
+DEFAULT_NAME = "polar"
+
+# Serve polls for a free replica; its default of up to half a second would idle the fast ones.
+ROUTING = RequestRouterConfig(initial_backoff_s=0.005, backoff_multiplier=1.5, max_backoff_s=0.02)
+
+
+def app(config: PoolConfig) -> serve.Application:
+    """The application: `serve run --name polar polar_ray:app model=DIR num_replicas=4`."""
+    replicas = serve.deployment(
+        Replica,
+        num_replicas=config.num_replicas,
+        # Enough for the batcher to form its next forward while one runs, no more: work waits in
+        # the router, where another replica may take it.
+        max_ongoing_requests=8,
+        max_queued_requests=10_000,
+        request_router_config=ROUTING,
+        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+    ).bind(config.scorer)
+    return serve.deployment(
+        serve.ingress(build_ingress)(Router),
+        name="Router",
+        num_replicas=1,
+        max_ongoing_requests=1_000,
+        max_queued_requests=1_000,
+        request_router_config=ROUTING,
+        # It waits more than it works; reserving a core would leave a small machine none to score.
+        ray_actor_options={"num_cpus": 0},
+    ).bind(config, replicas)
+
+
+def start(config: PoolConfig, *, name: str = DEFAULT_NAME, timeout_s: float = 300) -> None:
+    """Deploys a pool on the running Ray cluster and returns when it is ready.
+
+    Raises `ConfigError` at once if the cluster can never hold it and `PoolError` with Serve's own
+    message if it does not start; a plain `serve.run` would wait for ever.
+    """
+    _check_resources(config)
+    serve.run_many(
+        [serve.RunTarget(app(config), name=name, route_prefix="/")],
+        wait_for_applications_running=False,
+    )
+    deadline = time.monotonic() + timeout_s
+    while True:
+        status = serve.status().applications[name]
+        if status.status == ApplicationStatus.RUNNING:
+            return
+        if status.status == ApplicationStatus.DEPLOY_FAILED or time.monotonic() > deadline:
+            reasons = [d.message for d in status.deployments.values() if d.message]
+            serve.delete(name)
+            raise PoolError(f"pool {name!r} did not start: {'; '.join(reasons) or status.message}")
+        time.sleep(0.2)
+
+
+def _check_resources(config: PoolConfig) -> None:
+    have = ray.cluster_resources()
+    for resource, each in (("CPU", config.num_cpus), ("GPU", config.num_gpus)):
+        need = each * config.num_replicas
+        if need > have.get(resource, 0):
+            raise ConfigError(
+                f"num_replicas={config.num_replicas} with {each:g} {resource} each need {need:g}, "
+                f"the cluster has {have.get(resource, 0):g}; lower num_replicas or "
+                f"num_{resource.lower()}s"
+            )

@@ -1,0 +1,235 @@
+"""The pool's HTTP side: a FastAPI app around anything that scores like the router does.
+
+Owns routes, body limits and the two body formats of `POST /score`; errors become statuses by the
+one table of `polar_ray.errors`. Imports no ray, so it is tested without a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
+
+import orjson
+import pyarrow as pa
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from polar_ray.config import PoolConfig
+from polar_ray.errors import HTTP_STATUS, Overloaded, PolarRayError, RecordError, TooLarge
+from polar_ray.records import provenance
+
+logger = logging.getLogger(__name__)
+
+ARROW_STREAM = "application/vnd.apache.arrow.stream"
+JSON = "application/json"
+
+
+class Scoring(Protocol):
+    """What the routes need of the router."""
+
+    config: PoolConfig
+
+    async def score(self, records: Any, timeout_s: float | None = None) -> pa.Table: ...
+    async def provenance(self) -> dict[str, str]: ...
+    async def ready(self) -> None: ...
+
+
+class MessageBody(BaseModel):
+    """One chat message; the role is not read."""
+
+    role: str | None = None
+    content: str
+
+
+class RecordBody(BaseModel):
+    """One record: is `output` as good an answer to `prompt` as `reference` is?"""
+
+    prompt: str | list[MessageBody]
+    reference: str | list[MessageBody]
+    output: str | list[MessageBody]
+    wrapper: str | None = Field(default=None, description="sft (default) or pretrain")
+    id: str | int | None = None
+
+
+class ScoreBody(BaseModel):
+    """The JSON body of POST /score."""
+
+    model_config = ConfigDict(extra="forbid")
+    records: list[RecordBody]
+
+
+class RowBody(BaseModel):
+    """One result: a finite score, or an error that says why there is none."""
+
+    score: float | None
+    error: str | None
+    truncated: bool
+    num_tokens: int
+    control_text: bool
+    id: str | int | None = None
+
+
+class ResultBody(BaseModel):
+    """The JSON answer of POST /score: one row for each record, in order."""
+
+    results: list[RowBody]
+    provenance: dict[str, str]
+
+
+class ErrorDetail(BaseModel):
+    """A `polar_ray.errors` class by name, and what to do about it."""
+
+    type: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not 200."""
+
+    error: ErrorDetail
+
+
+SCORE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {"schema": {"$ref": "#/components/schemas/ScoreBody"}},
+            ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in sorted(set(HTTP_STATUS.values()))
+}
+
+
+def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
+    """The app; `scoring` is called for each request."""
+    app = FastAPI(
+        title="polar_ray",
+        summary="Scores rollouts with a POLAR reward model.",
+        description="A row is scored or says why not: never NaN, never 0.0 for a failure.",
+    )
+    app.add_exception_handler(PolarRayError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+
+    @app.post("/score", response_model=ResultBody, responses=ERRORS, openapi_extra=SCORE_BODY)
+    async def score(
+        request: Request, timeout_s: Annotated[float | None, Query(gt=0)] = None
+    ) -> Response:
+        """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
+        router = scoring()
+        body = await read_body(request, router.config.http.max_body_bytes)
+        kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        if kind == ARROW_STREAM:
+            table = await asyncio.to_thread(decode_arrow, body)
+            result = await router.score(table, timeout_s)
+            return Response(await asyncio.to_thread(encode_arrow, result), media_type=ARROW_STREAM)
+        if kind != JSON:
+            raise RecordError(f"content-type {kind!r}; send {JSON} or {ARROW_STREAM}")
+        records = await asyncio.to_thread(decode_json, body)
+        result = await router.score(records, timeout_s)
+        return Response(await asyncio.to_thread(encode_json, result), media_type=JSON)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """200 while the router's process is alive."""
+        return {"status": "alive"}
+
+    @app.get("/ready", responses=ERRORS)
+    async def ready() -> dict[str, str]:
+        """200 once a replica answers, 503 or 504 while none does."""
+        await scoring().ready()
+        return {"status": "ready"}
+
+    @app.get("/v1/models", responses=ERRORS)
+    async def models() -> dict[str, Any]:
+        """The served model, in OpenAI's list shape, with what makes its scores."""
+        served = await scoring().provenance()
+        entry = {"id": served["model"], "object": "model", "owned_by": "polar_ray", **served}
+        return {"object": "list", "data": [entry]}
+
+    document = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        # The body of /score is read by hand, so FastAPI does not know its model by itself.
+        schema = ScoreBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        spec = document()
+        spec["components"]["schemas"].update(schema.pop("$defs", {}), ScoreBody=schema)
+        return spec
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The request's body; `TooLarge` as soon as it is known to be over the limit."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"the body is over http.max_body_bytes={max_bytes}; send several batches")
+
+
+def decode_json(body: bytes) -> list[Any]:
+    """The `records` of a JSON body; single bad records pass and get errors of their own."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RecordError(f"the body is not JSON in UTF-8: {error}") from None
+    if not isinstance(value, dict) or not isinstance(value.get("records"), list):
+        raise RecordError('the body must be an object {"records": [...]}')
+    if extra := sorted(value.keys() - {"records"}):
+        raise RecordError(f"unknown key(s) {extra} in the body; it has only 'records'")
+    return list(value["records"])
+
+
+def encode_json(result: pa.Table) -> bytes:
+    """A result table as the JSON of `ResultBody`."""
+    return orjson.dumps({"results": result.to_pylist(), "provenance": provenance(result)})
+
+
+def decode_arrow(body: bytes) -> pa.Table:
+    """The table of an Arrow IPC stream. Its values are not safe to read before `check_table`."""
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            return reader.read_all()
+    except (pa.ArrowException, OSError, ValueError, MemoryError, KeyError) as error:
+        raise RecordError(f"the body is not an Arrow IPC stream: {error}") from None
+
+
+def encode_arrow(table: pa.Table) -> bytes:
+    """A table as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PolarRayError)
+    status = HTTP_STATUS[type(error)]
+    if status >= 500:
+        logger.warning("%s %s: %s: %s", request.method, request.url.path, status, error)
+    headers = {"Retry-After": f"{error.retry_after_s:g}"} if isinstance(error, Overloaded) else {}
+    detail = {"type": type(error).__name__, "message": str(error)}
+    return JSONResponse({"error": detail}, status, headers)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+    return await _on_error(request, RecordError(problems))

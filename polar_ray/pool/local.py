@@ -1,0 +1,56 @@
+"""A pool for as long as a `with` block: on the Ray cluster at hand, or a local one made for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from polar_ray.config import PoolConfig
+
+QUIET_ENV = {
+    # One line per request helps nobody at this rate.
+    "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@contextmanager
+def pool(
+    config: PoolConfig, *, name: str = "polar", host: str = "127.0.0.1", port: int = 0
+) -> Iterator[str]:
+    """Starts a pool, yields its URL, and stops what it started: the application always, Serve and
+    Ray only if they were not running before."""
+    for key, value in QUIET_ENV.items():
+        os.environ.setdefault(key, value)
+
+    import ray
+    from ray import serve
+
+    from polar_ray.pool.app import start
+
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    port = port or free_port()
+    try:
+        http = {"host": host, "port": port}
+        serve.start(http_options=http, logging_config={"log_level": "ERROR"})
+        start(config, name=name)
+        yield f"http://{host}:{port}"
+    finally:
+        if ours:
+            serve.shutdown()
+            ray.shutdown()
+        else:
+            serve.delete(name)
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,146 @@
+"""Scorer: the whole scoring path in one process. Records in, result table out, in order.
+
+Knows nothing of Ray, HTTP or replicas: the pool, the command line and the benchmarks are hosts for
+this one class, so the same record gets the same score wherever it is scored.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from polar_ray.assets import builtin_model_dir
+from polar_ray.config import ScorerConfig
+from polar_ray.encoding import Encoded, Encoder, limits, load_tokenizer
+from polar_ray.encoding.template import TEMPLATE_VERSION
+from polar_ray.engine import build_engine
+from polar_ray.engine.protocol import Scores
+from polar_ray.errors import ConfigError, EngineError
+from polar_ray.planning import build_pack, pack
+from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
+
+logger = logging.getLogger(__name__)
+
+
+class Forwarded(NamedTuple):
+    """What the engine said of a list of encoded records."""
+
+    scores: Scores
+    """float32 [records]; NaN where there is none."""
+
+    errors: dict[int, str]
+    """Row errors by place in the list."""
+
+    def part(self, start: int, stop: int) -> Forwarded:
+        """The same for the records `start` up to `stop` alone."""
+        errors = {i - start: text for i, text in self.errors.items() if start <= i < stop}
+        return Forwarded(self.scores[start:stop], errors)
+
+
+class Scorer:
+    """Encode, pack, forward. `encode` may run beside `forward`; neither beside itself."""
+
+    def __init__(self, config: ScorerConfig | None = None) -> None:
+        self.config = config or ScorerConfig()
+        folder = model_dir(self.config.model)
+        tokenizer = load_tokenizer(folder)
+        self.engine = build_engine(self.config.engine, folder)
+        self.info = self.engine.info
+        if tokenizer.vocab_size > self.info.vocab_size:
+            raise ConfigError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, "
+                f"the model {self.info.vocab_size}"
+            )
+        encoding = self.config.encoding
+        self.encoder = Encoder(
+            tokenizer,
+            limits(encoding, self.info.window),
+            reward_id=self.info.reward_id,
+            max_field_bytes=encoding.max_field_bytes,
+        )
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What makes this scorer's scores; stands in the metadata of every result."""
+        return {
+            "model": self.info.name,
+            "model_digest": self.info.digest,
+            "template_version": TEMPLATE_VERSION,
+            "engine": self.engine.name,
+            "dtype": self.info.dtype,
+        }
+
+    def score(self, records: Iterable[Record | Mapping[str, Any]] | pa.Table) -> pa.Table:
+        """The result table of a batch (`polar_ray.records.SCORE_SCHEMA`), one row per record.
+
+        Raises `RecordError` if this is no batch; a bad record is an error in its own row.
+        """
+        batch = to_batch(records)
+        encoded = self.encode(batch.table)
+        table = self.results(batch.table, encoded, self.forward(encoded))
+        return with_row_errors(table, batch.errors)
+
+    def encode(self, table: pa.Table) -> list[Encoded]:
+        """Token ids, or the reason why there are none, for each row of a request table."""
+        return self.encoder.encode(check_table(table))
+
+    def forward(self, encoded: Sequence[Encoded]) -> Forwarded:
+        """Scores of encoded records. A record that makes the engine fail spoils only itself."""
+        scores = np.full(len(encoded), np.nan, dtype=np.float32)
+        errors = {i: record.error for i, record in enumerate(encoded) if record.error is not None}
+        waiting = list(pack([record.ids for record in encoded], max_tokens=self.config.max_tokens))
+        while waiting:
+            one = waiting.pop()
+            try:
+                scores[one.records] = self.engine.score(one)
+            except EngineError as error:
+                if len(one.records) == 1:
+                    errors[int(one.records[0])] = row_error("engine_error", str(error))
+                    continue
+                logger.warning("%s; trying its %d records in halves", error, len(one.records))
+                half = len(one.records) // 2
+                for part in (one.records[:half], one.records[half:]):
+                    ids = [encoded[i].ids for i in part]
+                    waiting.append(build_pack(ids, [-1] * len(ids), range(len(ids)), part))
+        return Forwarded(scores, errors)
+
+    def results(
+        self, table: pa.Table, encoded: Sequence[Encoded], forwarded: Forwarded
+    ) -> pa.Table:
+        """The result table of a request table, from what `encode` and `forward` made of it."""
+        return score_table(
+            forwarded.scores,
+            [forwarded.errors.get(i) for i in range(len(encoded))],
+            truncated=[record.truncated for record in encoded],
+            num_tokens=[len(record.ids) for record in encoded],
+            control_text=[record.control_text for record in encoded],
+            ids=table["id"] if "id" in table.column_names else None,
+            provenance=self.provenance,
+        )
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        self.engine.close()
+
+
+def model_dir(model: str | None) -> Path:
+    """The checkpoint directory that a config's `model` means; logs loudly if it is the built-in."""
+    if model is None:
+        folder = builtin_model_dir()
+        logger.warning(
+            "no model given: scoring with the built-in %s, a toy for trying things out; "
+            "set model=DIR for a POLAR checkpoint",
+            folder.name,
+        )
+        return folder
+    folder = Path(model)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model={model!r} is not a directory; download the checkpoint first and give its path"
+        )
+    return folder

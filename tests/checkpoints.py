@@ -1,0 +1,61 @@
+"""Makes tiny checkpoint directories: random InternLM2 weights and a byte-level tokenizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from polar_ray.model import ModelConfig, RewardModel, save_model
+
+CONTROLS = ["<unk>", "<s>", "</s>", "<|reward|>", "[UNUSED_TOKEN_130]"]
+CORPUS = [
+    "The capital of China is Beijing, and the capital of France is Paris.",
+    "There are 12 boxes with 24 pencils each, which makes 288 pencils in all.",
+    "def area(r):\n    return 3.14 * r ** 2\n\nprint(area(2))\n",
+    "长城是中国古代的防御工程。北京是中国的首都。",
+]
+
+
+def make_tokenizer(folder: Path) -> None:
+    """tokenizer.json and tokenizer_config.json of a small byte-level BPE."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[AddedToken(name, special=True, normalized=False) for name in CONTROLS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"bos_token": "<s>", "tokenizer_class": "NoSuchTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def make_checkpoint(folder: Path, *, seed: int = 0, **changes: object) -> Path:
+    """A checkpoint directory with 2 layers of width 32, or as `changes` say."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_tokenizer(folder)
+    values: dict[str, object] = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "reward_token_id": CONTROLS.index("[UNUSED_TOKEN_130]"),
+        "rope_theta": 1e6,
+    }
+    config = ModelConfig(**{**values, **changes})  # type: ignore[arg-type]
+    torch.manual_seed(seed)
+    model = RewardModel(config)
+    for name, tensor in model.named_parameters():
+        if not name.endswith("norm.weight"):
+            torch.nn.init.normal_(tensor, std=0.3)
+    save_model(model, folder)
+    return folder
