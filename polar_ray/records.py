@@ -204,7 +204,7 @@ def _unknown_columns(names: Sequence[str], where: str) -> str:
 def _table(columns: dict[str, list[Any]]) -> pa.Table:
     """Columns of parsed rows as a request table, without the optional ones that nobody used."""
     arrays = {name: pa.array(columns[name], pa.string()) for name in TEXT_COLUMNS}
-    if any(value is not None for value in columns["wrapper"]):
+    if any(value not in (None, "sft") for value in columns["wrapper"]):
         arrays["wrapper"] = pa.array(columns["wrapper"], pa.string())
     if any(value is not None for value in columns["id"]):
         arrays["id"] = _id_array(columns["id"])

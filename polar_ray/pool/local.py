@@ -31,6 +31,8 @@ def pool(
 
     from polar_ray.pool.app import start
 
+    # Serve greets its caller on stderr at every start.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
@@ -41,11 +43,9 @@ def pool(
         start(config, name=name)
         yield f"http://{host}:{port}"
     finally:
+        serve.delete(name)
         if ours:
-            serve.shutdown()
             ray.shutdown()
-        else:
-            serve.delete(name)
 
 
 def free_port() -> int:

@@ -1,0 +1,73 @@
+"""Shared fixtures: a tiny checkpoint, its scorer, and one local Ray cluster for the whole run."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before anything imports ray: no token in the home folder, no statistics, no chatter.
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_SERVE_LOG_TO_STDERR="0",
+)
+
+import pytest
+from checkpoints import make_checkpoint
+
+from polar_ray.config import ScorerConfig
+from polar_ray.scorer import Scorer
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Golden numbers and tiny checkpoints that the project carries."""
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
+def internlm2_tokenizer_dir() -> Path:
+    """InternLM2's real tokenizer, which is not part of this project."""
+    folder = SHARED / "tokenizer"
+    if not folder.is_dir():
+        pytest.skip("InternLM2's tokenizer is not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint directory with random weights and a tokenizer.json."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def scorer(tiny_dir: Path) -> Scorer:
+    """A scorer of `tiny_dir`."""
+    return Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=256))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """The one local Ray cluster of a test run; its resources are only names."""
+    import ray
+    from ray import serve
+
+    from polar_ray.pool.local import free_port
+
+    with tempfile.TemporaryDirectory():
+        ray.init(
+            num_cpus=8,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=300_000_000,
+            namespace="serve",
+        )
+        serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
+        yield
+        serve.shutdown()
+        ray.shutdown()

@@ -1,0 +1,157 @@
+"""Checkpoint directories: what is wrong is named, nothing is executed, nothing is copied twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from polar_ray.errors import ConfigError
+from polar_ray.model import digest, load_model, save_model
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def checkpoint(tiny_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny checkpoint that a test may damage."""
+    return shutil.copytree(tiny_dir, tmp_path / "copy")
+
+
+def rewrite(folder: Path, change: Callable[[Tensors], Tensors]) -> None:
+    path = folder / "model.safetensors"
+    save_file({name: tensor.clone() for name, tensor in change(load_file(path)).items()}, path)
+
+
+HEAD = "v_head.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != HEAD}, "lacks 1 tensor.*v_head.weight"),
+        (lambda t: {**t, "lm_head.weight": t[HEAD]}, "'lm_head.weight', which this model does not"),
+        (lambda t: {**t, HEAD: torch.zeros(2, 32)}, r"'v_head.weight' has shape \(2, 32\)"),
+        (lambda t: {**t, HEAD: torch.zeros(1, 32, dtype=torch.int64)}, "not a floating-point"),
+    ],
+    ids=["missing", "extra", "misshapen", "integer"],
+)
+def test_a_wrong_tensor_is_named(
+    checkpoint: Path, change: Callable[[Tensors], Tensors], message: str
+) -> None:
+    rewrite(checkpoint, change)
+    with pytest.raises(ConfigError, match=message):
+        load_model(checkpoint)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 0.5, -1])
+def test_a_truncated_file_is_named(checkpoint: Path, keep: float) -> None:
+    path = checkpoint / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
+        load_model(checkpoint)
+
+
+def test_pickle_files_are_never_loaded(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"pickle files .* are never loaded"):
+        load_model(checkpoint)
+
+
+def shard(folder: Path) -> None:
+    """Splits a checkpoint into two files and an index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    index = {}
+    for number, part in enumerate((names[::2], names[1::2])):
+        file = f"model-{number}.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file)
+        index |= dict.fromkeys(part, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+
+def test_sharded_checkpoints_load_alike(checkpoint: Path, tiny_dir: Path) -> None:
+    shard(checkpoint)
+    whole, parts = load_model(tiny_dir).state_dict(), load_model(checkpoint).state_dict()
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_missing_shard_is_named(checkpoint: Path) -> None:
+    shard(checkpoint)
+    (checkpoint / "model-1.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"model-1\.safetensors is missing"):
+        load_model(checkpoint)
+
+
+def test_an_index_cannot_leave_its_folder(checkpoint: Path) -> None:
+    index = {"weight_map": {"v_head.weight": "../other/model.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="outside its folder"):
+        load_model(checkpoint)
+
+
+def test_saved_models_load_alike(tiny_dir: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_dir)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path)
+    assert again.config == model.config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_weights_are_mapped_and_not_copied(tiny_dir: Path) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs Linux")
+    model = load_model(tiny_dir)
+    assert str(tiny_dir / "model.safetensors") in maps.read_text()
+    del model
+
+
+def test_dtype_is_changed_on_request(tiny_dir: Path) -> None:
+    model = load_model(tiny_dir, dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.bfloat16}
+
+
+def test_the_digest_changes_with_anything_that_makes_a_score(
+    checkpoint: Path, tiny_dir: Path
+) -> None:
+    assert digest(checkpoint) == digest(tiny_dir)
+    assert digest(checkpoint, "float32") != digest(checkpoint, "bfloat16")
+    rewrite(checkpoint, lambda tensors: {**tensors, HEAD: tensors[HEAD] * 1.01})
+    assert digest(checkpoint) != digest(tiny_dir)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "polar_ray scores with InternLM2ForRewardModel"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling type 'yarn'"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads=3"),
+        ({"num_attention_heads": 5, "num_key_value_heads": 5}, "no multiple of num_attention"),
+        ({"reward_token_id": 400}, "reward_token_id=400 is outside the vocabulary of 400"),
+        ({"vocab_size": None}, "incomplete.*vocab_size"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_config_that_cannot_work_is_named(
+    checkpoint: Path, change: dict[str, object], message: str
+) -> None:
+    path = checkpoint / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ConfigError, match=message):
+        load_model(checkpoint)
+
+
+def test_a_directory_without_config_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a checkpoint directory"):
+        load_model(tmp_path)

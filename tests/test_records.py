@@ -1,0 +1,173 @@
+"""Records to Arrow and back: bad rows are data, bad batches are errors, results keep a contract."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from examples import BAD_ROWS, records
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polar_ray.errors import RecordError
+from polar_ray.records import (
+    ROW_ERRORS,
+    SCORE_SCHEMA,
+    Record,
+    check_scores,
+    check_table,
+    empty_scores,
+    provenance,
+    score_table,
+    to_batch,
+    with_row_errors,
+)
+
+
+def scores_of(values: list[float], errors: list[str | None] | None = None) -> pa.Table:
+    rows = len(values)
+    return score_table(
+        np.array(values, dtype=np.float32),
+        errors or [None] * rows,
+        truncated=[False] * rows,
+        num_tokens=[1] * rows,
+        control_text=[False] * rows,
+        provenance={"engine": "test"},
+    )
+
+
+@given(st.lists(records))
+def test_texts_pass_unchanged(rows: list[dict[str, str]]) -> None:
+    batch = to_batch(rows)
+    assert not batch.errors
+    assert batch.table.to_pylist() == rows
+    assert to_batch([Record(**row) for row in rows]).table == batch.table
+
+
+def test_messages_become_their_contents_joined_by_newlines() -> None:
+    prompt = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]
+    table = to_batch([Record(prompt, "4", [{"content": "four"}])]).table
+    assert table.to_pylist() == [{"prompt": "Be brief.\n2+2?", "reference": "4", "output": "four"}]
+
+
+@pytest.mark.parametrize(("row", "code"), BAD_ROWS, ids=lambda value: repr(value)[:40])
+def test_a_bad_row_is_an_error_of_its_own(row: object, code: str) -> None:
+    good = {"prompt": "p", "reference": "r", "output": "o"}
+    batch = to_batch([good, row, good])
+    assert list(batch.errors) == [1]
+    assert batch.errors[1].startswith(f"{code}: ")
+    assert code in ROW_ERRORS
+    assert batch.table.slice(0, 1).to_pylist() == batch.table.slice(2, 1).to_pylist()
+    assert batch.table["prompt"].to_pylist() == ["p", None, "p"]
+
+
+@pytest.mark.parametrize("batch", ["text", b"bytes", 5, None, {"prompt": "p"}])
+def test_what_is_no_batch_is_refused(batch: object) -> None:
+    with pytest.raises(RecordError, match="list of records or an Arrow table"):
+        to_batch(batch)  # type: ignore[arg-type]
+
+
+def test_an_unknown_key_is_refused_by_name() -> None:
+    with pytest.raises(RecordError, match="'answer' in record 1"):
+        to_batch([Record("p", "r", "o"), {"prompt": "p", "answer": "a"}])
+
+
+@pytest.mark.parametrize("ids", [[1, "a"], [1.5, 2], [{}, {}], [2**70, 1]], ids=repr)
+def test_ids_of_mixed_or_odd_types_are_refused(ids: list[object]) -> None:
+    row = {"prompt": "p", "reference": "r", "output": "o"}
+    with pytest.raises(RecordError, match="ids must"):
+        to_batch([{**row, "id": value} for value in ids])
+
+
+def request(**columns: object) -> pa.Table:
+    values = {"prompt": ["p"], "reference": ["r"], "output": ["o"], **columns}
+    return pa.table({k: v for k, v in values.items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (request(answer=["a"]), "unknown column.*'answer'"),
+        (request(output=None), "missing column.*output"),
+        (request(output=[1]), "output is int64"),
+        (request(output=[["o"]]), "output is list"),
+        (request(id=[1.5]), "id is double"),
+    ],
+)
+def test_a_table_with_wrong_columns_is_refused(table: pa.Table, message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        check_table(table)
+
+
+def test_other_string_types_and_chunks_become_plain_strings() -> None:
+    column = pa.chunked_array([["a"], ["b", None]]).cast(pa.large_string())
+    codes = pa.chunked_array([["a"], ["b", None]]).dictionary_encode()
+    table = pa.table({"prompt": column, "reference": codes, "output": pa.nulls(3), "id": [1, 2, 3]})
+    checked = check_table(table)
+    assert [f.type for f in checked.schema] == [pa.string()] * 3 + [pa.int64()]
+    assert checked["prompt"].num_chunks == 1
+    assert checked.to_pylist() == table.to_pylist()
+
+
+def test_invalid_utf8_is_refused_before_it_is_read() -> None:
+    broken = pa.StringArray.from_buffers(
+        1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe")
+    )
+    with pytest.raises(RecordError, match="does not validate"):
+        check_table(request(output=broken))
+
+
+def test_offsets_beyond_the_buffer_are_refused() -> None:
+    broken = pa.StringArray.from_buffers(
+        2, pa.array([0, 2**30, 2], pa.int32()).buffers()[1], pa.py_buffer(b"ab")
+    )
+    with pytest.raises(RecordError, match="does not validate"):
+        check_table(pa.table(dict.fromkeys(("prompt", "reference", "output"), broken)))
+
+
+floats = st.floats(width=32) | st.sampled_from([float("nan"), float("inf"), -float("inf")])
+
+
+@given(st.lists(st.tuples(floats, st.none() | st.just("engine_error: x"))))
+def test_a_row_has_a_finite_score_or_an_error(rows: list[tuple[float, str | None]]) -> None:
+    values, errors = [value for value, _ in rows], [error for _, error in rows]
+    table = check_scores(scores_of(values, errors), len(rows))
+    for row, value, error in zip(table.to_pylist(), values, errors, strict=True):
+        if error is None and np.isfinite(value):
+            assert row["score"] == np.float32(value)
+            assert row["error"] is None
+        else:
+            assert row["score"] is None
+            assert row["error"] == error or row["error"].startswith("nonfinite_score: ")
+
+
+def test_provenance_is_kept_in_the_metadata() -> None:
+    assert provenance(scores_of([1.0])) == {"engine": "test"}
+    assert provenance(empty_scores({"engine": "x"})) == {"engine": "x"}
+
+
+def test_row_errors_of_parsing_take_the_place_of_the_scorers() -> None:
+    table = scores_of([1.0, np.nan], [None, "null_field: x"])
+    changed = with_row_errors(table, {1: "not_an_object: y"})
+    assert changed["error"].to_pylist() == [None, "not_an_object: y"]
+    assert changed.schema.equals(table.schema, check_metadata=True)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        scores_of([1.0]),
+        scores_of([1.0, 2.0]).rename_columns(["value", *SCORE_SCHEMA.names[1:]]),
+        scores_of([1.0, 2.0]).set_column(
+            0, SCORE_SCHEMA.field(0), pa.array([1.0, None], pa.float32())
+        ),
+        scores_of([1.0, 2.0]).set_column(
+            0, SCORE_SCHEMA.field(0), pa.array([1.0, np.inf], pa.float32())
+        ),
+        scores_of([1.0, 2.0]).set_column(1, SCORE_SCHEMA.field(1), pa.array([None, "both"])),
+    ],
+    ids=["short", "columns", "neither", "infinite", "both"],
+)
+def test_a_result_that_breaks_the_contract_is_found(broken: pa.Table) -> None:
+    with pytest.raises(ValueError, match="result|score"):
+        check_scores(broken, 2)

@@ -1,0 +1,174 @@
+"""The whole path in one process: order, invariance to batch mates, rows that say why not.
+
+Parity by transitivity: golden rewards == native unpacked (tests/model); native packed == native
+one by one (here); the pool == one scorer (tests/pool).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from examples import BAD_ROWS, GROUPS, records
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from polar_ray.config import EncodingConfig, ScorerConfig, StubEngineConfig
+from polar_ray.engine.native import NativeEngine
+from polar_ray.engine.stub import stub_score
+from polar_ray.errors import ConfigError, EngineError, RecordError
+from polar_ray.planning import Pack
+from polar_ray.records import check_scores, provenance
+from polar_ray.scorer import Scorer, model_dir
+
+TOLERANCE = 1e-5
+"""float32 on a CPU: sums of a packed forward are taken in another order."""
+
+
+def scores(table: pa.Table) -> np.ndarray:
+    return table["score"].to_numpy()
+
+
+def test_a_score_does_not_depend_on_its_batch(scorer: Scorer) -> None:
+    together = scores(scorer.score(GROUPS))
+    alone = np.concatenate([scores(scorer.score([record])) for record in GROUPS])
+    assert np.ptp(together) > 0.1, "scores that are all alike would prove nothing"
+    np.testing.assert_allclose(together, alone, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("max_tokens", [16, 64, 100_000])
+def test_a_score_does_not_depend_on_the_pack_budget(
+    scorer: Scorer, tiny_dir: Path, max_tokens: int
+) -> None:
+    other = Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=max_tokens))
+    np.testing.assert_allclose(
+        scores(other.score(GROUPS)), scores(scorer.score(GROUPS)), atol=TOLERANCE
+    )
+
+
+@given(st.permutations(range(len(GROUPS))))
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_results_stand_in_request_order(scorer: Scorer, order: list[int]) -> None:
+    straight = scores(scorer.score(GROUPS))
+    shuffled = scores(scorer.score([GROUPS[i] for i in order]))
+    np.testing.assert_allclose(shuffled, straight[order], atol=TOLERANCE)
+
+
+@given(st.lists(records, max_size=6))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_every_record_is_scored_or_says_why_not(scorer: Scorer, rows: list[dict[str, str]]) -> None:
+    check_scores(scorer.score(rows), len(rows))
+
+
+def test_bad_rows_leave_their_neighbours_alone(scorer: Scorer) -> None:
+    mixed = [item for (bad, _), good in zip(BAD_ROWS, GROUPS, strict=True) for item in (bad, good)]
+    table = check_scores(scorer.score(mixed), len(mixed))
+    np.testing.assert_allclose(scores(table)[1::2], scores(scorer.score(GROUPS)), atol=TOLERANCE)
+    codes = [str(text).partition(":")[0] for text in table["error"].to_pylist()[::2]]
+    assert codes == [code for _, code in BAD_ROWS]
+
+
+def test_an_empty_batch_has_an_empty_result(scorer: Scorer) -> None:
+    assert scorer.score([]).num_rows == 0
+
+
+def test_ids_come_back_with_their_rows(scorer: Scorer) -> None:
+    rows = [{**record, "id": f"r{i}"} for i, record in enumerate(GROUPS)]
+    assert scorer.score(rows)["id"].to_pylist() == [row["id"] for row in rows]
+
+
+def test_a_table_scores_as_its_records_do(scorer: Scorer) -> None:
+    table = pa.Table.from_pylist(GROUPS)
+    assert scorer.score(table) == scorer.score(GROUPS)
+    with pytest.raises(RecordError, match="'extra'"):
+        scorer.score(table.append_column("extra", pa.nulls(len(GROUPS))))
+
+
+def test_a_result_says_what_made_it(scorer: Scorer, tiny_dir: Path) -> None:
+    made = provenance(scorer.score(GROUPS[:1]))
+    assert made["engine"] == "native"
+    assert made["dtype"] == "float32"
+    assert made["template_version"] == "polar-1"
+    assert len(made["model_digest"]) == 64
+
+
+def test_truncation_is_reported_and_counted(tiny_dir: Path) -> None:
+    encoding = EncodingConfig(max_length=64, max_response_length=16)
+    small = Scorer(ScorerConfig(model=str(tiny_dir), encoding=encoding))
+    long = {"prompt": "12 + 24 " * 30, "reference": "36", "output": "z" * 100}
+    table = small.score([long, {"prompt": "a", "reference": "b", "output": "c"}])
+    assert table["truncated"].to_pylist() == [True, False]
+    assert table["num_tokens"].to_pylist()[0] <= 64
+
+
+def test_a_field_that_is_too_large_is_an_error_of_its_row(tiny_dir: Path) -> None:
+    strict = Scorer(ScorerConfig(model=str(tiny_dir), encoding=EncodingConfig(max_field_bytes=10)))
+    table = strict.score([{"prompt": "p", "reference": "r", "output": "长城长城"}, GROUPS[-1]])
+    assert table["error"][0].as_py().startswith("field_too_large: output has 12 bytes")
+    assert table["score"].is_valid().to_pylist() == [False, True]
+
+
+class _Failing:
+    """Wraps an engine; fails on any pack that holds one of the poisoned ids."""
+
+    def __init__(self, engine: NativeEngine, poison: int) -> None:
+        self.engine, self.poison, self.calls = engine, poison, 0
+        self.name, self.info = engine.name, engine.info
+
+    def score(self, pack: Pack) -> np.ndarray:
+        self.calls += 1
+        if (pack.ids == self.poison).any():
+            raise EngineError("out of luck")
+        return self.engine.score(pack)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("place", range(0, len(GROUPS), 4))
+def test_a_record_that_breaks_the_engine_spoils_only_itself(tiny_dir: Path, place: int) -> None:
+    broken = Scorer(ScorerConfig(model=str(tiny_dir)))
+    expected = scores(broken.score(GROUPS))
+    poison = broken.encoder.tokenizer.encode("\x00")[0]
+    broken.engine = _Failing(broken.engine, poison)  # type: ignore[assignment, arg-type]
+    rows = [dict(record) for record in GROUPS]
+    rows[place]["output"] += "\x00"
+    table = check_scores(broken.score(rows), len(rows))
+    assert table["error"].to_pylist()[place] == "engine_error: out of luck"
+    others = [i for i in range(len(rows)) if i != place]
+    np.testing.assert_allclose(scores(table)[others], expected[others], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_number_is_an_error(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    def score(pack: Pack) -> np.ndarray:
+        return np.where(pack.records == 2, value, 1.0).astype(np.float32)
+
+    monkeypatch.setattr(scorer.engine, "score", score)
+    table = check_scores(scorer.score(GROUPS), len(GROUPS))
+    assert table["score"].to_pylist() == [None if i == 2 else 1.0 for i in range(len(GROUPS))]
+    assert table["error"][2].as_py().startswith("nonfinite_score: ")
+
+
+def test_the_stub_engine_scores_from_the_ids_alone(tiny_dir: Path) -> None:
+    stub = Scorer(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig(), max_tokens=64))
+    found = scores(stub.score(GROUPS))
+    encoded = stub.encode(pa.Table.from_pylist(GROUPS))
+    assert found.tolist() == [np.float32(stub_score(record.ids)) for record in encoded]
+    assert len(set(found.tolist())) == len(GROUPS)
+
+
+def test_a_missing_model_directory_is_named() -> None:
+    with pytest.raises(ConfigError, match="no/such/model"):
+        Scorer(ScorerConfig(model="no/such/model"))
+
+
+def test_the_built_in_model_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        model_dir(None)
+    assert "built-in" in caplog.text
