@@ -61,7 +61,7 @@ def imports(path: Path) -> list[tuple[str, bool]]:
 
 def part_of(module: str) -> str:
     """polar_ray.encoding.encoder -> encoding"""
-    return (module.split(".") + [""])[1]
+    return ([*module.split("."), ""])[1]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

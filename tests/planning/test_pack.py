@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,7 @@ def test_no_pack_is_over_budget_unless_it_is_one_record(lengths: list[int], budg
 @given(sizes, st.integers(1, 80))
 def test_packs_are_as_full_as_their_next_record_allows(lengths: list[int], budget: int) -> None:
     packs = list(pack(records_of(lengths), max_tokens=budget))
-    for one, following in zip(packs, packs[1:], strict=False):
+    for one, following in itertools.pairwise(packs):
         first = lengths[following.records[0]]
         assert one.num_tokens + first > budget
 
