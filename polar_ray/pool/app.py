@@ -8,7 +8,9 @@ import time
 
 import ray
 from ray import serve
+from ray.exceptions import RayTaskError
 from ray.serve.config import RequestRouterConfig
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from polar_ray.config import PoolConfig
@@ -46,27 +48,48 @@ def app(config: PoolConfig) -> serve.Application:
     ).bind(config, replicas)
 
 
-def start(config: PoolConfig, *, name: str = DEFAULT_NAME, timeout_s: float = 300) -> None:
+def start(
+    config: PoolConfig,
+    *,
+    name: str = DEFAULT_NAME,
+    route_prefix: str = "/",
+    timeout_s: float = 300,
+) -> None:
     """Deploys a pool on the running Ray cluster and returns when it is ready.
 
     Raises `ConfigError` at once if the cluster can never hold it and `PoolError` with Serve's own
     message if it does not start; a plain `serve.run` would wait for ever.
     """
     _check_resources(config)
-    serve.run_many(
-        [serve.RunTarget(app(config), name=name, route_prefix="/")],
-        wait_for_applications_running=False,
-    )
+    target = serve.RunTarget(app(config), name=name, route_prefix=route_prefix)
+    try:
+        serve.run_many([target], wait_for_applications_running=False)
+    except RayServeException as error:
+        # Such as a route that another application has.
+        raise ConfigError(f"pool {name!r}: {cause(error)}") from None
     deadline = time.monotonic() + timeout_s
     while True:
         status = serve.status().applications[name]
         if status.status == ApplicationStatus.RUNNING:
             return
         if status.status == ApplicationStatus.DEPLOY_FAILED or time.monotonic() > deadline:
-            reasons = [d.message for d in status.deployments.values() if d.message]
+            reasons = [_gist(d.message) for d in status.deployments.values() if d.message]
             serve.delete(name)
             raise PoolError(f"pool {name!r} did not start: {'; '.join(reasons) or status.message}")
         time.sleep(0.2)
+
+
+def _gist(message: str) -> str:
+    """This project's own error at the end of a replica's traceback, or else the whole message."""
+    lines = [line.strip() for line in message.splitlines()]
+    own = [line for line in lines if line.startswith("polar_ray.errors.")]
+    return own[-1].removeprefix("polar_ray.errors.") if own else message
+
+
+def cause(error: Exception) -> Exception:
+    """What was raised in another process, without Ray's traceback around it."""
+    inner = error.cause if isinstance(error, RayTaskError) else None
+    return inner if isinstance(inner, Exception) else error
 
 
 def _check_resources(config: PoolConfig) -> None:

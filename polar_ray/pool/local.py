@@ -19,15 +19,23 @@ QUIET_ENV = {
 
 @contextmanager
 def pool(
-    config: PoolConfig, *, name: str = "polar", host: str = "127.0.0.1", port: int = 0
+    config: PoolConfig,
+    *,
+    name: str = "polar",
+    host: str = "127.0.0.1",
+    port: int = 0,
+    route_prefix: str = "/",
 ) -> Iterator[str]:
     """Starts a pool, yields its URL, and stops what it started: the application always, Serve and
-    Ray only if they were not running before."""
+    Ray only if they were not running before. `host` and `port` (0: a free one) are for a Serve
+    that starts here; one that runs keeps its own.
+    """
     for key, value in QUIET_ENV.items():
         os.environ.setdefault(key, value)
 
     import ray
     from ray import serve
+    from ray.serve.context import _get_global_client
 
     from polar_ray.pool.app import start
 
@@ -36,12 +44,12 @@ def pool(
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    port = port or free_port()
     try:
-        http = {"host": host, "port": port}
+        http = {"host": host, "port": port or free_port()}
         serve.start(http_options=http, logging_config={"log_level": "ERROR"})
-        start(config, name=name)
-        yield f"http://{host}:{port}"
+        start(config, name=name, route_prefix=route_prefix)
+        bound = _get_global_client().http_config
+        yield f"http://{bound.host}:{bound.port}{route_prefix.rstrip('/')}"
     finally:
         serve.delete(name)
         if ours:

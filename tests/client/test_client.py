@@ -1,0 +1,90 @@
+"""What callers get: lists, tables and errors; never a number for a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from examples import BAD_ROWS, GROUPS
+
+from polar_ray.client import Client, connect
+from polar_ray.errors import ConfigError, ScoreError
+from polar_ray.scorer import Scorer
+
+
+class Direct:
+    """A transport that scores in this process."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.timeouts: list[float] = []
+
+    def carries(self, records: Any) -> bool:
+        return False
+
+    def send(self, batch: pa.Table, timeout_s: float) -> pa.Table:
+        self.timeouts.append(timeout_s)
+        return self.scorer.score(batch)
+
+    async def send_async(self, batch: pa.Table, timeout_s: float) -> pa.Table:
+        return self.send(batch, timeout_s)
+
+    def close(self) -> None:
+        pass
+
+
+MIXED = [GROUPS[0], {"prompt": "p", "reference": None, "output": "o"}, GROUPS[1]]
+
+
+@pytest.fixture
+def client(scorer: Scorer) -> Client:
+    return Client(Direct(scorer), timeout_s=7)
+
+
+def test_a_failed_row_raises_unless_the_caller_says_otherwise(client: Client) -> None:
+    with pytest.raises(ScoreError, match="row 1: null_field: reference is null") as caught:
+        client.score(MIXED)
+    assert list(caught.value.rows) == [1]
+    first, missing, last = client.score(MIXED, on_error="none")
+    assert missing is None
+    assert [first, last] == client.score([GROUPS[0], GROUPS[1]])
+    second = client.score(MIXED, on_error="nan")[1]
+    assert second is not None
+    assert math.isnan(second)
+
+
+def test_an_unknown_on_error_is_refused(client: Client) -> None:
+    with pytest.raises(ValueError, match="on_error='zero'"):
+        client.score(GROUPS, on_error="zero")  # type: ignore[arg-type]
+
+
+def test_sync_and_async_agree(client: Client) -> None:
+    assert asyncio.run(client.score_async(GROUPS)) == client.score(GROUPS)
+    table = asyncio.run(client.score_table_async(MIXED))
+    assert table.equals(client.score_table(MIXED))
+
+
+def test_reasons_found_here_stand_in_the_table(client: Client) -> None:
+    table = client.score_table([row for row, _ in BAD_ROWS])
+    codes = [text.partition(":")[0] for text in table["error"].to_pylist()]
+    assert codes == [code for _, code in BAD_ROWS]
+
+
+def test_the_clients_deadline_is_the_default(scorer: Scorer) -> None:
+    direct = Direct(scorer)
+    client = Client(direct, timeout_s=7)
+    client.score(GROUPS[:1])
+    client.score(GROUPS[:1], timeout_s=2)
+    assert direct.timeouts == [7, 2]
+
+
+def test_connect_wants_exactly_one_way() -> None:
+    with pytest.raises(ConfigError, match="app_name"):
+        connect()
+    with pytest.raises(ConfigError, match="app_name"):
+        connect(app_name="polar", address="http://localhost:8000")
+    with pytest.raises(ConfigError, match="must begin with http"):
+        connect(address="localhost:8000")

@@ -1,0 +1,129 @@
+"""The batcher: one forward at a time, formed from what waits, everybody their own rows."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from examples import GROUPS
+
+from polar_ray.config import ScorerConfig, StubEngineConfig
+from polar_ray.encoding import Encoded
+from polar_ray.pool.batcher import Batcher
+from polar_ray.scorer import Forwarded, Scorer
+
+SHARDS = [pa.Table.from_pylist(GROUPS[i : i + 3]) for i in range(0, 12, 3)]
+
+
+class GatedScorer(Scorer):
+    """A stub scorer whose forwards wait for `gate` and whose sizes are kept in `forwards`."""
+
+    def __init__(self, folder: Path, max_tokens: int = 10_000) -> None:
+        engine = StubEngineConfig()
+        super().__init__(ScorerConfig(model=str(folder), engine=engine, max_tokens=max_tokens))
+        self.gate, self.started = threading.Event(), threading.Event()
+        self.forwards: list[int] = []
+        self.threads: set[str] = set()
+        self.failing = False
+
+    def forward(self, encoded: Sequence[Encoded]) -> Forwarded:
+        self.started.set()
+        assert self.gate.wait(30)
+        self.forwards.append(len(encoded))
+        self.threads.add(threading.current_thread().name)
+        if self.failing:
+            raise RuntimeError("the device is gone")
+        return super().forward(encoded)
+
+
+@pytest.fixture
+def gated(tiny_dir: Path) -> GatedScorer:
+    return GatedScorer(tiny_dir)
+
+
+async def until_waiting(batcher: Batcher, count: int) -> None:
+    while len(batcher._jobs) < count:  # noqa: ASYNC110  (the queue tells nobody when it grows)
+        await asyncio.sleep(0.001)
+
+
+def test_what_waits_becomes_one_forward_and_everybody_gets_their_rows(gated: GatedScorer) -> None:
+    async def main() -> list[pa.Table]:
+        batcher = Batcher(gated)
+        first = asyncio.create_task(batcher.score(SHARDS[0]))
+        await asyncio.to_thread(gated.started.wait, 30)
+        rest = [asyncio.create_task(batcher.score(shard)) for shard in SHARDS[1:]]
+        await until_waiting(batcher, 3)
+        gated.gate.set()
+        tables = [await task for task in (first, *rest)]
+        batcher.close()
+        return tables
+
+    tables = asyncio.run(main())
+    assert gated.forwards == [3, 9]
+    assert len(gated.threads) == 1
+    for table, shard in zip(tables, SHARDS, strict=True):
+        assert table.equals(gated.score(shard))
+
+
+def test_a_forward_keeps_to_the_token_budget(tiny_dir: Path) -> None:
+    gated = GatedScorer(tiny_dir, max_tokens=16)
+
+    async def main() -> None:
+        batcher = Batcher(gated)
+        tasks = [asyncio.create_task(batcher.score(shard)) for shard in SHARDS]
+        gated.gate.set()
+        await asyncio.gather(*tasks)
+        batcher.close()
+
+    asyncio.run(main())
+    assert gated.forwards == [3, 3, 3, 3], "each shard is over the budget, so each goes alone"
+
+
+def test_work_that_nobody_waits_for_is_not_done(gated: GatedScorer) -> None:
+    async def main() -> None:
+        batcher = Batcher(gated)
+        first = asyncio.create_task(batcher.score(SHARDS[0]))
+        await asyncio.to_thread(gated.started.wait, 30)
+        dropped = asyncio.create_task(batcher.score(SHARDS[1]))
+        kept = asyncio.create_task(batcher.score(SHARDS[2]))
+        await until_waiting(batcher, 2)
+        dropped.cancel()
+        await asyncio.sleep(0)
+        gated.gate.set()
+        await asyncio.gather(first, kept)
+        assert dropped.cancelled()
+        batcher.close()
+
+    asyncio.run(main())
+    assert gated.forwards == [3, 3]
+
+
+def test_a_failing_forward_reaches_its_callers_and_the_next_is_served(gated: GatedScorer) -> None:
+    async def main() -> None:
+        batcher = Batcher(gated)
+        gated.gate.set()
+        gated.failing = True
+        with pytest.raises(RuntimeError, match="the device is gone"):
+            await batcher.score(SHARDS[0])
+        gated.failing = False
+        table = await batcher.score(SHARDS[0])
+        assert np.isfinite(table["score"].to_numpy()).all()
+        batcher.close()
+
+    asyncio.run(main())
+
+
+def test_a_bad_table_is_refused_before_it_is_queued(gated: GatedScorer) -> None:
+    async def main() -> None:
+        batcher = Batcher(gated)
+        with pytest.raises(ValueError, match="missing column"):
+            await batcher.score(pa.table({"prompt": ["p"]}))
+        batcher.close()
+
+    asyncio.run(main())
+    assert gated.forwards == []

@@ -1,0 +1,227 @@
+"""HTTP without a cluster: the app around a scorer, every bad body a mapped answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import orjson
+import pyarrow as pa
+import pytest
+from examples import BAD_ROWS, GROUPS
+from fastapi.testclient import TestClient
+
+from polar_ray.config import HttpConfig, PoolConfig
+from polar_ray.errors import (
+    HTTP_STATUS,
+    DeadlineExceeded,
+    Overloaded,
+    PolarRayError,
+    ReplicaLost,
+)
+from polar_ray.pool.http import ARROW_STREAM, build_http, encode_arrow
+from polar_ray.records import check_scores, provenance
+from polar_ray.scorer import Scorer
+
+
+class ScorerAsRouter:
+    """What the routes need of a router, around a scorer of this process."""
+
+    config = PoolConfig(http=HttpConfig(max_body_bytes=20_000))
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.error: Exception | None = None
+        self.timeouts: list[float | None] = []
+
+    async def score(self, records: Any, timeout_s: float | None = None) -> pa.Table:
+        self.timeouts.append(timeout_s)
+        if self.error is not None:
+            raise self.error
+        return self.scorer.score(records)
+
+    async def provenance(self) -> dict[str, str]:
+        return self.scorer.provenance
+
+    async def ready(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def router(scorer: Scorer) -> ScorerAsRouter:
+    return ScorerAsRouter(scorer)
+
+
+@pytest.fixture
+def http(router: ScorerAsRouter) -> TestClient:
+    return TestClient(build_http(lambda: router))
+
+
+def post(http: TestClient, body: bytes, kind: str = "application/json") -> httpx.Response:
+    return http.post("/score", content=body, headers={"content-type": kind})
+
+
+def assert_serves(http: TestClient) -> None:
+    """A good request right after a bad one."""
+    answer = http.post("/score", json={"records": GROUPS[:1]})
+    assert answer.status_code == 200
+    assert answer.json()["results"][0]["error"] is None
+
+
+def test_json_and_arrow_give_the_scorers_rows(http: TestClient, scorer: Scorer) -> None:
+    expected = scorer.score(GROUPS)
+    by_json = http.post("/score", json={"records": GROUPS}).json()
+    assert by_json == {"results": expected.to_pylist(), "provenance": provenance(expected)}
+    answer = post(http, encode_arrow(pa.Table.from_pylist(GROUPS)), ARROW_STREAM)
+    assert answer.headers["content-type"] == ARROW_STREAM
+    table = pa.ipc.open_stream(answer.content).read_all()
+    assert check_scores(table, len(GROUPS)).equals(expected)
+    assert provenance(table) == provenance(expected)
+
+
+def test_messages_are_records_too(http: TestClient, scorer: Scorer) -> None:
+    spoken = {key: [{"role": "user", "content": text}] for key, text in GROUPS[0].items()}
+    answer = http.post("/score", json={"records": [spoken]}).json()
+    assert answer["results"] == scorer.score(GROUPS[:1]).to_pylist()
+
+
+def test_a_bad_row_is_data_and_its_neighbours_are_scored(http: TestClient) -> None:
+    bad = [row for row, _ in BAD_ROWS if _is_json(row)]
+    answer = http.post("/score", json={"records": [*bad, GROUPS[0]]})
+    assert answer.status_code == 200
+    rows = answer.json()["results"]
+    assert len(rows) == len(bad) + 1
+    assert all(row["score"] is None and row["error"] for row in rows[:-1])
+    assert rows[-1]["score"] is not None
+
+
+def _is_json(row: Any) -> bool:
+    try:
+        orjson.dumps(row)
+    except TypeError:
+        return False
+    return True
+
+
+def test_an_empty_list_has_an_empty_answer(http: TestClient) -> None:
+    answer = http.post("/score", json={"records": []})
+    assert (answer.status_code, answer.json()["results"]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 422, "not JSON"),
+        (b"{", 422, "not JSON"),
+        (b'{"records": [{"prompt": "\xff"}]}', 422, "not JSON in UTF-8"),
+        (b"[]", 422, "must be an object"),
+        (b"{}", 422, "must be an object"),
+        (b'{"records": 5}', 422, "must be an object"),
+        (b'{"records": [], "model": "x"}', 422, "unknown key.*model"),
+        (b'{"records": [{"prompt": "p", "answer": "a"}]}', 422, "'answer' in record 0"),
+        (b'{"records": ["' + b"x" * 30_000 + b'"]}', 413, "max_body_bytes=20000"),
+        (b'{"records": [NaN]}', 422, "not JSON"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_bad_json_body_is_refused(
+    http: TestClient, body: bytes, status: int, message: str
+) -> None:
+    import re
+
+    answer = post(http, body)
+    assert answer.status_code == status
+    assert re.search(message, answer.json()["error"]["message"])
+    assert_serves(http)
+
+
+def _arrow(**columns: Any) -> bytes:
+    values = {"prompt": ["p"], "reference": ["r"], "output": ["o"], **columns}
+    return encode_arrow(pa.table(values))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "not an Arrow IPC stream"),
+        (b"garbage", "not an Arrow IPC stream"),
+        (_arrow()[:-60], "not an Arrow IPC stream"),
+        (_arrow(extra=["x"]), "unknown column.*'extra'"),
+        (_arrow(output=[1]), "output is int64"),
+        (_arrow(output=["unlikely"]).replace(b"unlikely", b"unlik\xffly"), "does not validate"),
+    ],
+    ids=["empty", "garbage", "cut", "extra", "type", "utf8"],
+)
+def test_a_bad_arrow_body_is_refused(http: TestClient, body: bytes, message: str) -> None:
+    import re
+
+    answer = post(http, body, ARROW_STREAM)
+    assert answer.status_code == 422
+    assert re.search(message, answer.json()["error"]["message"])
+    assert_serves(http)
+
+
+def test_an_unknown_content_type_is_refused(http: TestClient) -> None:
+    answer = post(http, b"prompt,reference,output", "text/csv")
+    assert answer.status_code == 422
+    assert "text/csv" in answer.json()["error"]["message"]
+
+
+def test_a_body_without_length_is_counted_as_it_comes(http: TestClient) -> None:
+    chunks = iter([b"x" * 9_000] * 4)
+    answer = http.post("/score", content=chunks, headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Overloaded("full", 3.0), ReplicaLost("gone"), DeadlineExceeded("late")],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_of_the_pool_have_their_status(
+    http: TestClient, router: ScorerAsRouter, error: PolarRayError
+) -> None:
+    router.error = error
+    answer = http.post("/score", json={"records": GROUPS})
+    assert answer.status_code == HTTP_STATUS[type(error)]
+    assert answer.json()["error"] == {"type": type(error).__name__, "message": str(error)}
+    assert answer.headers.get("retry-after") == ("3" if isinstance(error, Overloaded) else None)
+    assert http.get("/ready").status_code == HTTP_STATUS[type(error)]
+    assert http.get("/health").status_code == 200
+
+
+def test_the_deadline_is_passed_on_and_must_be_positive(
+    http: TestClient, router: ScorerAsRouter
+) -> None:
+    http.post("/score?timeout_s=2.5", json={"records": GROUPS[:1]})
+    assert router.timeouts == [2.5]
+    answer = http.post("/score?timeout_s=-1", json={"records": GROUPS[:1]})
+    assert answer.status_code == 422
+    assert "timeout_s" in answer.json()["error"]["message"]
+
+
+def test_models_say_what_is_served(http: TestClient, scorer: Scorer) -> None:
+    [model] = http.get("/v1/models").json()["data"]
+    assert model["id"] == scorer.info.name
+    assert model["model_digest"] == scorer.info.digest
+
+
+def test_every_reference_of_the_openapi_page_resolves(http: TestClient) -> None:
+    spec = http.get("/openapi.json").json()
+    assert {"/score", "/health", "/ready", "/v1/models"} <= set(spec["paths"])
+    names: list[str] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            names.extend(v for k, v in value.items() if k == "$ref")
+            for inner in value.values():
+                walk(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                walk(inner)
+
+    walk(spec)
+    assert "#/components/schemas/ScoreBody" in names
+    for name in names:
+        assert name.removeprefix("#/components/schemas/") in spec["components"]["schemas"]

@@ -1,0 +1,234 @@
+"""Pools on the local cluster: same scores as one scorer, in order, and no call that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from examples import BAD_ROWS, GROUPS
+
+from polar_ray.client import Client, connect
+from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    PoolError,
+    RecordError,
+    ReplicaLost,
+    ScoreError,
+)
+from polar_ray.pool.local import pool
+from polar_ray.records import check_scores, provenance
+from polar_ray.scorer import Scorer
+
+pytestmark = pytest.mark.ray
+
+BATCH = [{**record, "output": f"{record['output']} {i}"} for i in range(20) for record in GROUPS]
+
+
+@pytest.fixture(scope="module")
+def url(cluster: None, tiny_dir: Path) -> Iterator[str]:
+    """A pool of two replicas with the native engine, small shards."""
+    config = PoolConfig(model=str(tiny_dir), num_replicas=2, num_cpus=0.1, min_shard_bytes=64)
+    with pool(config, name="native") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def handle(url: str) -> Client:
+    return connect(app_name="native")
+
+
+@pytest.fixture(scope="module")
+def web(url: str) -> Iterator[Client]:
+    with connect(address=url) as client:
+        yield client
+
+
+def assert_same(found: pa.Table, expected: pa.Table) -> None:
+    """Equal rows; scores to float32 rounding, as packs differ."""
+    check_scores(found, expected.num_rows)
+    at = found.column_names.index("score")
+    assert found.remove_column(at).equals(expected.remove_column(at))
+    np.testing.assert_allclose(
+        found["score"].to_numpy(), expected["score"].to_numpy(), atol=1e-5, equal_nan=True
+    )
+
+
+def test_both_ways_in_give_the_scorers_rows(handle: Client, web: Client, scorer: Scorer) -> None:
+    expected = scorer.score(BATCH)
+    assert np.ptp(expected["score"].to_numpy()) > 0.1
+    for client in (handle, web):
+        found = client.score_table(BATCH)
+        assert_same(found, expected)
+        assert provenance(found) == provenance(expected)
+
+
+def test_event_loops_and_tables_and_references(handle: Client, web: Client, scorer: Scorer) -> None:
+    import ray
+
+    expected = scorer.score(BATCH)
+    table = pa.Table.from_pylist(BATCH)
+
+    async def both() -> list[pa.Table]:
+        calls = [client.score_table_async(table) for client in (handle, web)]
+        return list(await asyncio.gather(*calls))
+
+    for found in asyncio.run(both()):
+        assert_same(found, expected)
+    assert_same(handle.score_table(ray.put(table)), expected)
+    assert_same(handle.score_table(ray.put(BATCH)), expected)
+
+
+def test_many_callers_at_once_get_their_own_rows(handle: Client, scorer: Scorer) -> None:
+    batches = [BATCH[i::12] for i in range(12)]
+
+    async def all_at_once() -> list[pa.Table]:
+        return list(await asyncio.gather(*(handle.score_table_async(b) for b in batches)))
+
+    for found, batch in zip(asyncio.run(all_at_once()), batches, strict=True):
+        assert_same(found, scorer.score(batch))
+
+
+def test_actors_score_through_a_plain_handle(url: str, scorer: Scorer) -> None:
+    import ray
+    from ray import serve
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def rewards(self, batch: list[dict[str, Any]]) -> pa.Table:
+            score = serve.get_app_handle("native").score
+            return score.remote(batch, timeout_s=60).result()
+
+    assert_same(ray.get(Worker.remote().rewards.remote(BATCH)), scorer.score(BATCH))
+
+
+def test_bad_rows_are_data_by_every_way(handle: Client, web: Client, scorer: Scorer) -> None:
+    mixed = [row for row, _ in BAD_ROWS] + GROUPS
+    for client in (handle, web):
+        found = client.score_table(mixed)
+        assert_same(found, scorer.score(mixed))
+        with pytest.raises(ScoreError, match="row 0: not_an_object"):
+            client.score(mixed)
+        values = client.score(mixed, on_error="none")
+        assert values[: len(BAD_ROWS)] == [None] * len(BAD_ROWS)
+        assert None not in values[len(BAD_ROWS) :]
+        assert np.isnan(client.score(mixed, on_error="nan")[0])
+
+
+def test_bad_batches_raise_and_the_next_is_served(handle: Client, web: Client) -> None:
+    import ray
+
+    for client in (handle, web):
+        with pytest.raises(RecordError, match="'answer'"):
+            client.score([{"prompt": "p", "answer": "a"}])
+        with pytest.raises(RecordError, match="missing column"):
+            client.score(pa.table({"prompt": ["p"]}))
+        assert client.score([]) == []
+        assert len(client.score(GROUPS)) == len(GROUPS)
+    with pytest.raises(RecordError, match="missing column"):
+        handle.score(ray.put(pa.table({"prompt": ["p"]})))  # type: ignore[arg-type]
+
+
+def test_a_field_of_50_mb_is_refused_and_the_next_request_served(
+    handle: Client, web: Client, url: str
+) -> None:
+    huge = [{**GROUPS[0], "output": "x" * 50_000_000}, GROUPS[1]]
+    for client in (handle, web):
+        first, second = client.score_table(huge).to_pylist()
+        assert first["error"].startswith("field_too_large: output has 50000000 bytes")
+        assert second["score"] is not None
+    body = b'{"records": [' + b" " * (64 << 20) + b"]}"
+    answer = httpx.post(url + "/score", content=body, timeout=60)
+    assert answer.status_code == 413
+    assert len(web.score(GROUPS)) == len(GROUPS)
+
+
+def test_the_pages_answer(url: str, scorer: Scorer) -> None:
+    assert httpx.get(url + "/health").json() == {"status": "alive"}
+    assert httpx.get(url + "/ready").json() == {"status": "ready"}
+    [model] = httpx.get(url + "/v1/models").json()["data"]
+    assert model["model_digest"] == scorer.info.digest
+    assert httpx.get(url + "/docs").status_code == 200
+
+
+def test_a_second_pool_that_cannot_fit_is_refused_at_once(cluster: None) -> None:
+    from polar_ray.pool.app import start
+
+    with pytest.raises(ConfigError, match="lower num_replicas"):
+        start(PoolConfig(num_replicas=1000), name="huge")
+
+
+def test_a_pool_that_cannot_load_says_why(cluster: None, tmp_path: Path) -> None:
+    from polar_ray.pool.app import start
+
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(PoolError, match=r"did not start: ConfigError: .* neither tokenizer"):
+        start(PoolConfig(model=str(tmp_path), num_cpus=0.1), name="broken", route_prefix="/broken")
+
+
+def test_a_route_that_is_taken_is_a_clear_error(url: str) -> None:
+    from polar_ray.pool.app import start
+
+    with pytest.raises(ConfigError, match="Prefix / is being used"):
+        start(PoolConfig(num_cpus=0.1), name="twin")
+
+
+def test_no_such_pool_is_a_clear_error(cluster: None) -> None:
+    with pytest.raises(PoolError, match="no Serve application 'absent'"):
+        connect(app_name="absent")
+    with (
+        pytest.raises(PoolError, match="cannot reach"),
+        connect(address="http://127.0.0.1:9") as client,
+    ):
+        client.score(GROUPS)
+
+
+@pytest.fixture
+def slow(cluster: None, tiny_dir: Path) -> Iterator[str]:
+    """A pool whose one replica takes minutes for a batch."""
+    config = PoolConfig(
+        model=str(tiny_dir),
+        num_cpus=0.1,
+        engine=StubEngineConfig(seconds_per_token=0.1),
+        max_tokens=16,
+    )
+    with pool(config, name="slow", route_prefix="/slow") as address:
+        yield address
+
+
+def replica_pid() -> int:
+    """The process of the slow pool's replica."""
+    [pid] = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_bytes().startswith(b"ray::ServeReplica:slow:Replica")
+    ]
+    return pid
+
+
+def test_deadlines_and_a_lost_replica_end_in_clear_errors(slow: str) -> None:
+    handle = connect(app_name="slow")
+    with connect(address=slow) as web:
+        for client in (handle, web):
+            started = time.monotonic()
+            with pytest.raises(DeadlineExceeded, match="within"):
+                client.score(BATCH, timeout_s=0.5)
+            assert time.monotonic() - started < 5, "the deadline was 0.5 s"
+
+        pid = replica_pid()
+        killer = threading.Timer(1.0, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        with pytest.raises(ReplicaLost, match="died"):
+            handle.score(BATCH, timeout_s=60)
+        killer.join()
