@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -14,9 +15,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from examples import BAD_ROWS, GROUPS
+from typer.testing import CliRunner
 
+from polar_ray.cli import cli
 from polar_ray.client import Client, connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.errors import (
@@ -160,6 +164,17 @@ def test_the_pages_answer(url: str, scorer: Scorer) -> None:
     [model] = httpx.get(url + "/v1/models").json()["data"]
     assert model["model_digest"] == scorer.info.digest
     assert httpx.get(url + "/docs").status_code == 200
+
+
+def test_the_command_line_scores_on_a_pool(url: str, tmp_path: Path, scorer: Scorer) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in BATCH))
+    output = tmp_path / "out.parquet"
+    done = CliRunner().invoke(
+        cli, ["score", str(source), "--address", url, "--output", str(output)]
+    )
+    assert done.exit_code == 0, done.output
+    assert_same(pq.read_table(output), scorer.score(BATCH))
 
 
 def test_a_second_pool_that_cannot_fit_is_refused_at_once(cluster: None) -> None:
