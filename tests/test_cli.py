@@ -1,4 +1,4 @@
-"""The command line: results on stdout, words on stderr, exit codes that say whose mistake it was."""
+"""The command line: results on stdout, words on stderr, exit codes that say whose fault it was."""
 
 from __future__ import annotations
 
