@@ -16,9 +16,14 @@ os.environ.update(
 
 import pytest
 from checkpoints import make_checkpoint
+from hypothesis import settings
 
 from polar_ray.config import ScorerConfig
 from polar_ray.scorer import Scorer
+
+# No test of this project judges by the clock.
+settings.register_profile("polar_ray", deadline=None)
+settings.load_profile("polar_ray")
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
