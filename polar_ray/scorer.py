@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from polar_ray.encoding.template import TEMPLATE_VERSION
 from polar_ray.engine import build_engine
 from polar_ray.engine.protocol import Scores
 from polar_ray.errors import ConfigError, EngineError
-from polar_ray.planning import build_pack, pack
+from polar_ray.planning import Ids, Pack, pack
 from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Scorer:
         """Scores of encoded records. A record that makes the engine fail spoils only itself."""
         scores = np.full(len(encoded), np.nan, dtype=np.float32)
         errors = {i: record.error for i, record in enumerate(encoded) if record.error is not None}
-        waiting = list(pack([record.ids for record in encoded], max_tokens=self.config.max_tokens))
+        waiting = self._packs([record.ids for record in encoded])
         while waiting:
             one = waiting.pop()
             try:
@@ -106,8 +107,16 @@ class Scorer:
                 half = len(one.records) // 2
                 for part in (one.records[:half], one.records[half:]):
                     ids = [encoded[i].ids for i in part]
-                    waiting.append(build_pack(ids, [-1] * len(ids), range(len(ids)), part))
+                    for smaller in self._packs(ids):
+                        waiting.append(replace(smaller, records=part[smaller.records]))
         return Forwarded(scores, errors)
+
+    def _packs(self, ids: Sequence[Ids]) -> list[Pack]:
+        bound = self.info.scaled_above
+        kinds = None
+        if bound is not None:
+            kinds = [len(one) if len(one) > bound else 0 for one in ids]
+        return list(pack(ids, max_tokens=self.config.max_tokens, kinds=kinds))
 
     def results(
         self, table: pa.Table, encoded: Sequence[Encoded], forwarded: Forwarded

@@ -34,6 +34,7 @@ class NativeEngine:
             digest=digest(model_dir, dtype_name),
             reward_id=shape.reward_token_id,
             window=shape.window,
+            scaled_above=shape.scaled_above,
             vocab_size=shape.vocab_size,
             dtype=dtype_name,
         )

@@ -29,6 +29,9 @@ class ModelInfo:
     window: int | None
     """Positions that the model has; None without a bound."""
 
+    scaled_above: int | None
+    """Longer records turn by their own length (dynamic RoPE): no prefix of theirs is another's."""
+
     vocab_size: int
     dtype: str
 

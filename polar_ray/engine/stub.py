@@ -30,6 +30,7 @@ class StubEngine:
             digest="stub",
             reward_id=shape.reward_token_id,
             window=shape.window,
+            scaled_above=shape.scaled_above,
             vocab_size=shape.vocab_size,
             dtype="float32",
         )

@@ -54,6 +54,11 @@ class ModelConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def scaled_above(self) -> int | None:
+        """Length above which a record's angles depend on its length; None where they never do."""
+        return self.max_position_embeddings if self.rope_kind == "dynamic" else None
+
+    @property
     def window(self) -> int | None:
         """Positions that the model was made for; None where RoPE scaling stretches without end."""
         if self.rope_kind == "dynamic":

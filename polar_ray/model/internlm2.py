@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polar_ray.model.attention import SpanTuple, attend
+from polar_ray.model.attention import SpanTuple, attend, attend_ends
 from polar_ray.model.config import ModelConfig
 
 
@@ -39,8 +39,36 @@ class Attention(nn.Module):
         q_TNH = rotate(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
         k_TKH = rotate(qkv_TKGH[:, :, -2], rotation)
         out_TNH = attend(q_TNH, k_TKH, qkv_TKGH[:, :, -1], spans)
-        mixed: Tensor = self.wo(out_TNH.flatten(1))
-        return mixed
+        mixed_TD: Tensor = self.wo(out_TNH.flatten(1))
+        return mixed_TD
+
+    def forward_ends(
+        self,
+        x_TD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        spans: Sequence[SpanTuple],
+        ends_R: Tensor,
+    ) -> Tensor:
+        """The rows `ends_R` of `forward`: keys and values of all tokens, queries of the ends."""
+        q_RNH = self._project(x_TD[ends_R], slice(None, -2))
+        kv_TKGH = self._project(x_TD, slice(-2, None)).unflatten(1, (self.num_kv_heads, 2))
+        cos, sin = rotation
+        q_RNH = rotate(q_RNH, (cos[ends_R], sin[ends_R]))
+        k_TKH = rotate(kv_TKGH[:, :, 0], rotation)
+        out_RNH = attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], spans, ends_R.tolist())
+        mixed_RD: Tensor = self.wo(out_RNH.flatten(1))
+        return mixed_RD
+
+    def _project(self, x_TD: Tensor, part: slice) -> Tensor:
+        """Only some of the fused projection: `part` of what each key/value head has."""
+
+        def rows(whole: Tensor) -> Tensor:
+            split = whole.unflatten(0, (self.num_kv_heads, -1, self.head_dim))
+            return split[:, part].flatten(0, 2)
+
+        bias = None if self.wqkv.bias is None else rows(self.wqkv.bias)
+        projected = F.linear(x_TD, rows(self.wqkv.weight), bias)
+        return projected.unflatten(-1, (-1, self.head_dim))
 
 
 class FeedForward(nn.Module):
@@ -74,6 +102,20 @@ class Block(nn.Module):
         x_TD = x_TD + self.attention(self.attention_norm(x_TD), rotation, spans)
         out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
         return out_TD
+
+    def forward_ends(
+        self,
+        x_TD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        spans: Sequence[SpanTuple],
+        ends_R: Tensor,
+    ) -> Tensor:
+        """The rows `ends_R` of `forward`, for little more than the cost of their keys."""
+        normed_TD = self.attention_norm(x_TD)
+        mixed_RD = self.attention.forward_ends(normed_TD, rotation, spans, ends_R)
+        x_RD = x_TD[ends_R] + mixed_RD
+        out_RD: Tensor = x_RD + self.feed_forward(self.ffn_norm(x_RD))
+        return out_RD
 
 
 class Decoder(nn.Module):
@@ -112,9 +154,11 @@ class RewardModel(nn.Module):
         x_TD = self.model.tok_embeddings(ids_T)
         angles_TH = rope_angles(self.config, positions_T, lengths_T)
         rotation = angles_TH.cos().to(x_TD.dtype), angles_TH.sin().to(x_TD.dtype)
-        for layer in self.model.layers:
+        *layers, last = self.model.layers
+        for layer in layers:
             x_TD = layer(x_TD, rotation, spans)
-        x_RD = self.model.norm(x_TD[ends_R])
+        # A score is read at the ends alone, so the last layer computes nothing else.
+        x_RD = self.model.norm(last.forward_ends(x_TD, rotation, spans, ends_R))
         scores_R: Tensor = F.linear(x_RD.float(), self.v_head.weight.float())[:, 0]
         return scores_R
 

@@ -1,20 +1,24 @@
 """Packs: the tokens of one forward pass, as one stream without padding.
 
 A pack is a forest of spans. A span's tokens see themselves causally and every token of its
-ancestors, so that what records have in common can stand in the pack once. `pack` gives each record
-a root span of its own; `build_pack` takes any forest. Knows ids and lengths, never text or tensors.
+ancestors, so that what records have in common stands in the pack once. `pack` plans whole batches;
+`build_pack` takes any forest. Knows ids and lengths, never text or tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Ids = npt.NDArray[np.int32]
+from polar_ray.planning.trie import Counts, Forest, Ids, Order, grow, sort_records
+
+MIN_SHARE = 16
+"""Tokens that two records must share beyond their parents for a span of its own to pay."""
 
 
 class Span(NamedTuple):
@@ -53,22 +57,83 @@ class Pack:
         return len(self.ids)
 
 
-def pack(ids: Sequence[Ids], *, max_tokens: int) -> Iterator[Pack]:
-    """Every non-empty record of `ids` in exactly one pack, longest first.
+class _Unit(NamedTuple):
+    """Records that stand in one pack: a group, or a piece of a large one."""
 
-    A pack holds at most `max_tokens` tokens, or one record that is longer by itself.
+    num_tokens: int
+    records: Counts
+    forest: Forest
+
+
+def pack(
+    ids: Sequence[Ids],
+    *,
+    max_tokens: int,
+    min_share: int = MIN_SHARE,
+    kinds: Sequence[int] | None = None,
+) -> Iterator[Pack]:
+    """Every non-empty record of `ids` in exactly one pack, with shared prefixes once.
+
+    A pack holds at most `max_tokens` tokens, or one record that is longer by itself. Records that
+    share a prefix go together, largest groups first; a group over the budget is cut, its prefix
+    repeated. Records of different `kinds` share nothing.
     """
-    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    order = np.argsort(-lengths, kind="stable")
-    order = order[lengths[order] > 0]
-    start = 0
-    while start < len(order):
-        # Sorted by length, so the next records fill a pack to within its shortest member.
-        filled = np.cumsum(lengths[order[start:]])
-        count = max(1, int(np.searchsorted(filled, max_tokens, side="right")))
-        chosen = order[start : start + count]
-        yield build_pack([ids[i] for i in chosen], [-1] * count, range(count), chosen)
-        start += count
+    order = sort_records(ids, kinds)
+    units = [
+        unit
+        for start, stop in _groups(order.shared, min_share)
+        for unit in _units(ids, order, start, stop, max_tokens, min_share)
+    ]
+    units.sort(key=lambda unit: -unit.num_tokens)
+    waiting: list[_Unit] = []
+    room = max_tokens
+    for unit in units:
+        if waiting and unit.num_tokens > room:
+            yield _join(waiting)
+            waiting, room = [], max_tokens
+        waiting.append(unit)
+        room -= unit.num_tokens
+    if waiting:
+        yield _join(waiting)
+
+
+def _groups(shared: Counts, min_share: int) -> list[tuple[int, int]]:
+    """Runs of sorted records of which each shares a prefix with the next."""
+    borders = [*np.flatnonzero(shared < min_share).tolist(), len(shared)]
+    return list(pairwise(borders))
+
+
+def _units(
+    ids: Sequence[Ids], order: Order, start: int, stop: int, max_tokens: int, min_share: int
+) -> Iterator[_Unit]:
+    """The records start..stop of the order as units that fit, in as few pieces as they need."""
+    records = order.records[start:stop]
+    # What the first of a piece shares with the record before it is of no use to the piece.
+    shared = np.concatenate(([0], order.shared[start + 1 : stop]))
+    forest = grow([ids[i] for i in records], shared, min_share=min_share)
+    num_tokens = sum(map(len, forest.pieces))
+    if num_tokens <= max_tokens or len(forest.pieces) == 1:
+        yield _Unit(num_tokens, records, forest)
+        return
+    added = np.array([len(ids[i]) for i in records]) - shared
+    pieces = np.cumsum(added) * -(-num_tokens // max_tokens) // (added.sum() + 1)
+    cuts = np.flatnonzero(np.diff(pieces)) + 1
+    borders = [0, *(cuts.tolist() or [len(records) // 2]), len(records)]
+    for first, last in pairwise(borders):
+        yield from _units(ids, order, start + first, start + last, max_tokens, min_share)
+
+
+def _join(units: Sequence[_Unit]) -> Pack:
+    """The units' forests as one pack."""
+    pieces: list[Ids] = []
+    parents: list[int] = []
+    leaves: list[int] = []
+    for unit in units:
+        base = len(pieces)
+        pieces += unit.forest.pieces
+        parents += [parent + base if parent >= 0 else -1 for parent in unit.forest.parents]
+        leaves += [leaf + base for leaf in unit.forest.leaves]
+    return build_pack(pieces, parents, leaves, np.concatenate([unit.records for unit in units]))
 
 
 def build_pack(
@@ -88,7 +153,7 @@ def build_pack(
     offsets = np.zeros(len(pieces), dtype=np.int64)
     for index, parent in enumerate(parents):
         if parent >= 0:
-            offsets[index] = offsets[parent] + len(pieces[parent])
+            offsets[index] = offsets[parent] + sizes[parent]
     totals = offsets + sizes
     for index in range(len(pieces) - 1, -1, -1):
         if parents[index] >= 0:

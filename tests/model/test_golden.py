@@ -51,7 +51,9 @@ def test_packed_rewards_are_the_same(name: str, max_tokens: int) -> None:
     model = load_model(GOLDEN / name)
     ids, rewards = cases(name)
     found = np.full(len(ids), np.nan, dtype=np.float32)
-    for one in pack(ids, max_tokens=max_tokens):
+    bound = model.config.scaled_above
+    kinds = [len(one) if bound is not None and len(one) > bound else 0 for one in ids]
+    for one in pack(ids, max_tokens=max_tokens, kinds=kinds):
         found[one.records] = score(model, one)
     np.testing.assert_allclose(found, rewards, atol=TOLERANCE)
 
