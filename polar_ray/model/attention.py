@@ -6,7 +6,6 @@ N query heads, K key/value heads, G query heads for each key/value head, H head 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 
 import torch
@@ -16,23 +15,21 @@ from torch.nn import functional as F
 SpanTuple = tuple[int, int, int]
 """(start, stop, parent): tokens of the stream, and the number of the span they continue, or -1."""
 
-Ranges = Sequence[tuple[int, int]]
-
 BLOCK = 256
 """Query rows of one call: keys after a block's last row are left out instead of masked."""
 
 
 def attend(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, spans: Sequence[SpanTuple]) -> Tensor:
     """Softmax attention of every token, [T, N, H]. Differentiable; nothing of T x T is built."""
+    # Splitting once, not slicing span by span, keeps the backward pass linear in T.
+    q_parts, k_parts, v_parts = (_split(x, spans) for x in (q_TNH, k_TKH, v_TKH))
     out = []
-    for span, seen in zip(spans, paths(spans), strict=True):
-        k_CKH, v_CKH = _gather(k_TKH, seen), _gather(v_TKH, seen)
-        start, stop, _ = span
-        past = len(k_CKH) - (stop - start)
-        for first in range(start, stop, BLOCK):
-            last = min(first + BLOCK, stop)
-            reach = past + last - start
-            out.append(_block(q_TNH[first:last], k_CKH[:reach], v_CKH[:reach]))
+    for q_SNH, line in zip(q_parts, lineages(spans), strict=True):
+        k_CKH, v_CKH = _gather(k_parts, line), _gather(v_parts, line)
+        reach = len(k_CKH) - len(q_SNH)
+        for q_block in q_SNH.split(BLOCK):
+            reach += len(q_block)
+            out.append(_block(q_block, k_CKH[:reach], v_CKH[:reach]))
     return torch.cat(out)
 
 
@@ -43,36 +40,35 @@ def attend_ends(
     spans: Sequence[SpanTuple],
     ends: Sequence[int],
 ) -> Tensor:
-    """The rows of `attend` for the tokens `ends` alone, [R, N, H]; `q_RNH` holds their queries."""
-    seen_by_end: dict[int, list[tuple[int, int]]] = {}
-    starts = [start for start, _, _ in spans]
-    all_paths = paths(spans)
-    for end in set(ends):
-        span = _span_of(starts, end)
-        seen_by_end[end] = [*all_paths[span][:-1], (spans[span][0], end + 1)]
+    """The rows of `attend` for the tokens `ends` alone, [R, N, H]; `q_RNH` holds their queries.
+
+    Each end is the last token of a span.
+    """
+    k_parts, v_parts = _split(k_TKH, spans), _split(v_TKH, spans)
+    span_ending_at = {stop - 1: number for number, (_, stop, _) in enumerate(spans)}
+    lines = lineages(spans)
     out = []
-    for row, end in enumerate(ends):
-        seen = seen_by_end[end]
-        out.append(_block(q_RNH[row : row + 1], _gather(k_TKH, seen), _gather(v_TKH, seen)))
+    for q_1NH, end in zip(q_RNH.split(1), ends, strict=True):
+        line = lines[span_ending_at[end]]
+        out.append(_block(q_1NH, _gather(k_parts, line), _gather(v_parts, line)))
     return torch.cat(out)
 
 
-def paths(spans: Sequence[SpanTuple]) -> list[list[tuple[int, int]]]:
-    """For each span, the ranges of tokens that its last token sees, root first."""
-    found: list[list[tuple[int, int]]] = []
-    for start, stop, parent in spans:
-        found.append([*(found[parent] if parent >= 0 else []), (start, stop)])
-    return found
+def lineages(spans: Sequence[SpanTuple]) -> list[list[int]]:
+    """For each span, the spans that it sees by number: its ancestors, root first, and itself."""
+    lines: list[list[int]] = []
+    for number, (_, _, parent) in enumerate(spans):
+        lines.append([*(lines[parent] if parent >= 0 else []), number])
+    return lines
 
 
-def _span_of(starts: Sequence[int], token: int) -> int:
-    return bisect_right(starts, token) - 1
+def _split(x_TXH: Tensor, spans: Sequence[SpanTuple]) -> tuple[Tensor, ...]:
+    return x_TXH.split([stop - start for start, stop, _ in spans])
 
 
-def _gather(x_TKH: Tensor, ranges: Ranges) -> Tensor:
-    """The tokens of all ranges; a view where there is only one."""
-    parts = [x_TKH[start:stop] for start, stop in ranges]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _gather(parts: Sequence[Tensor], line: Sequence[int]) -> Tensor:
+    """The tokens of a line of spans; a view where there is only one."""
+    return parts[line[0]] if len(line) == 1 else torch.cat([parts[i] for i in line])
 
 
 def _block(q_SNH: Tensor, k_CKH: Tensor, v_CKH: Tensor) -> Tensor:

@@ -115,12 +115,26 @@ def _units(
     if num_tokens <= max_tokens or len(forest.pieces) == 1:
         yield _Unit(num_tokens, records, forest)
         return
-    added = np.array([len(ids[i]) for i in records]) - shared
-    pieces = np.cumsum(added) * -(-num_tokens // max_tokens) // (added.sum() + 1)
-    cuts = np.flatnonzero(np.diff(pieces)) + 1
-    borders = [0, *(cuts.tolist() or [len(records) // 2]), len(records)]
-    for first, last in pairwise(borders):
+    lengths = [len(ids[i]) for i in records]
+    for first, last in pairwise(_cuts(lengths, shared.tolist(), max_tokens)):
         yield from _units(ids, order, start + first, start + last, max_tokens, min_share)
+
+
+def _cuts(lengths: Sequence[int], shared: Sequence[int], max_tokens: int) -> list[int]:
+    """Borders of the pieces of a large group, each filled as far as its records' sharing tells.
+
+    A piece may still turn out a little too large, where short runs are not worth a span; then its
+    last record is cut off, which is why there is always at least one border within.
+    """
+    borders, total = [0], 0
+    for place, (length, common) in enumerate(zip(lengths, shared, strict=True)):
+        if place > borders[-1] and total + length - common > max_tokens:
+            borders.append(place)
+            total = 0
+        total += length if place == borders[-1] else length - common
+    if len(borders) == 1:
+        borders.append(len(lengths) - 1)
+    return [*borders, len(lengths)]
 
 
 def _join(units: Sequence[_Unit]) -> Pack:

@@ -72,7 +72,7 @@ def grow(ids: Sequence[Ids], shared: Counts, *, min_share: int) -> Forest:
     to compute again than to attend to apart.
     """
     forest = Forest([], [], [0] * len(ids))
-    open_parts = [(0, len(ids), 0, -1)]
+    open_parts = [(0, len(ids), 0, -1)] if len(ids) else []
     while open_parts:
         start, stop, depth, parent = open_parts.pop()
         for first, last in _siblings(shared, start, stop, depth + min_share):

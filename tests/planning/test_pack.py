@@ -1,8 +1,6 @@
-"""Packs: every token once, none over budget, positions and spans as the records have them."""
+"""Packs: every record once, shared prefixes once, none over budget, positions as records have."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 from hypothesis import given
@@ -10,56 +8,87 @@ from hypothesis import strategies as st
 
 from polar_ray.planning import Pack, build_pack, pack
 
-sizes = st.lists(st.integers(0, 50), max_size=60)
+records = st.lists(
+    st.builds(
+        lambda base, cut, own: np.array([*([base] * cut), *own], dtype=np.int32),
+        st.integers(0, 3),
+        st.integers(0, 30),
+        st.lists(st.integers(0, 3), max_size=8),
+    ),
+    max_size=30,
+)
+budgets = st.integers(1, 90)
+shares = st.integers(1, 6)
 
 
-def records_of(lengths: list[int]) -> list[np.ndarray]:
-    """Records whose ids tell which record and which place they come from."""
-    return [np.arange(n, dtype=np.int32) + 1000 * i for i, n in enumerate(lengths)]
-
-
-def path_ids(one: Pack, record: int) -> list[int]:
-    """The ids that the record's last token sees, root first."""
+def line_of(one: Pack, record: int) -> tuple[list[int], list[int]]:
+    """The ids that a record's last token sees, root first, and their positions."""
     span = next(s for s in one.spans if s.stop == one.ends[record] + 1)
-    ids = one.ids[span.start : span.stop].tolist()
-    while span.parent >= 0:
-        span = one.spans[span.parent]
-        ids = one.ids[span.start : span.stop].tolist() + ids
-    return ids
+    line = [span]
+    while line[0].parent >= 0:
+        line.insert(0, one.spans[line[0].parent])
+    tokens = [token for span in line for token in range(span.start, span.stop)]
+    return one.ids[tokens].tolist(), one.positions[tokens].tolist()
 
 
-@given(sizes, st.integers(1, 80))
-def test_every_record_stands_in_exactly_one_pack(lengths: list[int], budget: int) -> None:
-    records = records_of(lengths)
-    packs = list(pack(records, max_tokens=budget))
-    placed = np.concatenate([p.records for p in packs]) if packs else np.empty(0)
-    assert sorted(placed.tolist()) == [i for i, n in enumerate(lengths) if n]
-    for one in packs:
+@given(records, budgets, shares)
+def test_every_record_stands_in_exactly_one_pack(
+    ids: list[np.ndarray], budget: int, share: int
+) -> None:
+    placed: list[int] = []
+    for one in pack(ids, max_tokens=budget, min_share=share):
+        placed += one.records.tolist()
         for place, record in enumerate(one.records):
-            assert path_ids(one, place) == records[record].tolist()
+            tokens, positions = line_of(one, place)
+            assert tokens == ids[record].tolist()
+            assert positions == list(range(len(tokens)))
+    assert sorted(placed) == [i for i, record in enumerate(ids) if len(record)]
 
 
-@given(sizes, st.integers(1, 80))
-def test_no_pack_is_over_budget_unless_it_is_one_record(lengths: list[int], budget: int) -> None:
-    for one in pack(records_of(lengths), max_tokens=budget):
-        assert one.num_tokens <= budget or len(one.records) == 1
+@given(records, budgets, shares)
+def test_no_pack_is_over_budget_unless_it_is_one_record(
+    ids: list[np.ndarray], budget: int, share: int
+) -> None:
+    for one in pack(ids, max_tokens=budget, min_share=share):
+        assert one.num_tokens <= budget or len({ids[i].tobytes() for i in one.records}) == 1
 
 
-@given(sizes, st.integers(1, 80))
-def test_packs_are_as_full_as_their_next_record_allows(lengths: list[int], budget: int) -> None:
-    packs = list(pack(records_of(lengths), max_tokens=budget))
-    for one, following in itertools.pairwise(packs):
-        first = lengths[following.records[0]]
-        assert one.num_tokens + first > budget
+@given(records, shares)
+def test_sharing_never_computes_more_than_the_records_hold(
+    ids: list[np.ndarray], share: int
+) -> None:
+    packs = list(pack(ids, max_tokens=10**6, min_share=share))
+    assert sum(one.num_tokens for one in packs) <= sum(map(len, ids))
+    assert len(packs) <= 1
 
 
-@given(sizes)
-def test_positions_and_lengths_are_those_of_each_record(lengths: list[int]) -> None:
-    for one in pack(records_of(lengths), max_tokens=10**6):
-        for span in one.spans:
-            size = span.stop - span.start
-            assert one.positions[span.start : span.stop].tolist() == list(range(size))
-            assert one.lengths[span.start : span.stop].tolist() == [size] * size
+def test_a_group_computes_its_prefix_once() -> None:
+    prefix = np.arange(100, dtype=np.int32)
+    ids = [np.concatenate([prefix, np.full(10, 200 + i, dtype=np.int32)]) for i in range(16)]
+    [one] = pack(ids, max_tokens=10_000)
+    assert one.num_tokens == 100 + 16 * 10
+    assert one.lengths.tolist() == [110] * one.num_tokens
+
+
+def test_a_group_over_the_budget_repeats_its_prefix() -> None:
+    prefix = np.arange(100, dtype=np.int32)
+    ids = [np.concatenate([prefix, np.full(50, 200 + i, dtype=np.int32)]) for i in range(16)]
+    packs = list(pack(ids, max_tokens=500))
+    assert [one.num_tokens for one in packs] == [500, 500]
+    assert sorted(i for one in packs for i in one.records.tolist()) == list(range(16))
+
+
+def test_groups_stay_whole_while_they_fit() -> None:
+    ids = [np.full(20 + i % 4, i // 4, dtype=np.int32) for i in range(32)]
+    for one in pack(ids, max_tokens=60):
+        groups = [i // 4 for i in one.records]
+        assert all(groups.count(group) == 4 for group in groups)
+
+
+def test_records_of_different_kinds_stand_apart() -> None:
+    ids = [np.zeros(40, dtype=np.int32)] * 3
+    [one] = pack(ids, max_tokens=1000, kinds=[0, 1, 0])
+    assert one.num_tokens == 80
 
 
 def test_a_forest_of_shared_spans() -> None:
@@ -69,7 +98,7 @@ def test_a_forest_of_shared_spans() -> None:
     assert one.positions.tolist() == [0, 1, 2, 3, 3, 4, 5]
     assert one.lengths.tolist() == [6, 6, 6, 4, 6, 6, 6]
     assert one.ends.tolist() == [3, 5, 6]
-    assert [path_ids(one, r) for r in range(3)] == [
+    assert [line_of(one, r)[0] for r in range(3)] == [
         [1, 2, 3, 4],
         [1, 2, 3, 5, 6],
         [1, 2, 3, 5, 6, 7],
