@@ -1,0 +1,1 @@
+"""Training POLAR models: comparisons, losses and the loop, in one process."""

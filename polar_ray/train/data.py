@@ -1,0 +1,211 @@
+"""Training data: comparisons, where they are read from, and how they become packs.
+
+A comparison is one prompt and reference with several outputs of known order. Its outputs share one
+prefix, which stands in the pack once. Knows nothing of where comparisons come from, nor of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+
+from polar_ray.encoding import Encoder
+from polar_ray.errors import RecordError
+from polar_ray.planning import Pack, build_pack
+from polar_ray.records import WRAPPERS
+
+PREFERENCE_FIELDS = ("prompt", "reference", "chosen", "rejected")
+
+Ids = npt.NDArray[np.int32]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Outputs for one prompt and reference; an output of a higher grade is better."""
+
+    prompt: str
+    reference: str
+    outputs: tuple[str, ...]
+    grades: tuple[float, ...]
+    wrapper: str = "sft"
+    family: str = ""
+    """Where it comes from, for reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's comparisons as one pack, and which of its records must score above which."""
+
+    pack: Pack
+    better: Rows
+    """int64 [P], the place in `pack.ends` of the better output of each pair."""
+
+    worse: Rows
+    """int64 [P]"""
+
+    weights: npt.NDArray[np.float32]
+    """float32 [P], 1 over the pairs of the pair's comparison: every comparison counts alike."""
+
+    families: tuple[str, ...]
+    """[P], the family of each pair."""
+
+
+@dataclass(slots=True)
+class Drops:
+    """Counts what never reached the model."""
+
+    too_long: int = 0
+    without_pairs: int = 0
+    kept: int = 0
+
+
+@dataclass(slots=True)
+class _Open:
+    """A batch in the making."""
+
+    pieces: list[Ids] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    leaves: list[int] = field(default_factory=list)
+    better: list[int] = field(default_factory=list)
+    worse: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    families: list[str] = field(default_factory=list)
+    num_tokens: int = 0
+
+
+def read_preferences(path: str | Path) -> Iterator[Comparison]:
+    """POLAR's fine-tuning files: {"prompt", "reference", "chosen", "rejected"} a line, in jsonl.
+
+    A field is a string or a list of messages; "wrapper" is optional. Raises `RecordError` that
+    names the line and the field.
+    """
+    with Path(path).open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _preference(line, f"{path}, line {number}")
+
+
+def _preference(line: bytes, where: str) -> Comparison:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise RecordError(f"{where} is not JSON: {error}") from None
+    if not isinstance(row, Mapping):
+        raise RecordError(f"{where} is {type(row).__name__}, not an object")
+    texts = {name: _text(row, name, where) for name in PREFERENCE_FIELDS}
+    wrapper = row.get("wrapper") or "sft"
+    if wrapper not in WRAPPERS:
+        raise RecordError(f"{where}: wrapper is {wrapper!r:.40}; use 'sft' or 'pretrain'")
+    return Comparison(
+        prompt=texts["prompt"],
+        reference=texts["reference"],
+        outputs=(texts["chosen"], texts["rejected"]),
+        grades=(1.0, 0.0),
+        wrapper=wrapper,
+        family="preferences",
+    )
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+    value = row.get(name)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        contents = [m.get("content") if isinstance(m, Mapping) else None for m in value]
+        texts = [content for content in contents if isinstance(content, str)]
+        if len(texts) == len(contents):
+            return "\n".join(texts)
+    problem = "is missing" if name not in row else "is neither a string nor a list of messages"
+    raise RecordError(f"{where}: {name} {problem}")
+
+
+def batches(
+    comparisons: Iterable[Comparison],
+    encoder: Encoder,
+    *,
+    max_tokens: int,
+    drops: Drops | None = None,
+) -> Iterator[Batch]:
+    """Packs of at most `max_tokens` tokens, in the order of the comparisons.
+
+    A comparison that is longer by itself, or that the encoder would cut, is dropped and counted in
+    `drops`, and so is one whose grades are all equal.
+    """
+    drops = Drops() if drops is None else drops
+    batch = _Open()
+    for comparison in comparisons:
+        if len(set(comparison.grades)) < 2:
+            drops.without_pairs += 1
+            continue
+        pieces = _pieces(comparison, encoder)
+        size = sum(map(len, pieces)) if pieces else 0
+        if not pieces or size > max_tokens:
+            drops.too_long += 1
+            continue
+        drops.kept += 1
+        if batch.num_tokens + size > max_tokens:
+            yield _close(batch)
+            batch = _Open()
+        _add(batch, comparison, pieces)
+    if batch.pieces:
+        yield _close(batch)
+
+
+def _pieces(comparison: Comparison, encoder: Encoder) -> list[Ids]:
+    """What all outputs share, then what each has of its own; nothing where a text would be cut."""
+    count = len(comparison.outputs)
+    table = pa.table(
+        {
+            "prompt": [comparison.prompt] * count,
+            "reference": [comparison.reference] * count,
+            "output": list(comparison.outputs),
+            "wrapper": [comparison.wrapper] * count,
+        }
+    )
+    encoded = encoder.encode(table)
+    if any(one.error or one.truncated for one in encoded):
+        return []
+    ids = [one.ids for one in encoded]
+    shared = _shared_length(ids)
+    return [ids[0][:shared], *(one[shared:] for one in ids)]
+
+
+def _shared_length(ids: list[Ids]) -> int:
+    """Length of the longest common prefix that leaves every row a token of its own."""
+    shortest = min(map(len, ids)) - 1
+    same = np.stack([one[:shortest] for one in ids])
+    unequal = np.flatnonzero((same != same[0]).any(axis=0))
+    return int(unequal[0]) if len(unequal) else shortest
+
+
+def _add(batch: _Open, comparison: Comparison, pieces: list[Ids]) -> None:
+    root, first = len(batch.pieces), len(batch.leaves)
+    batch.pieces += pieces
+    batch.parents += [-1] + [root] * (len(pieces) - 1)
+    batch.leaves += range(root + 1, root + len(pieces))
+    grades = comparison.grades
+    numbers = range(len(grades))
+    pairs = [(i, j) for i in numbers for j in numbers if grades[i] > grades[j]]
+    batch.better += [first + i for i, _ in pairs]
+    batch.worse += [first + j for _, j in pairs]
+    batch.weights += [1.0 / len(pairs)] * len(pairs)
+    batch.families += [comparison.family] * len(pairs)
+    batch.num_tokens += sum(map(len, pieces))
+
+
+def _close(batch: _Open) -> Batch:
+    return Batch(
+        build_pack(batch.pieces, batch.parents, batch.leaves),
+        np.asarray(batch.better, dtype=np.int64),
+        np.asarray(batch.worse, dtype=np.int64),
+        np.asarray(batch.weights, dtype=np.float32),
+        tuple(batch.families),
+    )
