@@ -63,7 +63,7 @@ def lineages(spans: Sequence[SpanTuple]) -> list[list[int]]:
 
 
 def _split(x_TXH: Tensor, spans: Sequence[SpanTuple]) -> tuple[Tensor, ...]:
-    return x_TXH.split([stop - start for start, stop, _ in spans])
+    return torch.split(x_TXH, [stop - start for start, stop, _ in spans])
 
 
 def _gather(parts: Sequence[Tensor], line: Sequence[int]) -> Tensor:

@@ -11,6 +11,7 @@ K key/value heads, G query heads for each key/value head, H head dim.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -64,11 +65,11 @@ class Attention(nn.Module):
 
         def rows(whole: Tensor) -> Tensor:
             split = whole.unflatten(0, (self.num_kv_heads, -1, self.head_dim))
-            return split[:, part].flatten(0, 2)
+            return torch.flatten(split[:, part], 0, 2)
 
         bias = None if self.wqkv.bias is None else rows(self.wqkv.bias)
         projected = F.linear(x_TD, rows(self.wqkv.weight), bias)
-        return projected.unflatten(-1, (-1, self.head_dim))
+        return torch.unflatten(projected, -1, (-1, self.head_dim))
 
 
 class FeedForward(nn.Module):
@@ -127,6 +128,11 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
+    @property
+    def blocks(self) -> list[Block]:
+        """`layers` under their type."""
+        return cast("list[Block]", list(self.layers))
+
 
 class RewardModel(nn.Module):
     """Token ids to one score for each record."""
@@ -154,7 +160,7 @@ class RewardModel(nn.Module):
         x_TD = self.model.tok_embeddings(ids_T)
         angles_TH = rope_angles(self.config, positions_T, lengths_T)
         rotation = angles_TH.cos().to(x_TD.dtype), angles_TH.sin().to(x_TD.dtype)
-        *layers, last = self.model.layers
+        *layers, last = self.model.blocks
         for layer in layers:
             x_TD = layer(x_TD, rotation, spans)
         # A score is read at the ends alone, so the last layer computes nothing else.

@@ -63,7 +63,9 @@ def main(
     learning_rate: Annotated[float, typer.Option(help="The highest of the schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of first weights and data.")] = 7,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-    compute: Annotated[str, typer.Option(help="float32, or bfloat16 where it is fast.")] = "float32",
+    compute: Annotated[
+        str, typer.Option(help="float32, or bfloat16 where it is fast.")
+    ] = "float32",
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     retrain_tokenizer: Annotated[
         bool, typer.Option(help="Also make the tokenizer anew; needs no more than Python.")
@@ -77,7 +79,6 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
     out.mkdir(parents=True, exist_ok=True)
     if retrain_tokenizer:
         train_tokenizer(out, seed=seed, vocab_size=VOCAB_SIZE)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from polar_ray.model import ModelConfig, RewardModel
+from polar_ray.model.internlm2 import FeedForward
 
 # The division of the width. TOKEN is what tells tokens apart; the rest is zero but for flags.
 TOKEN, EXACT = slice(0, 128), slice(0, 36)
@@ -53,7 +54,7 @@ def initialize(model: RewardModel, texts: Sequence[str], *, bos_id: int, separat
     assert config.hidden_size >= MIN_WIDTH
     with torch.no_grad():
         _embed(model.model.tok_embeddings.weight, texts, bos_id, separator_id)
-        for number, layer in enumerate(model.model.layers):
+        for number, layer in enumerate(model.model.blocks):
             heads = _Heads(config)
             if number < len(PLANS):
                 PLANS[number](heads)
@@ -128,7 +129,9 @@ class _Heads:
         value_HD[0, IS_BOS] = -2.0
         out_HD[0, target] = 0.5 / GAIN
 
-    def average(self, head: int, sources: slice, target: slice, *, after: bool, sign: float) -> None:
+    def average(
+        self, head: int, sources: slice, target: slice, *, after: bool, sign: float
+    ) -> None:
         """Writes to `target` the mean of `sources` over all tokens on one side of the separator."""
         _, _, value_HD, out_HD = self.clear(head)
         self.prefer(head, 0, AFTER, SURE / 2 if after else -SURE / 2)
@@ -198,7 +201,7 @@ def _classes(text: str) -> list[float]:
     ]
 
 
-def _feed_forward(layer: torch.nn.Module, *, measure: bool) -> None:
+def _feed_forward(layer: FeedForward, *, measure: bool) -> None:
     """Random, small; where asked, some units measure the size of `DIFFERENCE`."""
     gate_FD, out_DF, up_FD = layer.w1.weight, layer.w2.weight, layer.w3.weight
     wide, width = gate_FD.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from polar_ray.train.synthetic.policy import Policy, Task
@@ -98,7 +99,7 @@ def _word(rng: Random) -> str:
     return rng.choice(rng.choice((ANIMALS, THINGS, NOUNS, PLACES)))
 
 
-def _task(rng: Random, answers: list[object] | list[str], ask: list[str], why: list[str]) -> Task:
+def _task(rng: Random, answers: Sequence[object], ask: list[str], why: list[str]) -> Task:
     def write(policy: Policy, rng: Random) -> str:
         lead = policy.vary("string lead", [*why, "", ""], rng)
         return frame(policy, rng, lead + answer_line(policy, answers[policy.skill]))
