@@ -11,6 +11,7 @@ from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.protocol import ModelInfo, Scores
 from polar_ray.errors import ConfigError, EngineError
 from polar_ray.model import digest, load_config, load_model
+from polar_ray.model.attention import BlockedAttention
 from polar_ray.planning import Pack
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class NativeEngine:
             scores = self.model(
                 torch.from_numpy(pack.ids).to(self.device).long(),
                 torch.from_numpy(pack.positions).to(self.device),
-                pack.spans,
+                BlockedAttention(pack.spans, pack.ends.tolist()),
                 torch.from_numpy(pack.ends).to(self.device),
                 torch.from_numpy(pack.lengths).to(self.device),
             )

@@ -10,36 +10,38 @@ K key/value heads, G query heads for each key/value head, H head dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polar_ray.model.attention import SpanTuple, attend, attend_ends
+from polar_ray.model.attention import PathAttention
 from polar_ray.model.config import ModelConfig
 
 
 class Attention(nn.Module):
     """Grouped-query attention with a fused projection, interleaved by key/value head."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.num_kv_heads = config.num_key_value_heads
+        self.layer = layer
+        self.num_slots = config.num_attention_heads // config.num_key_value_heads + 2
+        """Of each key/value head in the projection: its query heads, then k, then v."""
+
         self.head_dim = config.head_dim
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
         self.wqkv = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.bias)
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
     def forward(
-        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], spans: Sequence[SpanTuple]
+        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], paths: PathAttention
     ) -> Tensor:
-        # For each key/value head: its query heads, then k, then v.
-        qkv_TKGH = self.wqkv(x_TD).unflatten(-1, (self.num_kv_heads, -1, self.head_dim))
+        # The number of heads is read off the weights: a tensor-parallel rank has only some.
+        qkv_TKGH = self.wqkv(x_TD).unflatten(-1, (-1, self.num_slots, self.head_dim))
         q_TNH = rotate(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
         k_TKH = rotate(qkv_TKGH[:, :, -2], rotation)
-        out_TNH = attend(q_TNH, k_TKH, qkv_TKGH[:, :, -1], spans)
+        out_TNH = paths.attend(q_TNH, k_TKH, qkv_TKGH[:, :, -1], self.layer)
         mixed_TD: Tensor = self.wo(out_TNH.flatten(1))
         return mixed_TD
 
@@ -47,16 +49,16 @@ class Attention(nn.Module):
         self,
         x_TD: Tensor,
         rotation: tuple[Tensor, Tensor],
-        spans: Sequence[SpanTuple],
+        paths: PathAttention,
         ends_R: Tensor,
     ) -> Tensor:
         """The rows `ends_R` of `forward`: keys and values of all tokens, queries of the ends."""
         q_RNH = self._project(x_TD[ends_R], slice(None, -2))
-        kv_TKGH = self._project(x_TD, slice(-2, None)).unflatten(1, (self.num_kv_heads, 2))
+        kv_TKGH = self._project(x_TD, slice(-2, None)).unflatten(1, (-1, 2))
         cos, sin = rotation
         q_RNH = rotate(q_RNH, (cos[ends_R], sin[ends_R]))
         k_TKH = rotate(kv_TKGH[:, :, 0], rotation)
-        out_RNH = attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], spans, ends_R.tolist())
+        out_RNH = paths.attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], self.layer)
         mixed_RD: Tensor = self.wo(out_RNH.flatten(1))
         return mixed_RD
 
@@ -64,7 +66,7 @@ class Attention(nn.Module):
         """Only some of the fused projection: `part` of what each key/value head has."""
 
         def rows(whole: Tensor) -> Tensor:
-            split = whole.unflatten(0, (self.num_kv_heads, -1, self.head_dim))
+            split = whole.unflatten(0, (-1, self.num_slots, self.head_dim))
             return torch.flatten(split[:, part], 0, 2)
 
         bias = None if self.wqkv.bias is None else rows(self.wqkv.bias)
@@ -90,17 +92,17 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One pre-norm layer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.feed_forward = FeedForward(config)
         self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(
-        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], spans: Sequence[SpanTuple]
+        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], paths: PathAttention
     ) -> Tensor:
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rotation, spans)
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rotation, paths)
         out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
         return out_TD
 
@@ -108,12 +110,12 @@ class Block(nn.Module):
         self,
         x_TD: Tensor,
         rotation: tuple[Tensor, Tensor],
-        spans: Sequence[SpanTuple],
+        paths: PathAttention,
         ends_R: Tensor,
     ) -> Tensor:
         """The rows `ends_R` of `forward`, for little more than the cost of their keys."""
         normed_TD = self.attention_norm(x_TD)
-        mixed_RD = self.attention.forward_ends(normed_TD, rotation, spans, ends_R)
+        mixed_RD = self.attention.forward_ends(normed_TD, rotation, paths, ends_R)
         x_RD = x_TD[ends_R] + mixed_RD
         out_RD: Tensor = x_RD + self.feed_forward(self.ffn_norm(x_RD))
         return out_RD
@@ -125,7 +127,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Block(config, layer) for layer in range(config.num_hidden_layers)
+        )
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     @property
@@ -147,24 +151,24 @@ class RewardModel(nn.Module):
         self,
         ids_T: Tensor,
         positions_T: Tensor,
-        spans: Sequence[SpanTuple],
+        paths: PathAttention,
         ends_R: Tensor,
         lengths_T: Tensor | None = None,
     ) -> Tensor:
         """float32 [R]: the score read at each of the tokens `ends_R`.
 
-        `ids_T`, `positions_T` and `ends_R` are integer tensors, `spans` is
-        `polar_ray.planning.Pack.spans`. `lengths_T`, tokens of the record that each token belongs
-        to, is needed for dynamic RoPE only.
+        `ids_T`, `positions_T` and `ends_R` are integer tensors as in `polar_ray.planning.Pack`,
+        `paths` is attention made for its spans. `lengths_T`, tokens of the record that each token
+        belongs to, is needed for dynamic RoPE only.
         """
         x_TD = self.model.tok_embeddings(ids_T)
         angles_TH = rope_angles(self.config, positions_T, lengths_T)
         rotation = angles_TH.cos().to(x_TD.dtype), angles_TH.sin().to(x_TD.dtype)
         *layers, last = self.model.blocks
         for layer in layers:
-            x_TD = layer(x_TD, rotation, spans)
+            x_TD = layer(x_TD, rotation, paths)
         # A score is read at the ends alone, so the last layer computes nothing else.
-        x_RD = self.model.norm(last.forward_ends(x_TD, rotation, spans, ends_R))
+        x_RD = self.model.norm(last.forward_ends(x_TD, rotation, paths, ends_R))
         scores_R: Tensor = F.linear(x_RD.float(), self.v_head.weight.float())[:, 0]
         return scores_R
 

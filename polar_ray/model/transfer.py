@@ -1,0 +1,18 @@
+"""Host arrays to a device in a single copy, from pinned memory where that makes it asynchronous."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+def send(arrays: Sequence[npt.NDArray[np.integer]], device: torch.device | str) -> list[Tensor]:
+    """int32 tensors of one-dimensional integer arrays, all views of one buffer on `device`."""
+    whole = torch.from_numpy(np.concatenate(arrays).astype(np.int32, copy=False))
+    if torch.device(device).type == "cuda":
+        whole = whole.pin_memory().to(device, non_blocking=True)
+    return list(torch.split(whole, [len(array) for array in arrays]))
