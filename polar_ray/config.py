@@ -18,7 +18,7 @@ from pydantic import (
 
 from polar_ray.errors import ConfigError
 
-DTypeName = Literal["float32", "bfloat16", "float16"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def unfold(values: dict[str, Any]) -> dict[str, Any]:
@@ -68,11 +68,19 @@ class NativeEngineConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DTypeName = "auto"
     """auto: bfloat16 on cuda, float32 on a CPU (most have no fast 16-bit arithmetic)."""
 
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of the forward pass. None: torch's own choice."""
+
+    prefix_cache_bytes: int | None = Field(default=None, ge=0)
+    """Keys and values of prompts and references that are kept for candidates which come later.
+    None: a tenth of the free device memory on cuda, nothing on a CPU."""
+
+    compile: bool | None = None
+    """Fuse norms, rotations and activations with torch.compile. None: on cuda only; on a CPU they
+    hide behind the matrix products."""
 
 
 class StubEngineConfig(Config):
@@ -105,8 +113,9 @@ class ScorerConfig(Config):
     encoding: EncodingConfig = EncodingConfig()
     engine: EngineConfig = NativeEngineConfig()
 
-    max_tokens: int = Field(default=16384, ge=16)
-    """Tokens of one forward pass (a pack). A longer record is a pack of its own."""
+    max_tokens: int | None = Field(default=None, ge=16)
+    """Tokens of one forward pass (a pack). A longer record is a pack of its own. None: what the
+    engine finds room for at its start."""
 
 
 class HttpConfig(Config):
@@ -131,8 +140,8 @@ class PoolConfig(Config):
 
     engine: EngineConfig = NativeEngineConfig()
     encoding: EncodingConfig = EncodingConfig()
-    max_tokens: int = Field(default=16384, ge=16)
-    """Tokens of one forward pass on a replica."""
+    max_tokens: int | None = Field(default=None, ge=16)
+    """Tokens of one forward pass on a replica. None: what its engine finds room for."""
 
     timeout_s: float = Field(default=600, gt=0)
     """Deadline of a call that names none."""

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from polar_ray.config import NativeEngineConfig
-from polar_ray.engine.protocol import ModelInfo, Scores
-from polar_ray.errors import ConfigError, EngineError
-from polar_ray.model import digest, load_config, load_model
-from polar_ray.model.attention import BlockedAttention
+from polar_ray.engine.memory import fit_tokens
+from polar_ray.engine.prefix_cache import PrefixCache
+from polar_ray.engine.protocol import ModelInfo, Pending, Scores
+from polar_ray.errors import ConfigError, EngineError, OutOfMemory
+from polar_ray.model import digest, fuse, load_config, load_model
+from polar_ray.model.attention import BlockedAttention, PathAttention, Recall
+from polar_ray.model.flash import find_varlen
+from polar_ray.model.transfer import Integers, send
+from polar_ray.model.varlen import VarlenAttention, plan_runs
 from polar_ray.planning import Pack
 
 logger = logging.getLogger(__name__)
+
+CACHE_SHARE = 0.1
+"""Of a GPU's free memory that the prefix cache takes unless told otherwise."""
 
 
 class NativeEngine:
@@ -24,12 +34,32 @@ class NativeEngine:
 
     def __init__(self, config: NativeEngineConfig, model_dir: Path) -> None:
         self.device = choose_device(config.device)
-        dtype = choose_dtype(config.dtype, self.device)
+        self.dtype = choose_dtype(config.dtype, self.device)
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         shape = load_config(model_dir)
-        self.model = load_model(model_dir, dtype=dtype, device=self.device)
-        dtype_name = str(dtype).removeprefix("torch.")
+        self.model = load_model(model_dir, dtype=self.dtype, device=self.device)
+        if config.compile or (config.compile is None and self.device == "cuda"):
+            fuse(self.model)
+        self._varlen = None
+        if self.device == "cuda" and self.dtype != torch.float32:
+            self._varlen = find_varlen(
+                self.device,
+                self.dtype,
+                num_heads=shape.num_attention_heads,
+                num_kv_heads=shape.num_key_value_heads,
+                head_dim=shape.head_dim,
+            )
+        free = free_bytes(self.device)
+        cache_bytes = config.prefix_cache_bytes
+        if cache_bytes is None:
+            cache_bytes = int(free * CACHE_SHARE) if self.device == "cuda" else 0
+        self.cache: PrefixCache | None = None
+        if cache_bytes:
+            self.cache = PrefixCache(cache_bytes, scaled_above=shape.scaled_above)
+        self._tokens_computed = 0
+        self._packs = 0
+        dtype_name = str(self.dtype).removeprefix("torch.")
         self.info = ModelInfo(
             name=model_dir.name,
             digest=digest(model_dir, dtype_name),
@@ -38,28 +68,81 @@ class NativeEngine:
             scaled_above=shape.scaled_above,
             vocab_size=shape.vocab_size,
             dtype=dtype_name,
+            max_tokens=fit_tokens(shape, self.dtype.itemsize, free - cache_bytes, self.device),
+            keeps_prefixes=self.cache is not None,
         )
         logger.info("loaded %s on %s in %s", model_dir, self.device, dtype_name)
 
     @torch.inference_mode()
-    def score(self, pack: Pack) -> Scores:
-        """One forward pass over the pack."""
+    def submit(self, pack: Pack) -> Pending:
+        """One forward pass over the pack, less what the prefix cache knows of it."""
         try:
-            scores = self.model(
-                torch.from_numpy(pack.ids).to(self.device).long(),
-                torch.from_numpy(pack.positions).to(self.device),
-                BlockedAttention(pack.spans, pack.ends.tolist()),
-                torch.from_numpy(pack.ends).to(self.device),
-                torch.from_numpy(pack.lengths).to(self.device),
-            )
+            return _OnDevice(self._forward(pack), pack)
+        except torch.OutOfMemoryError as error:
+            if self.cache is not None:
+                self.cache.clear()
+            torch.cuda.empty_cache()
+            raise OutOfMemory(f"no room for a pack of {pack.num_tokens} tokens") from error
         except RuntimeError as error:
             raise EngineError(f"a pack of {pack.num_tokens} tokens failed: {error}") from error
-        out: Scores = scores.float().cpu().numpy()
-        return out
+
+    def _forward(self, pack: Pack) -> Tensor:
+        if self.cache is None:
+            return self._run(pack, Recall())
+        rest, recall, names = self.cache.recall(pack)
+        scores = self._run(rest, recall)
+        self.cache.keep(rest, recall, names)
+        return scores
+
+    def _run(self, pack: Pack, recall: Recall) -> Tensor:
+        self._packs += 1
+        self._tokens_computed += pack.num_tokens
+        arrays: list[Integers] = [pack.ids, pack.positions, pack.ends, pack.lengths]
+        paths: PathAttention
+        if self._varlen is None:
+            ids, positions, ends, lengths = send(arrays, self.device)
+            paths = BlockedAttention(pack.spans, pack.ends.tolist(), recall)
+        else:
+            known = {number: len(layers[0].k_SKH) for number, layers in recall.known.items()}
+            runs = plan_runs(pack.spans, pack.ends.tolist(), known)
+            arrays += [array for one in runs for array in one.arrays]
+            ids, positions, ends, lengths, *rest = send(arrays, self.device)
+            paths = VarlenAttention(self._varlen, runs, rest, recall)
+        scores: Tensor = self.model(ids, positions, paths, ends, lengths)
+        return scores
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Packs and tokens computed, and what the prefix cache saved."""
+        counts = {"packs": self._packs, "tokens_computed": self._tokens_computed}
+        if self.cache is not None:
+            counts |= {
+                "prefix_hits": self.cache.hits,
+                "prefix_misses": self.cache.misses,
+                "prefix_tokens_reused": self.cache.tokens_reused,
+            }
+        return counts
 
     def close(self) -> None:
-        """Drops the weights."""
+        """Drops the weights and the cache."""
         del self.model
+        self.cache = None
+
+
+class _OnDevice:
+    """Scores that a device may still be computing."""
+
+    def __init__(self, scores_R: Tensor, pack: Pack) -> None:
+        self._scores_R = scores_R
+        self._num_tokens = pack.num_tokens
+
+    def result(self) -> Scores:
+        """Waits for the device. See `Pending`."""
+        try:
+            scores: Scores = self._scores_R.float().cpu().numpy()
+        except RuntimeError as error:
+            raise EngineError(f"a pack of {self._num_tokens} tokens failed: {error}") from error
+        return scores
 
 
 def choose_device(wanted: str) -> str:
@@ -82,3 +165,10 @@ def choose_dtype(wanted: str, device: str) -> torch.dtype:
         logger.warning("%s on a CPU without native support is very slow", wanted)
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype
+
+
+def free_bytes(device: str) -> int:
+    """Memory of the device, or of the machine, that nothing uses at this moment."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+Integers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
-def send(arrays: Sequence[npt.NDArray[np.integer]], device: torch.device | str) -> list[Tensor]:
+
+def send(arrays: Sequence[Integers], device: torch.device | str) -> list[Tensor]:
     """int32 tensors of one-dimensional integer arrays, all views of one buffer on `device`."""
     whole = torch.from_numpy(np.concatenate(arrays).astype(np.int32, copy=False))
     if torch.device(device).type == "cuda":

@@ -51,7 +51,7 @@ class Batcher:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while jobs := take(self._jobs, self._scorer.config.max_tokens):
+        while jobs := take(self._jobs, self._scorer.max_tokens):
             try:
                 tables = await loop.run_in_executor(self._engine, self._forward, jobs)
             except Exception as error:  # whatever it is, the callers must hear of it
