@@ -18,7 +18,7 @@ from pydantic import (
 
 from polar_ray.errors import ConfigError
 
-DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 
 
 def unfold(values: dict[str, Any]) -> dict[str, Any]:
@@ -69,14 +69,19 @@ class NativeEngineConfig(Config):
     """auto: cuda where there is one."""
 
     dtype: DTypeName = "auto"
-    """auto: bfloat16 on cuda, float32 on a CPU (most have no fast 16-bit arithmetic)."""
+    """auto: bfloat16 on cuda, float32 on a CPU (most have no fast 16-bit arithmetic). int8 (CPU)
+    and fp8 (Hopper and later) round the layers' weights and activations: faster, other scores."""
 
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of the forward pass. None: torch's own choice."""
 
     prefix_cache_bytes: int | None = Field(default=None, ge=0)
     """Keys and values of prompts and references that are kept for candidates which come later.
-    None: a tenth of the free device memory on cuda, nothing on a CPU."""
+    None: a tenth of the free device memory on cuda, nothing on a CPU or with tensor parallelism."""
+
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Devices (on a CPU: processes) of one node among which every layer is divided, for a model
+    that does not fit into one."""
 
     compile: bool | None = None
     """Fuse norms, rotations and activations with torch.compile. None: on cuda only; on a CPU they

@@ -32,7 +32,7 @@ def test_the_reference_itself_scores_highest(builtin: Scorer) -> None:
         members = [r for r in RECORDS if (r.prompt, r.reference) == group]
         own = Record(group[0], group[1], group[1])
         first, *rest = builtin.score([own, *members])["score"].to_pylist()
-        assert all(first >= score for score in rest)
+        assert max(rest) <= first + 1e-5
 
 
 def test_it_tells_policies_apart_on_held_out_tasks(builtin: Scorer) -> None:

@@ -17,6 +17,8 @@ from polar_ray.errors import ConfigError, EngineError, OutOfMemory
 from polar_ray.model import digest, fuse, load_config, load_model
 from polar_ray.model.attention import BlockedAttention, PathAttention, Recall
 from polar_ray.model.flash import find_varlen
+from polar_ray.model.parallel import check_divisible, sum_over_ranks
+from polar_ray.model.quantized import quantize
 from polar_ray.model.transfer import Integers, send
 from polar_ray.model.varlen import VarlenAttention, plan_runs
 from polar_ray.planning import Pack
@@ -32,13 +34,23 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(self, config: NativeEngineConfig, model_dir: Path) -> None:
+    def __init__(
+        self, config: NativeEngineConfig, model_dir: Path, *, rank: int = 0, num_ranks: int = 1
+    ) -> None:
+        """With `num_ranks` > 1, one rank of a default process group that stands already."""
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(config.dtype, self.device)
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         shape = load_config(model_dir)
-        self.model = load_model(model_dir, dtype=self.dtype, device=self.device)
+        check_divisible(shape, num_ranks)
+        self.model = load_model(
+            model_dir, dtype=self.dtype, device=self.device, rank=rank, num_ranks=num_ranks
+        )
+        if config.dtype in ("int8", "fp8"):
+            quantize(self.model, config.dtype)
+        if num_ranks > 1:
+            sum_over_ranks(self.model)
         if config.compile or (config.compile is None and self.device == "cuda"):
             fuse(self.model)
         self._varlen = None
@@ -46,23 +58,27 @@ class NativeEngine:
             self._varlen = find_varlen(
                 self.device,
                 self.dtype,
-                num_heads=shape.num_attention_heads,
-                num_kv_heads=shape.num_key_value_heads,
+                num_heads=shape.num_attention_heads // num_ranks,
+                num_kv_heads=shape.num_key_value_heads // num_ranks,
                 head_dim=shape.head_dim,
             )
         free = free_bytes(self.device)
         cache_bytes = config.prefix_cache_bytes
         if cache_bytes is None:
-            cache_bytes = int(free * CACHE_SHARE) if self.device == "cuda" else 0
+            # Ranks must not differ in what they remember.
+            fits = self.device == "cuda" and num_ranks == 1
+            cache_bytes = int(free * CACHE_SHARE) if fits else 0
         self.cache: PrefixCache | None = None
         if cache_bytes:
             self.cache = PrefixCache(cache_bytes, scaled_above=shape.scaled_above)
         self._tokens_computed = 0
         self._packs = 0
         dtype_name = str(self.dtype).removeprefix("torch.")
+        if config.dtype in ("int8", "fp8"):
+            dtype_name = config.dtype
         self.info = ModelInfo(
             name=model_dir.name,
-            digest=digest(model_dir, dtype_name),
+            digest=digest(model_dir, dtype_name) if rank == 0 else "",
             reward_id=shape.reward_token_id,
             window=shape.window,
             scaled_above=shape.scaled_above,
@@ -155,11 +171,18 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(wanted: str, device: str) -> torch.dtype:
-    """auto is bfloat16 on cuda and float32 on a CPU, whatever the checkpoint is stored in.
+    """What is not rounded to 8 bits: auto is bfloat16 on cuda and float32 on a CPU, whatever the
+    checkpoint is stored in.
 
     16-bit arithmetic is some hundred times slower than float32 on most CPUs.
     """
-    if wanted == "auto":
+    if (wanted, device) in (("int8", "cuda"), ("fp8", "cpu")):
+        raise ConfigError(
+            f"engine.dtype={wanted} does not run on {device}; int8 is for CPUs, fp8 for GPUs"
+        )
+    if wanted == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        raise ConfigError("engine.dtype=fp8 needs a GPU of compute capability 8.9 or later")
+    if wanted in ("auto", "int8", "fp8"):
         return torch.bfloat16 if device == "cuda" else torch.float32
     if wanted != "float32" and device == "cpu":
         logger.warning("%s on a CPU without native support is very slow", wanted)

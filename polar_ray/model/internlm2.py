@@ -68,13 +68,18 @@ class Attention(nn.Module):
 
     def _project(self, x_TD: Tensor, part: slice) -> Tensor:
         """Only some of the fused projection: `part` of what each key/value head has."""
+        wqkv: nn.Module = self.wqkv
+        if not isinstance(wqkv, nn.Linear):
+            # A layer in 8 bits does not take its weight apart.
+            whole_TKGH = wqkv(x_TD).unflatten(-1, (-1, self.num_slots, self.head_dim))
+            return torch.flatten(whole_TKGH[:, :, part], 1, 2)
 
         def rows(whole: Tensor) -> Tensor:
             split = whole.unflatten(0, (-1, self.num_slots, self.head_dim))
             return torch.flatten(split[:, part], 0, 2)
 
-        bias = None if self.wqkv.bias is None else rows(self.wqkv.bias)
-        projected = F.linear(x_TD, rows(self.wqkv.weight), bias)
+        bias = None if wqkv.bias is None else rows(wqkv.bias)
+        projected = F.linear(x_TD, rows(wqkv.weight), bias)
         return torch.unflatten(projected, -1, (-1, self.head_dim))
 
 
