@@ -113,7 +113,10 @@ class HttpConfig(Config):
     """The HTTP side of a pool."""
 
     max_body_bytes: int = Field(default=64 << 20, ge=1)
-    """A larger request body is refused with 413."""
+    """A larger request body, or one that unpacks to more, is refused with 413."""
+
+    max_rows: int = Field(default=100_000, ge=1)
+    """A batch of more records is refused with 413."""
 
 
 class PoolConfig(Config):

@@ -217,7 +217,7 @@ def _id_array(ids: list[Any]) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
         raise RecordError(f"ids must all be strings or all be integers: {error}") from None
     if not (pa.types.is_string(array.type) or pa.types.is_integer(array.type)):
-        raise RecordError(f"ids must be strings or integers, not {array.type}")
+        raise RecordError(f"ids must be strings or integers, not {array.type!s:.80}")
     return array
 
 
@@ -228,14 +228,17 @@ def check_table(table: pa.Table | pa.RecordBatch) -> pa.Table:
     """
     if isinstance(table, pa.RecordBatch):
         table = pa.Table.from_batches([table])
-    names = table.column_names
+    try:
+        names = table.column_names
+    except UnicodeDecodeError:
+        raise RecordError("a column's name is not UTF-8") from None
     unknown = [n for n in names if n not in TEXT_COLUMNS and n not in OPTIONAL_COLUMNS]
     if unknown:
         raise RecordError(_unknown_columns(unknown, "the table"))
     if missing := [name for name in TEXT_COLUMNS if name not in names]:
-        raise RecordError(f"missing column(s) {', '.join(missing)}; the table has {names}")
+        raise RecordError(f"missing column(s) {', '.join(missing)}; the table has {names!r:.200}")
     if len(set(names)) != len(names):
-        raise RecordError(f"duplicate columns in {names}")
+        raise RecordError(f"duplicate columns in {names!r:.200}")
     try:
         # Arrow's readers check structure only; reading an unchecked value can crash the process.
         table.validate(full=True)
@@ -251,9 +254,9 @@ def _check_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
         test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
     )
     if name == "id" and pa.types.is_integer(kind):
-        return column.combine_chunks()
+        return column.cast(kind).combine_chunks()
     if not is_text:
-        raise RecordError(f"column {name} is {column.type}; it must be a string column")
+        raise RecordError(f"column {name} is {column.type!s:.80}; it must be a string column")
     if pa.types.is_string(column.type):
         return column.combine_chunks()
     return column.cast(pa.string()).combine_chunks()

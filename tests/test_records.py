@@ -174,3 +174,20 @@ def replaced(name: str, values: list[object]) -> pa.Table:
 def test_a_result_that_breaks_the_contract_is_found(broken: pa.Table) -> None:
     with pytest.raises(ValueError, match=r"result|score"):
         check_scores(broken, 2)
+
+
+def test_a_column_name_that_is_no_text_is_a_record_error() -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"prompt": ["p"], "reference": ["r"], "output": ["o"]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    body = bytes(sink.getvalue()).replace(b"output", b"out\xffut")
+    with pytest.raises(RecordError, match="name is not UTF-8"):
+        check_table(pa.ipc.open_stream(body).read_all())
+
+
+def test_a_dictionary_of_ids_becomes_ids() -> None:
+    ids = pa.array([7, 7]).dictionary_encode()
+    texts = ["a", "b"]
+    table = pa.table({"prompt": texts, "reference": texts, "output": texts, "id": ids})
+    assert check_table(table)["id"].type == pa.int64()

@@ -1,7 +1,7 @@
 """The pool's HTTP side: a FastAPI app around anything that scores like the router does.
 
-Owns routes, body limits and the two body formats of `POST /score`; errors become statuses by the
-one table of `polar_ray.errors`. Imports no ray, so it is tested without a cluster.
+Owns routes and what a request may bring; the bodies are read in `pool.wire`, errors become
+statuses by the one table of `polar_ray.errors`. Imports no ray, so it is tested without a cluster.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
-import orjson
 import pyarrow as pa
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polar_ray.config import PoolConfig
 from polar_ray.errors import HTTP_STATUS, Overloaded, PolarRayError, RecordError, TooLarge
-from polar_ray.records import provenance
+from polar_ray.pool.wire import decode_arrow, decode_json, encode_arrow, encode_json
 
 logger = logging.getLogger(__name__)
 
@@ -123,15 +122,16 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     ) -> Response:
         """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
         router = scoring()
-        body = await read_body(request, router.config.http.max_body_bytes)
+        limits = router.config.http
+        body = await read_body(request, limits.max_body_bytes)
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
         if kind == ARROW_STREAM:
-            table = await asyncio.to_thread(decode_arrow, body)
+            table = await asyncio.to_thread(decode_arrow, body, limits)
             result = await router.score(table, timeout_s)
             return Response(await asyncio.to_thread(encode_arrow, result), media_type=ARROW_STREAM)
         if kind != JSON:
             raise RecordError(f"content-type {kind!r}; send {JSON} or {ARROW_STREAM}")
-        records = await asyncio.to_thread(decode_json, body)
+        records = await asyncio.to_thread(decode_json, body, limits)
         result = await router.score(records, timeout_s)
         return Response(await asyncio.to_thread(encode_json, result), media_type=JSON)
 
@@ -182,41 +182,6 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body is over http.max_body_bytes={max_bytes}; send several batches")
-
-
-def decode_json(body: bytes) -> list[Any]:
-    """The `records` of a JSON body; single bad records pass and get errors of their own."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RecordError(f"the body is not JSON in UTF-8: {error}") from None
-    if not isinstance(value, dict) or not isinstance(value.get("records"), list):
-        raise RecordError('the body must be an object {"records": [...]}')
-    if extra := sorted(value.keys() - {"records"}):
-        raise RecordError(f"unknown key(s) {extra} in the body; it has only 'records'")
-    return list(value["records"])
-
-
-def encode_json(result: pa.Table) -> bytes:
-    """A result table as the JSON of `ResultBody`."""
-    return orjson.dumps({"results": result.to_pylist(), "provenance": provenance(result)})
-
-
-def decode_arrow(body: bytes) -> pa.Table:
-    """The table of an Arrow IPC stream. Its values are not safe to read before `check_table`."""
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            return reader.read_all()
-    except (pa.ArrowException, OSError, ValueError, MemoryError, KeyError) as error:
-        raise RecordError(f"the body is not an Arrow IPC stream: {error}") from None
-
-
-def encode_arrow(table: pa.Table) -> bytes:
-    """A table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:

@@ -19,7 +19,8 @@ from polar_ray.errors import (
     PolarRayError,
     ReplicaLost,
 )
-from polar_ray.pool.http import ARROW_STREAM, build_http, encode_arrow
+from polar_ray.pool.http import ARROW_STREAM, build_http
+from polar_ray.pool.wire import encode_arrow
 from polar_ray.records import check_scores, provenance
 from polar_ray.scorer import Scorer
 
