@@ -7,7 +7,7 @@ this one class, so the same record gets the same score wherever it is scored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,13 +90,19 @@ class Scorer:
         """Token ids, or the reason why there are none, for each row of a request table."""
         return self.encoder.encode(check_table(table))
 
-    def forward(self, encoded: Sequence[Encoded]) -> Forwarded:
-        """Scores of encoded records. A record that makes the engine fail spoils only itself."""
+    def forward(
+        self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
+    ) -> Forwarded:
+        """Scores of encoded records. A record that makes the engine fail spoils only itself.
+
+        `before_pack` is called before each pack; what it raises ends the work.
+        """
         scores = np.full(len(encoded), np.nan, dtype=np.float32)
         errors = {i: record.error for i, record in enumerate(encoded) if record.error is not None}
         waiting = self._packs([record.ids for record in encoded])
         while waiting:
             one = waiting.pop()
+            before_pack()
             try:
                 scores[one.records] = self.engine.score(one)
             except EngineError as error:
