@@ -5,6 +5,7 @@ nested model, so that `serve run polar_ray:app engine.type=stub` and the command
 further syntax.
 """
 
+from numbers import Real
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,7 +17,10 @@ from pydantic import (
     model_validator,
 )
 
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, RecordError
+
+LONGEST_S = 30 * 24 * 3600.0
+"""No call waits longer than a month: operating systems refuse much more, and infinity hangs."""
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
 
@@ -137,7 +141,7 @@ class PoolConfig(Config):
     max_tokens: int = Field(default=16384, ge=16)
     """Tokens of one forward pass on a replica."""
 
-    timeout_s: float = Field(default=600, gt=0)
+    timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
     """Deadline of a call that names none."""
 
     shards_per_replica: int = Field(default=2, ge=1)
@@ -157,6 +161,18 @@ class PoolConfig(Config):
             engine=self.engine,
             max_tokens=self.max_tokens,
         )
+
+
+def check_timeout(timeout_s: Any) -> float:
+    """A caller's deadline in seconds; `RecordError` for what would hang or never be waited for."""
+    if not isinstance(timeout_s, bool) and isinstance(timeout_s, Real):
+        seconds = float(timeout_s)
+        if 0 < seconds <= LONGEST_S:
+            return seconds
+    raise RecordError(
+        f"timeout_s={timeout_s!r:.40}; it must be a number of seconds above 0 and at most "
+        f"{LONGEST_S:.0f}"
+    )
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:

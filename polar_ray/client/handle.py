@@ -29,6 +29,15 @@ class HandleTransport:
 
     def __init__(self, app_name: str) -> None:
         self._app_name = app_name
+        if not ray.is_initialized():
+            # Left to itself, Serve would start a cluster here to look for the application in it.
+            try:
+                ray.init("auto", namespace="serve", log_to_driver=False)
+            except ConnectionError as error:
+                raise PoolError(
+                    f"no Ray cluster to look for {app_name!r} in ({error}); call ray.init(address) "
+                    "first, or use connect(address=...)"
+                ) from None
         try:
             self._score = serve.get_app_handle(app_name).score
         except (RayServeException, RayError, RuntimeError) as error:
