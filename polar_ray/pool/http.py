@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
@@ -16,9 +17,18 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from polar_ray.config import PoolConfig
-from polar_ray.errors import HTTP_STATUS, Overloaded, PolarRayError, RecordError, TooLarge
+from polar_ray.config import LONGEST_S, PoolConfig
+from polar_ray.errors import (
+    HTTP_STATUS,
+    DeadlineExceeded,
+    Overloaded,
+    PolarRayError,
+    RecordError,
+    TooLarge,
+)
 from polar_ray.pool.wire import decode_arrow, decode_json, encode_arrow, encode_json
 
 logger = logging.getLogger(__name__)
@@ -115,24 +125,27 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     )
     app.add_exception_handler(PolarRayError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_no_such_route)
+    app.add_exception_handler(Exception, _on_bug)
 
     @app.post("/score", response_model=ResultBody, responses=ERRORS, openapi_extra=SCORE_BODY)
     async def score(
-        request: Request, timeout_s: Annotated[float | None, Query(gt=0)] = None
+        request: Request, timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S)] = None
     ) -> Response:
         """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
         router = scoring()
         limits = router.config.http
-        body = await read_body(request, limits.max_body_bytes)
+        until = time.monotonic() + (timeout_s or router.config.timeout_s)
+        body = await read_body(request, limits.max_body_bytes, until - time.monotonic())
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
         if kind == ARROW_STREAM:
             table = await asyncio.to_thread(decode_arrow, body, limits)
-            result = await router.score(table, timeout_s)
+            result = await router.score(table, _left(until))
             return Response(await asyncio.to_thread(encode_arrow, result), media_type=ARROW_STREAM)
         if kind != JSON:
             raise RecordError(f"content-type {kind!r}; send {JSON} or {ARROW_STREAM}")
         records = await asyncio.to_thread(decode_json, body, limits)
-        result = await router.score(records, timeout_s)
+        result = await router.score(records, _left(until))
         return Response(await asyncio.to_thread(encode_json, result), media_type=JSON)
 
     @app.get("/health")
@@ -166,11 +179,22 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     return app
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
     """The request's body; `TooLarge` as soon as it is known to be over the limit."""
+    if (coding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise RecordError(f"content-encoding {coding!r}; send the body as it is")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
+    try:
+        return await asyncio.wait_for(_read_stream(request, max_bytes), timeout_s)
+    except ClientDisconnect:
+        raise RecordError("the client left before it had sent its request") from None
+    except (TimeoutError, asyncio.TimeoutError):
+        raise DeadlineExceeded(f"the body did not arrive within {timeout_s:.3g} s") from None
+
+
+async def _read_stream(request: Request, max_bytes: int) -> bytes:
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -180,13 +204,18 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
+def _left(until: float) -> float:
+    """Seconds of the caller's deadline that are left; never none, so that the router says so."""
+    return max(until - time.monotonic(), 0.001)
+
+
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body is over http.max_body_bytes={max_bytes}; send several batches")
 
 
-async def _on_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_error(request: Request, error: Exception, status: int | None = None) -> JSONResponse:
     assert isinstance(error, PolarRayError)
-    status = HTTP_STATUS[type(error)]
+    status = status or HTTP_STATUS[type(error)]
     if status >= 500:
         logger.warning("%s %s: %s: %s", request.method, request.url.path, status, error)
     headers = {"Retry-After": f"{error.retry_after_s:g}"} if isinstance(error, Overloaded) else {}
@@ -198,3 +227,17 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
     return await _on_error(request, RecordError(problems))
+
+
+async def _on_no_such_route(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    told = RecordError(f"{where}: {error.detail}; POST /score scores, /docs shows the rest")
+    answer = await _on_error(request, told, error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the error again once this is sent, so the log gets its traceback.
+    return await _on_error(request, PolarRayError(f"{type(error).__name__}: {error!s:.500}"))

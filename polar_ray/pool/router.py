@@ -13,9 +13,9 @@ import ray
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle
 
-from polar_ray.config import PoolConfig
+from polar_ray.config import PoolConfig, check_timeout
 from polar_ray.errors import DeadlineExceeded, Overloaded, PolarRayError, PoolError, ReplicaLost
 from polar_ray.planning.shard import Rows, merge, row_costs, row_groups, shard
 from polar_ray.pool.http import build_http
@@ -47,16 +47,22 @@ class Router:
         """The result table of a list of records or an Arrow table (a reference to either is
         resolved by Ray on the way here).
 
-        Raises `RecordError` if this is no batch, `DeadlineExceeded` after `timeout_s` (default:
-        the pool's), `ReplicaLost` if a replica died holding a part of it.
+        Raises `RecordError` if this is no batch or no deadline, `DeadlineExceeded` after
+        `timeout_s` (default: the pool's), `ReplicaLost` if a replica died holding a part of it.
         """
-        timeout_s = self.config.timeout_s if timeout_s is None else timeout_s
+        timeout_s = self.config.timeout_s if timeout_s is None else check_timeout(timeout_s)
+        try:
+            return await asyncio.wait_for(self._score(records), timeout_s)
+        except Exception as error:
+            own = _translate(error, timeout_s)
+            raise own from (None if own is error else error)
+
+    async def _score(self, records: Any) -> pa.Table:
         batch = await asyncio.to_thread(to_batch, records)
         if batch.table.num_rows == 0:
             return empty_scores(await self.provenance())
         rows, refs = await asyncio.to_thread(self._cut, batch.table)
-        responses = [self._replicas.score.remote([ref]) for ref in refs]
-        tables = await self._gather(rows, responses, timeout_s)
+        tables = await self._send(rows, refs)
         return with_row_errors(merge(rows, tables), batch.errors)
 
     async def provenance(self) -> dict[str, str]:
@@ -84,16 +90,14 @@ class Router:
         )
         return rows, [ray.put(table.take(pa.array(taken)).combine_chunks()) for taken in rows]
 
-    async def _gather(
-        self, rows: Sequence[Rows], responses: Sequence[DeploymentResponse], timeout_s: float
-    ) -> list[pa.Table]:
+    async def _send(self, rows: Sequence[Rows], refs: Sequence[ray.ObjectRef]) -> list[pa.Table]:
+        """The result table of each shard."""
+        responses = [self._replicas.score.remote([ref]) for ref in refs]
         try:
-            tables = await asyncio.wait_for(asyncio.gather(*responses), timeout_s)
+            tables = await asyncio.gather(*responses)
             return [
                 check_scores(table, len(taken)) for taken, table in zip(rows, tables, strict=True)
             ]
-        except Exception as error:
-            raise _translate(error, timeout_s) from error
         finally:
             # Serve goes on with work that nobody awaits any more, unless it is told.
             for response in responses:
