@@ -38,14 +38,27 @@ def unfold(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Config(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, dotted keys unfolded."""
+    """Base of all settings: frozen, unknown keys refused by name, dotted keys unfolded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _unfold(cls, values: Any) -> Any:
-        return unfold(values) if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        nested = unfold(values)
+        # pydantic would refuse these too, but not say what there is instead.
+        if unknown := [f"{key}={value!r:.40}" for key, value in _unknown(cls, nested)]:
+            known = ", ".join(cls.model_fields)
+            raise ValueError(f"{', '.join(unknown)}: no such setting; there are {known}")
+        return nested
+
+
+def _unknown(kind: type[BaseModel], values: dict[Any, Any]) -> list[tuple[Any, Any]]:
+    return [(key, value) for key, value in values.items() if key not in kind.model_fields]
 
 
 class EncodingConfig(Config):
@@ -90,6 +103,8 @@ class StubEngineConfig(Config):
 
 def _native_unless_said(value: Any) -> Any:
     """`engine.device=cpu` alone means the native engine."""
+    if isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is no block of settings; write engine.type={value:.40}")
     return {"type": "native", **value} if isinstance(value, dict) else value
 
 
@@ -188,8 +203,11 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
 
 def explain(error: ValidationError) -> ConfigError:
     """pydantic's report as one `ConfigError` that names each key and its value."""
-    lines = [
-        f"{'.'.join(str(part) for part in e['loc']) or 'config'}={e['input']!r:.80}: {e['msg']}"
-        for e in error.errors()
-    ]
-    return ConfigError("; ".join(lines))
+    return ConfigError("; ".join(_sentence(dict(e)) for e in error.errors()))
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # written above, the value included
+        return f"{place}: {error['ctx']['error']}" if place else str(error["ctx"]["error"])
+    return f"{place or 'config'}={error['input']!r:.80}: {error['msg']}"
