@@ -44,14 +44,20 @@ def pool(
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    had_serve = _get_global_client(raise_if_no_controller_running=False) is not None
     try:
         http = {"host": host, "port": port or free_port()}
         serve.start(http_options=http, logging_config={"log_level": "ERROR"})
         start(config, name=name, route_prefix=route_prefix)
-        bound = _get_global_client().http_config
-        yield f"http://{bound.host}:{bound.port}{route_prefix.rstrip('/')}"
+        try:
+            bound = _get_global_client().http_config
+            yield f"http://{bound.host}:{bound.port}{route_prefix.rstrip('/')}"
+        finally:
+            serve.delete(name)
     finally:
-        serve.delete(name)
+        # On a cluster that was there before us, somebody may have joined our Serve since.
+        if not had_serve and not serve.status().applications:
+            serve.shutdown()
         if ours:
             ray.shutdown()
 

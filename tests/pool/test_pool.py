@@ -199,6 +199,13 @@ def test_a_route_that_is_taken_is_a_clear_error(url: str) -> None:
         start(PoolConfig(num_cpus=0.1), name="twin")
 
 
+def test_a_name_that_is_taken_is_a_clear_error_and_its_pool_lives_on(url: str, web: Client) -> None:
+    taken = pytest.raises(ConfigError, match="has a Serve application 'native' already")
+    with taken, pool(PoolConfig(num_cpus=0.1), name="native", route_prefix="/other"):
+        pass
+    assert len(web.score(GROUPS)) == len(GROUPS)
+
+
 def test_no_such_pool_is_a_clear_error(cluster: None) -> None:
     with pytest.raises(PoolError, match="no Serve application 'absent'"):
         connect(app_name="absent")
