@@ -227,7 +227,10 @@ def _errors_on_stderr() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
     except ImportError as error:
-        typer.echo(f"error: {error}", err=True)
+        # Names of this package say themselves what to install.
+        hint = "; install it with: pip install 'polar-ray[pool]'"
+        missing = isinstance(error, ModuleNotFoundError)
+        typer.echo(f"error: {error}{hint if missing else ''}", err=True)
         raise typer.Exit(2) from None
     except BrokenPipeError:
         # Whoever read this has enough. Python's own last flush must not complain of it again.

@@ -6,6 +6,7 @@ Never reads text and never imports torch; how to cut and merge is decided in `pl
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -78,8 +79,10 @@ class Router:
         try:
             self._provenance = await asyncio.wait_for(response, READY_TIMEOUT_S)
         except Exception as error:
-            response.cancel()
             raise _translate(error, READY_TIMEOUT_S) from None
+        finally:
+            with suppress(Exception):
+                response.cancel()
 
     def _cut(self, table: pa.Table) -> tuple[list[Rows], list[ray.ObjectRef]]:
         rows = shard(
@@ -101,7 +104,9 @@ class Router:
         finally:
             # Serve goes on with work that nobody awaits any more, unless it is told.
             for response in responses:
-                response.cancel()
+                # Serve raises what the call failed with again, if it failed on its way.
+                with suppress(Exception):
+                    response.cancel()
 
 
 def _translate(error: Exception, timeout_s: float) -> PolarRayError:
@@ -112,8 +117,8 @@ def _translate(error: Exception, timeout_s: float) -> PolarRayError:
         return error
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return DeadlineExceeded(
-            f"no answer from the replicas within {timeout_s:g} s; raise timeout_s, send smaller "
-            "batches or add replicas"
+            f"no answer from the replicas within {round(timeout_s, 2):g} s; raise timeout_s, send "
+            "smaller batches or add replicas"
         )
     if isinstance(error, ActorDiedError | ActorUnavailableError | DeploymentUnavailableError):
         return ReplicaLost(f"a replica died while it held this work; send it again ({error})")

@@ -144,6 +144,26 @@ def test_bad_batches_raise_and_the_next_is_served(handle: Client, web: Client) -
         handle.score(ray.put(pa.table({"prompt": ["p"]})))  # type: ignore[arg-type]
 
 
+def test_a_reference_that_failed_or_comes_late_is_an_error_of_the_pool(handle: Client) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def broken() -> None:
+        raise ValueError("upstream broke")
+
+    with pytest.raises(PoolError, match="ValueError: upstream broke"):
+        handle.score(broken.remote())  # type: ignore[arg-type]
+
+    async def within_a_loop() -> None:
+        with pytest.raises(PoolError, match="await score_async"):
+            handle.score(GROUPS)
+        with pytest.raises(PoolError, match="upstream broke"):
+            await handle.score_async(broken.remote())  # type: ignore[arg-type]
+
+    asyncio.run(within_a_loop())
+    assert len(handle.score(GROUPS)) == len(GROUPS)
+
+
 def test_a_field_of_50_mb_is_refused_and_the_next_request_served(
     handle: Client, web: Client, url: str
 ) -> None:

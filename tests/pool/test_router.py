@@ -89,3 +89,31 @@ def test_the_deadline_holds_for_every_part_of_a_call() -> None:
     # An empty batch asks the replicas only what they score with.
     with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
         asyncio.run(Router(PoolConfig(), Silent()).score([], 0.01))
+
+
+class Failed(Silent):
+    """A response that failed on its way to a replica: Serve's `cancel` raises that again."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        raise BackPressureError(1, 1)
+        yield
+
+    def cancel(self) -> None:
+        raise BackPressureError(1, 1)
+
+
+def test_a_failed_shard_cancels_the_others() -> None:
+    class Two(Silent):
+        @property
+        def score(self) -> Two:
+            return self
+
+        def remote(self, *shard: Any) -> Silent:
+            return responses.pop()
+
+    silent = Silent()
+    responses = [silent, Failed()]
+    router = Router(PoolConfig(), Two())
+    with pytest.raises(BackPressureError):
+        asyncio.run(router._send([], [None, None]))
+    assert silent.cancelled == 1
