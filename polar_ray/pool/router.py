@@ -14,7 +14,7 @@ import ray
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from polar_ray.config import PoolConfig, check_timeout
 from polar_ray.errors import DeadlineExceeded, Overloaded, PolarRayError, PoolError, ReplicaLost
@@ -79,10 +79,9 @@ class Router:
         try:
             self._provenance = await asyncio.wait_for(response, READY_TIMEOUT_S)
         except Exception as error:
-            raise _translate(error, READY_TIMEOUT_S) from None
-        finally:
             with suppress(Exception):
                 response.cancel()
+            raise _translate(error, READY_TIMEOUT_S) from None
 
     def _cut(self, table: pa.Table) -> tuple[list[Rows], list[ray.ObjectRef]]:
         rows = shard(
@@ -95,18 +94,20 @@ class Router:
 
     async def _send(self, rows: Sequence[Rows], refs: Sequence[ray.ObjectRef]) -> list[pa.Table]:
         """The result table of each shard."""
-        responses = [self._replicas.score.remote([ref]) for ref in refs]
+        responses: list[DeploymentResponse] = []
         try:
+            responses.extend(self._replicas.score.remote([ref]) for ref in refs)
             tables = await asyncio.gather(*responses)
             return [
                 check_scores(table, len(taken)) for taken, table in zip(rows, tables, strict=True)
             ]
-        finally:
+        except BaseException:
             # Serve goes on with work that nobody awaits any more, unless it is told.
             for response in responses:
                 # Serve raises what the call failed with again, if it failed on its way.
                 with suppress(Exception):
                     response.cancel()
+            raise
 
 
 def _translate(error: Exception, timeout_s: float) -> PolarRayError:
@@ -120,7 +121,9 @@ def _translate(error: Exception, timeout_s: float) -> PolarRayError:
             f"no answer from the replicas within {round(timeout_s, 2):g} s; raise timeout_s, send "
             "smaller batches or add replicas"
         )
-    if isinstance(error, ActorDiedError | ActorUnavailableError | DeploymentUnavailableError):
+    if isinstance(error, DeploymentUnavailableError):
+        return PoolError("no replica of this pool starts; `serve status` says why")
+    if isinstance(error, ActorDiedError | ActorUnavailableError):
         return ReplicaLost(f"a replica died while it held this work; send it again ({error})")
     if isinstance(error, BackPressureError):
         return Overloaded("the pool's queue is full")

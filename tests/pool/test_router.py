@@ -15,7 +15,8 @@ from ray.exceptions import (
     OwnerDiedError,
     RayTaskError,
 )
-from ray.serve.exceptions import BackPressureError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from polar_ray.config import PoolConfig
 from polar_ray.errors import (
@@ -39,6 +40,7 @@ from polar_ray.pool.router import Router, _translate
         (ActorDiedError(), ReplicaLost),
         (ActorUnavailableError("x", None), ReplicaLost),
         (OwnerDiedError("00" * 28, b"", ""), ReplicaLost),
+        (DeploymentUnavailableError(DeploymentID("Replica", "app")), PoolError),
         (BackPressureError(1, 1), Overloaded),
         (RayTaskError("score", "trace", RecordError("bad")), RecordError),
         (RayTaskError("score", "trace", EngineError("bad")), EngineError),
