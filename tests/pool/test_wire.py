@@ -60,6 +60,12 @@ def test_a_dictionary_counts_as_the_text_that_it_spells(kind: pa.DataType) -> No
         decode_arrow(encode_arrow(with_prompt(bomb)), LIMITS)
 
 
+def test_views_of_strangers_are_refused() -> None:
+    body = encode_arrow(with_prompt(pa.array(["x", None], pa.string_view())))
+    with pytest.raises(RecordError, match="string_view; it must be a string column"):
+        check_table(decode_arrow(body, LIMITS))
+
+
 def test_rows_that_take_no_bytes_are_counted() -> None:
     nothing = pa.table({name: pa.nulls(10**9) for name in ("prompt", "reference", "output")})
     body = encode_arrow(nothing)
@@ -87,6 +93,7 @@ BODIES = [
     stream(PLAIN, compression="zstd"),
     stream(PLAIN, compression="lz4"),
     encode_arrow(with_prompt(repeated("word", 9))),
+    encode_arrow(with_prompt(pa.array(["short", "x" * 40, None], pa.string_view()))),
 ]
 
 
