@@ -39,9 +39,11 @@ class HttpTransport:
     def __init__(self, address: str, *, transport: httpx.BaseTransport | None = None) -> None:
         self._url = _parse(address)
         self._address = str(self._url).rstrip("/")
+        # What errors show; an address may hold a password.
+        self._name = str(self._url.copy_with(userinfo=b"")).rstrip("/")
         try:
             # Reading the certificates takes longer than a request, so it is done once.
-            self._ssl = httpx.create_ssl_context() if self._url.scheme == "https" else False
+            self._ssl = httpx.create_ssl_context()
             self._http = httpx.Client(verify=self._ssl, limits=NO_LIMITS, transport=transport)
         except (ImportError, ValueError, OSError) as error:
             raise ConfigError(f"proxy or certificate settings for HTTP: {error}") from None
@@ -64,7 +66,7 @@ class HttpTransport:
                     body.append(chunk)
             finally:
                 response.close()
-        return _read(response, b"".join(body), batch.num_rows)
+        return self._read(response, b"".join(body), batch.num_rows)
 
     async def send_async(self, batch: pa.Table, timeout_s: float) -> pa.Table:
         """`send` for an event loop."""
@@ -73,7 +75,7 @@ class HttpTransport:
             async with httpx.AsyncClient(verify=self._ssl) as http:
                 request = self._request(batch, timeout_s)
                 response = await asyncio.wait_for(http.send(request), timeout_s + GRACE_S)
-        return _read(response, response.content, batch.num_rows)
+        return self._read(response, response.content, batch.num_rows)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -92,19 +94,33 @@ class HttpTransport:
             extensions={"timeout": _timeout(timeout_s + GRACE_S)},
         )
 
+    def _read(self, response: httpx.Response, body: bytes, num_rows: int) -> pa.Table:
+        if response.status_code != 200:
+            raise _error(self._name, response, body)
+        try:
+            with pa.ipc.open_stream(body) as reader:
+                table = reader.read_all()
+            table.validate(full=True)
+            return check_scores(table, num_rows)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise PoolError(
+                f"{self._name} answered with something else than this batch's scores ({error}); "
+                "is it a polar_ray pool of this version?"
+            ) from None
+
     @contextmanager
     def _translated(self, timeout_s: float) -> Iterator[None]:
         """Errors of httpx and of the event loop as this project's own."""
         try:
             yield
         except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError):
-            late = f"{self._address} did not answer within {timeout_s:g} s"
+            late = f"{self._name} did not answer within {timeout_s:g} s"
             raise DeadlineExceeded(late) from None
         except (httpx.HTTPError, RuntimeError) as error:
             # A RuntimeError says that the client has been closed.
             way = _proxy(self._url)
             reason = f"{error or type(error).__name__}{way}"
-            raise PoolError(f"cannot reach {self._address}: {reason}") from None
+            raise PoolError(f"cannot reach {self._name}: {reason}") from None
 
 
 def _parse(address: str) -> httpx.URL:
@@ -112,8 +128,10 @@ def _parse(address: str) -> httpx.URL:
         url = httpx.URL(address)
     except (httpx.InvalidURL, TypeError) as error:
         raise ConfigError(f"address={address!r} is no URL: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(f"address={address!r} must begin with http:// or https:// and a host")
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise ConfigError(
+            f"address={address!r} must begin with http:// or https:// and hold a host, no query"
+        )
     return url
 
 
@@ -130,22 +148,7 @@ def _proxy(url: httpx.URL) -> str:
     return f" (by the proxy {proxy}, which the environment names; NO_PROXY={url.host} avoids it)"
 
 
-def _read(response: httpx.Response, body: bytes, num_rows: int) -> pa.Table:
-    if response.status_code != 200:
-        raise _error(response, body)
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            table = reader.read_all()
-        table.validate(full=True)
-        return check_scores(table, num_rows)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise PoolError(
-            f"{response.url} answered with something else than this batch's scores ({error}); "
-            "is it a polar_ray pool of this version?"
-        ) from None
-
-
-def _error(response: httpx.Response, body: bytes) -> PolarRayError:
+def _error(name: str, response: httpx.Response, body: bytes) -> PolarRayError:
     """The server's error as the same class here; anything else is a `PoolError`."""
     try:
         detail = orjson.loads(body)["error"]
@@ -154,7 +157,7 @@ def _error(response: httpx.Response, body: bytes) -> PolarRayError:
         kind = ScoreError
     if kind is ScoreError:  # made of rows by a client; no server has one to send
         shown = body[:200].decode(errors="replace")
-        return PoolError(f"{response.url} answered {response.status_code}: {shown}")
+        return PoolError(f"{name} answered {response.status_code}: {shown}")
     if kind is Overloaded:
         return Overloaded(message, _retry_after(response.headers.get("retry-after", "")))
     return kind(message)

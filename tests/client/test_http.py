@@ -116,7 +116,17 @@ def test_a_server_that_drips_does_not_outlast_the_deadline(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "address", ["http://", "http://[::1", "http://host:port", "pool:8000", "ftp://pool", "", 5]
+    "address",
+    [
+        "http://",
+        "http://[::1",
+        "http://host:port",
+        "pool:8000",
+        "ftp://pool",
+        "http://pool?x=1",
+        "",
+        5,
+    ],
 )
 def test_an_address_that_cannot_be_one_is_refused_at_once(address: str) -> None:
     with pytest.raises(ConfigError, match="address="):
@@ -141,3 +151,18 @@ def test_a_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ALL_PROXY", "nonsense://x")
     with pytest.raises(ConfigError, match="proxy"):
         connect(address="http://127.0.0.1:8000")
+
+
+def test_a_password_in_the_address_is_sent_and_not_shown() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(502, text="bad gateway")
+
+    transport = HttpTransport("http://me:secret@pool/two/", transport=httpx.MockTransport(answer))
+    with pytest.raises(PoolError, match="http://pool/two answered 502") as caught:
+        Client(transport).score(GROUPS)
+    assert "secret" not in str(caught.value)
+    assert seen[0].url.path == "/two/score"
+    assert seen[0].headers["authorization"].startswith("Basic ")
