@@ -55,11 +55,20 @@ def pool(
         finally:
             serve.delete(name)
     finally:
-        # On a cluster that was there before us, somebody may have joined our Serve since.
-        if not had_serve and not serve.status().applications:
+        # A cluster made here takes its Serve with it. On one that was there before, Serve goes too,
+        # unless somebody has joined it since.
+        if not (had_serve or _made_the_cluster() or serve.status().applications):
             serve.shutdown()
         if ours:
             ray.shutdown()
+
+
+def _made_the_cluster() -> bool:
+    """Whether this process started the Ray cluster that it is in."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return node is not None and bool(node.is_head())
 
 
 def free_port() -> int:
