@@ -2,7 +2,7 @@
 
     PolarRayError
       ConfigError(ValueError)          a setting, a checkpoint or a path that cannot work
-      RecordError(ValueError)          a bad batch: not Arrow, wrong columns, malformed
+      RecordError(ValueError)          a bad call: not Arrow, wrong columns, malformed
         TooLarge                       a body or batch over its limit
       EngineError(RuntimeError)        the model could not run
         OutOfMemory                    on this many tokens at once
@@ -30,7 +30,7 @@ class ConfigError(PolarRayError, ValueError):
 
 
 class RecordError(PolarRayError, ValueError):
-    """A batch that cannot be read: wrong columns, not Arrow, malformed JSON."""
+    """A call that cannot be read: wrong columns, not Arrow, malformed JSON, no sane deadline."""
 
 
 class TooLarge(RecordError):

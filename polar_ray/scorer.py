@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,29 +99,41 @@ class Scorer:
         """Token ids, or the reason why there are none, for each row of a request table."""
         return self.encoder.encode(check_table(table))
 
-    def forward(self, encoded: Sequence[Encoded]) -> Forwarded:
-        """Scores of encoded records. A record that makes the engine fail spoils only itself."""
+    def forward(
+        self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
+    ) -> Forwarded:
+        """Scores of encoded records. A record that makes the engine fail spoils only itself.
+
+        `before_pack` is called before each pack; what it raises ends the work.
+        """
         scores = np.full(len(encoded), np.nan, dtype=np.float32)
         errors = {i: record.error for i, record in enumerate(encoded) if record.error is not None}
         plans = [self._plan(encoded, np.arange(len(encoded)))]
         flying: deque[tuple[Pack, Pending]] = deque()
-        while plans or flying:
-            # The next pack is planned and sent while the engine is busy with the one before.
-            if plans and len(flying) < IN_FLIGHT:
-                one = next(plans[-1], None)
-                if one is None:
-                    plans.pop()
+        try:
+            while plans or flying:
+                # The next pack is planned and sent while the engine is busy with the one before.
+                if plans and len(flying) < IN_FLIGHT:
+                    one = next(plans[-1], None)
+                    if one is None:
+                        plans.pop()
+                        continue
+                    before_pack()
+                    try:
+                        flying.append((one, self.engine.submit(one)))
+                    except EngineError as error:
+                        plans += self._after(error, one, encoded, errors)
                     continue
+                one, pending = flying.popleft()
                 try:
-                    flying.append((one, self.engine.submit(one)))
+                    scores[one.records] = pending.result()
                 except EngineError as error:
                     plans += self._after(error, one, encoded, errors)
-                continue
-            one, pending = flying.popleft()
-            try:
-                scores[one.records] = pending.result()
-            except EngineError as error:
-                plans += self._after(error, one, encoded, errors)
+        finally:
+            # Whoever ends the work early leaves the engine idle all the same.
+            for _, pending in flying:
+                with suppress(EngineError):
+                    pending.result()
         return Forwarded(scores, errors)
 
     def _after(
