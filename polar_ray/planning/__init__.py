@@ -1,7 +1,20 @@
 """Who is scored with whom: shards across replicas, packs within one forward. No torch, no ray."""
 
+from polar_ray.planning.cost import Cost, Shape, cost, unshared
 from polar_ray.planning.pack import Pack, Span, build_pack, pack
 from polar_ray.planning.shard import merge, shard
 from polar_ray.planning.trie import Ids
 
-__all__ = ["Ids", "Pack", "Span", "build_pack", "merge", "pack", "shard"]
+__all__ = [
+    "Cost",
+    "Ids",
+    "Pack",
+    "Shape",
+    "Span",
+    "build_pack",
+    "cost",
+    "merge",
+    "pack",
+    "shard",
+    "unshared",
+]
