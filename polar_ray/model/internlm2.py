@@ -10,7 +10,7 @@ K key/value heads, G query heads for each key/value head, H head dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -19,6 +19,16 @@ from torch.nn import functional as F
 
 from polar_ray.model.attention import SpanTuple, attend, attend_ends
 from polar_ray.model.config import ModelConfig
+
+CPU_ROWS = 512
+"""Tokens that a CPU takes through a layer's linear maps at once.
+
+Enough for its matrix products; few enough that what lies between them stays in the cache, and that
+the allocator uses the same memory again instead of asking for fresh pages.
+"""
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines, both [T, 1, H]."""
 
 
 class Attention(nn.Module):
@@ -32,33 +42,28 @@ class Attention(nn.Module):
         self.wqkv = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.bias)
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def forward(
-        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], spans: Sequence[SpanTuple]
-    ) -> Tensor:
+    def project(self, x_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [T, N, H], keys and values [T, K, H]."""
         # For each key/value head: its query heads, then k, then v.
         qkv_TKGH = self.wqkv(x_TD).unflatten(-1, (self.num_kv_heads, -1, self.head_dim))
         q_TNH = rotate(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
-        k_TKH = rotate(qkv_TKGH[:, :, -2], rotation)
-        out_TNH = attend(q_TNH, k_TKH, qkv_TKGH[:, :, -1], spans)
-        mixed_TD: Tensor = self.wo(out_TNH.flatten(1))
-        return mixed_TD
+        return q_TNH, rotate(qkv_TKGH[:, :, -2], rotation), qkv_TKGH[:, :, -1]
 
     def forward_ends(
         self,
         x_TD: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        rotation: Rotation,
         spans: Sequence[SpanTuple],
         ends_R: Tensor,
     ) -> Tensor:
-        """The rows `ends_R` of `forward`: keys and values of all tokens, queries of the ends."""
+        """[R, D], before `wo`: keys and values of all tokens, queries of the ends alone."""
         q_RNH = self._project(x_TD[ends_R], slice(None, -2))
         kv_TKGH = self._project(x_TD, slice(-2, None)).unflatten(1, (self.num_kv_heads, 2))
         cos, sin = rotation
         q_RNH = rotate(q_RNH, (cos[ends_R], sin[ends_R]))
         k_TKH = rotate(kv_TKGH[:, :, 0], rotation)
         out_RNH = attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], spans, ends_R.tolist())
-        mixed_RD: Tensor = self.wo(out_RNH.flatten(1))
-        return mixed_RD
+        return out_RNH.flatten(1)
 
     def _project(self, x_TD: Tensor, part: slice) -> Tensor:
         """Only some of the fused projection: `part` of what each key/value head has."""
@@ -97,26 +102,32 @@ class Block(nn.Module):
         self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(
-        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], spans: Sequence[SpanTuple]
-    ) -> Tensor:
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rotation, spans)
+    def forward(self, x_TD: Tensor, rotation: Rotation, spans: Sequence[SpanTuple]) -> Tensor:
+        projected = [
+            self.attention.project(self.attention_norm(x), (cos, sin))
+            for x, cos, sin in _chunks(x_TD, *rotation)
+        ]
+        q_TNH, k_TKH, v_TKH = map(_join, zip(*projected, strict=True))
+        mixed_TD = attend(q_TNH, k_TKH, v_TKH, spans).flatten(1)
+        return _join([self._finish(x, mixed) for x, mixed in _chunks(x_TD, mixed_TD)])
+
+    def _finish(self, x_TD: Tensor, mixed_TD: Tensor) -> Tensor:
+        """What follows attention, token by token."""
+        x_TD = x_TD + self.attention.wo(mixed_TD)
         out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
         return out_TD
 
     def forward_ends(
         self,
         x_TD: Tensor,
-        rotation: tuple[Tensor, Tensor],
+        rotation: Rotation,
         spans: Sequence[SpanTuple],
         ends_R: Tensor,
     ) -> Tensor:
         """The rows `ends_R` of `forward`, for little more than the cost of their keys."""
         normed_TD = self.attention_norm(x_TD)
         mixed_RD = self.attention.forward_ends(normed_TD, rotation, spans, ends_R)
-        x_RD = x_TD[ends_R] + mixed_RD
-        out_RD: Tensor = x_RD + self.feed_forward(self.ffn_norm(x_RD))
-        return out_RD
+        return self._finish(x_TD[ends_R], mixed_RD)
 
 
 class Decoder(nn.Module):
@@ -169,6 +180,17 @@ class RewardModel(nn.Module):
         return scores_R
 
 
+def _chunks(*per_token: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same runs of rows of each tensor; other devices than a CPU take all rows at once."""
+    first = per_token[0]
+    rows = CPU_ROWS if first.device.type == "cpu" else len(first)
+    return zip(*(tensor.split(rows) for tensor in per_token), strict=True)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
 def rope_angles(config: ModelConfig, positions_T: Tensor, lengths_T: Tensor | None) -> Tensor:
     """float32 [T, 1, H]: the angle of each dimension, both halves alike.
 
@@ -191,7 +213,7 @@ def rope_angles(config: ModelConfig, positions_T: Tensor, lengths_T: Tensor | No
     return torch.cat((angles_TH, angles_TH), dim=-1)[:, None]
 
 
-def rotate(x_TNH: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x_TNH: Tensor, rotation: Rotation) -> Tensor:
     """Rotary embedding: dimension i is paired with i + H / 2."""
     cos_T1H, sin_T1H = rotation
     left, right = x_TNH.chunk(2, dim=-1)
