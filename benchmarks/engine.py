@@ -45,6 +45,10 @@ ENGINES = {
 console = Console(width=160)
 
 
+COUNTED = (NAIVE, SORTED, OURS)
+"""Whose operations are counted, which takes another run: enough to check plan and prediction."""
+
+
 class Bench:
     """Runs competitors on one checkpoint, each in its own process."""
 
@@ -56,11 +60,13 @@ class Bench:
     def run(self, engine: str, ids: list[Ids], *, count: bool = True) -> dict[str, Any] | None:
         """The worker's report, None (and a line) where it failed or is not installed."""
         save_ids(self.folder / "ids.npz", ids)
-        task = {"engine": engine, "ids": str(self.folder / "ids.npz"), "count": count, **self.task}
+        task = {"engine": engine, "ids": str(self.folder / "ids.npz"), **self.task}
+        task["count"] = count and engine in COUNTED
         command = [sys.executable, "-m", "engines.worker"]
         if engine == report.VLLM:
             if self.vllm is None:
-                return _skipped("vllm is skipped: --vllm DIR names no environment with it")
+                console.print("vllm is skipped: --vllm DIR names no environment with it")
+                return None
             command = [str(self.vllm / "bin/python"), str(HERE / "engines/vllm_worker.py")]
         threads = str(task["threads"])
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -68,13 +74,10 @@ class Bench:
             [*command, json.dumps(task)], cwd=HERE, env=environment, capture_output=True, text=True
         )
         if done.returncode:
-            return _skipped(f"{engine} failed:\n{done.stderr[-2000:]}")
+            console.print(f"{engine} failed:\n{done.stderr[-2000:]}", markup=False)
+            return None
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
-
-
-def _skipped(line: str) -> None:
-    console.print(line, style="yellow", markup=False)
 
 
 def describe(ids: list[Ids]) -> dict[str, Any]:
@@ -130,7 +133,10 @@ def main(
             ids = made() if made else workloads.rollouts(data, groups)
             facts[workload] = describe(ids)
             results[workload] = {}
+            equal = len({len(one) for one in ids}) == 1
             for engine in engines.split(","):
+                if ENGINES[engine] == SORTED and equal:
+                    continue  # the same batches
                 console.print(f"{workload}: {ENGINES[engine]}", style="dim")
                 found = bench.run(ENGINES[engine], ids)
                 if found is not None:

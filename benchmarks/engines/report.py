@@ -32,13 +32,19 @@ def add_ratios(reports: dict[str, dict[str, Any]], tokens: int) -> None:
         report["times_baseline"] = base["cpu_s"] / report["cpu_s"]
         pairs = zip(report["scores"], base["scores"], strict=True)
         report["max_difference"] = max(abs(a - b) for a, b in pairs)
-        if "executed_flops" in report and "executed_flops" in base:
-            report["flops_times_baseline"] = base["executed_flops"] / report["executed_flops"]
+        flops, of_base = operations(report), operations(base)
+        if flops and of_base:
+            report["flops_times_baseline"] = of_base / flops
     if OURS in reports and "executed_flops" in reports[OURS]:
         ours = reports[OURS]
         ours["executed_to_planned"] = ours["executed_flops"] / ours["planned_flops"]
         ours["flops_per_cpu_s"] = ours["executed_flops"] / ours["cpu_s"]
         ours["time_per_flop_to_gemm"] = ours["gemm_flops_per_s"] / ours["flops_per_cpu_s"]
+
+
+def operations(report: dict[str, Any]) -> float | None:
+    """Executed operations, or planned ones where they were not counted."""
+    return report.get("executed_flops", report.get("planned_flops"))
 
 
 def goals(results: Results, planner: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -87,7 +93,7 @@ def print_results(console: Console, results: Results, facts: dict[str, dict[str,
         table.add_column(column, justify="left" if number < 2 else "right")
     for workload, reports in results.items():
         for name, report in reports.items():
-            flops = report.get("executed_flops")
+            flops = operations(report)
             table.add_row(
                 f"{workload} ({facts[workload]['records']})",
                 name,

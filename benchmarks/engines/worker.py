@@ -86,14 +86,14 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         "scores": scores.astype(float).tolist(),
         "gemm_flops_per_s": max(rates),
     }
+    if isinstance(competitor, Ours):
+        planned = competitor.planned(ids)
+        report["planned_flops"] = planned.flops
+        report["planned_attention_flops"] = planned.attention
+        report["ideal_flops"] = competitor.ideal(ids).flops
     # Counting last: it runs everything again, and not at full speed.
     if task["count"]:
         report["executed_flops"] = competitor.flops(ids)
-        if isinstance(competitor, Ours):
-            planned = competitor.planned(ids)
-            report["planned_flops"] = planned.flops
-            report["planned_attention_flops"] = planned.attention
-            report["ideal_flops"] = competitor.ideal(ids).flops
     return report
 
 

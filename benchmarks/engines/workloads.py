@@ -44,7 +44,7 @@ def group_of(size: int, prompt: int, reference: int, output: int, *, seed: int =
 def lognormal(random: Random, median: float, sigma: float, size: int) -> list[int]:
     """Lengths between 16 and 4096."""
     lengths = median * np.exp(sigma * random.standard_normal(size))
-    return np.clip(lengths, 16, 4096).astype(int).tolist()
+    return [int(length) for length in np.clip(lengths, 16, 4096)]
 
 
 def loners() -> list[Ids]:
