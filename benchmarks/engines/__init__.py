@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/engine.py`: workloads, competitors and how they are measured."""
