@@ -71,9 +71,7 @@ class Lagged:
             parent = -1
             if part.known:
                 parent = len(spans)
-                known[parent] = [
-                    SpanKV(*(x[: part.known] for x in kv)) for kv in cache[part.source]
-                ]
+                known[parent] = [_first(part.known, kv) for kv in cache[part.source]]
                 spans.append((start, start, -1))
             own.append(len(spans))
             spans.append((start, stop, parent))
