@@ -13,7 +13,8 @@ import pytest
 from examples import GROUPS
 from typer.testing import CliRunner, Result
 
-from polar_ray.cli import _pool_config, _print_results, cli
+from polar_ray.cli import cli
+from polar_ray.cli.scoring import _pool_config, _print_results
 from polar_ray.config import StubEngineConfig
 from polar_ray.errors import ConfigError
 from polar_ray.scorer import Scorer

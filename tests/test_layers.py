@@ -24,6 +24,7 @@ LAYERS = {
     "scorer": 4,
     "pool": 5,
     "train": 5,
+    "evaluate": 5,
     "demo": 6,
     "cli": 7,
 }
