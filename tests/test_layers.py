@@ -25,6 +25,7 @@ LAYERS = {
     "pool": 5,
     "train": 5,
     "evaluate": 5,
+    "offline": 5,
     "demo": 6,
     "cli": 7,
 }
@@ -35,6 +36,7 @@ ALLOWED = {
         "pool/replica.py",
         "pool/router.py",
         "client/handle.py",
+        "offline/cluster.py",
     },
     "torch": {"model", "engine", "train"},
     "fastapi": {"pool/http.py"},

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -35,6 +36,24 @@ def parse_config(kind: type[C], values: dict[str, Any], overrides: list[str] | N
         return kind.model_validate({**values, **parse_overrides(overrides or [])})
     except ValidationError as error:
         raise explain(error) from None
+
+
+def parse_settings(kind: type[C], given: dict[str, Any], settings: list[str]) -> C:
+    """A YAML file, if the first argument is one, then `given`, then key=value pairs over it."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    if settings and "=" not in settings[0]:
+        path, *settings = settings
+        if not Path(path).is_file():
+            raise ConfigError(f"{path!r} is neither a YAML file nor key=value")
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} must hold settings as key: value")
+    return parse_config(kind, {**values, **given}, settings)
 
 
 @contextmanager

@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config
+from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config, parse_settings
 from polar_ray.config import PoolConfig, ScorerConfig
 from polar_ray.errors import ConfigError
 
@@ -63,7 +62,7 @@ def serve(
 ) -> None:
     """Start a pool on this Ray cluster (or a local one) and keep it running."""
     with errors_on_stderr():
-        config = _pool_config(settings or [])
+        config = parse_settings(PoolConfig, {}, settings or [])
         from polar_ray.pool.local import pool
 
         with pool(config, name=name, host=host, port=port) as url:
@@ -98,24 +97,6 @@ def _scoring(
     from polar_ray import Scorer
 
     return Scorer(config).score
-
-
-def _pool_config(settings: list[str]) -> PoolConfig:
-    """A YAML file, if the first argument is one, then key=value pairs over it."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    if settings and "=" not in settings[0]:
-        path, *settings = settings
-        if not Path(path).is_file():
-            raise ConfigError(f"{path!r} is neither a YAML file nor key=value")
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} must hold the settings of a pool as key: value")
-    return parse_config(PoolConfig, values, settings)
 
 
 def _announced(chunks: Iterator[Any]) -> Iterator[Any]:
