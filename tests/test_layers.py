@@ -26,6 +26,7 @@ LAYERS = {
     "train": 5,
     "evaluate": 5,
     "offline": 5,
+    "verify": 5,
     "demo": 6,
     "cli": 7,
 }
@@ -38,7 +39,7 @@ ALLOWED = {
         "client/handle.py",
         "offline/cluster.py",
     },
-    "torch": {"model", "engine", "train"},
+    "torch": {"model", "engine", "train", "verify"},
     "fastapi": {"pool/http.py"},
 }
 

@@ -2,10 +2,10 @@
 
 import logging
 
-from polar_ray.cli import evaluation, rescoring, scoring
+from polar_ray.cli import evaluation, rescoring, scoring, verification
 from polar_ray.cli.app import cli
 
-__all__ = ["cli", "evaluation", "main", "rescoring", "scoring"]
+__all__ = ["cli", "evaluation", "main", "rescoring", "scoring", "verification"]
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from examples import GROUPS
+from processes import below, kill, titled
 
 from polar_ray.client import Client
 from polar_ray.config import RescoreConfig, ScorerConfig
@@ -62,27 +62,21 @@ def test_actors_score_what_one_scorer_scores(
     check(tmp_path / "out", tiny_dir)
 
 
-def scoring_actors() -> list[int]:
-    """Process ids, by the title that Ray gives to the processes of actors."""
-    titles = ((p.parent.name, p.read_bytes()) for p in Path("/proc").glob("[0-9]*/cmdline"))
-    return [int(pid) for pid, title in titles if title.startswith(b"ray::ScoringActor")]
-
-
 @pytest.mark.ray
 def test_lost_actors_cost_a_retry_and_no_row(
     cluster: None, source: str, tiny_dir: Path, tmp_path: Path
 ) -> None:
     killed: list[int] = []
 
-    def kill(event: dict[str, Any]) -> None:
+    def strike(event: dict[str, Any]) -> None:
         if event["event"] == "progress" and event["rows"] >= 40 * (len(killed) + 1):
-            for pid in [pid for pid in scoring_actors() if pid not in killed][:1]:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+            ours = [pid for pid in titled() if below(pid, os.getpid()) and pid not in killed]
+            kill(*ours[:1])
+            killed.extend(ours[:1])
 
     # Slow enough that work is lost with the worker.
     slow = config(tiny_dir, **{"engine.seconds_per_token": 2e-5})
-    rescore(slow, source, str(tmp_path / "out"), kill)
+    rescore(slow, source, str(tmp_path / "out"), strike)
     assert killed
     check(tmp_path / "out", tiny_dir)
 
