@@ -128,6 +128,7 @@ def rescore(
     # Mistakes are found before a model is loaded.
     where.filesystem.create_dir(where.path, recursive=True)
     crew = hire(config)
+    listen({"event": "loaded", "made_by": crew.made_by})
     try:
         return _Run(config, given, out, crew, listen).run()
     finally:
