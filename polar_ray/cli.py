@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,15 +48,19 @@ def score(
     timeout_s: Annotated[float, typer.Option(help="Deadline of one request to --address.")] = 600,
 ) -> None:
     """Score a file of records: one result row per input row, in order."""
-    from polar_ray.files import ResultWriter, read_chunks
+    from polar_ray.files import ResultWriter, check_apart, read_chunks
 
     with _errors_on_stderr():
-        scoring = _scoring(overrides, model, address, timeout_s)
+        # Mistakes in names are found before a model is loaded.
         chunks = _announced(read_chunks(file))
+        if output is not None:
+            check_apart(file, output)
+            writing = ResultWriter(output)
+        scoring = _scoring(overrides, model, address, timeout_s)
         if output is None:
             _print_results(scoring(chunk.records) for chunk in chunks)
             return
-        with ResultWriter(output) as writer, _progress(output) as advance:
+        with writing as writer, _progress(output) as advance:
             for chunk in chunks:
                 table = scoring(chunk.records)
                 writer.write(table)
@@ -119,7 +124,7 @@ def _scoring(
 
 def _config(kind: type[C], values: dict[str, Any], overrides: list[str] | None) -> C:
     try:
-        return kind(**{**values, **parse_overrides(overrides or [])})
+        return kind.model_validate({**values, **parse_overrides(overrides or [])})
     except ValidationError as error:
         raise explain(error) from None
 
@@ -135,7 +140,7 @@ def _pool_config(settings: list[str]) -> PoolConfig:
             raise ConfigError(f"{path!r} is neither a YAML file nor key=value")
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML: {error}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path} must hold the settings of a pool as key: value")
@@ -162,6 +167,7 @@ def _print_results(tables: Iterator[pa.Table]) -> None:
         sys.stdout.buffer.flush()
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     shown = Table("row", "score", "tokens", "notes")
@@ -173,7 +179,9 @@ def _print_results(tables: Iterator[pa.Table]) -> None:
             notes += ["spells a control token"] if result["control_text"] else []
             value = "-" if result["score"] is None else f"{result['score']:.4f}"
             name = str(result.get("id", row))
-            shown.add_row(name, value, str(result["num_tokens"]), "; ".join(notes))
+            # Ids and errors quote the input, which may look like rich's own markup.
+            cells = (name, value, str(result["num_tokens"]), "; ".join(notes))
+            shown.add_row(*map(escape, cells))
             row += 1
     Console().print(shown)
 
@@ -219,7 +227,15 @@ def _errors_on_stderr() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
     except ImportError as error:
-        typer.echo(f"error: {error}", err=True)
+        # Names of this package say themselves what to install.
+        hint = "; install it with: pip install 'polar-ray[pool]'"
+        missing = isinstance(error, ModuleNotFoundError)
+        typer.echo(f"error: {error}{hint if missing else ''}", err=True)
         raise typer.Exit(2) from None
     except BrokenPipeError:
+        # Whoever read this has enough. Python's own last flush must not complain of it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
+    except OSError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None

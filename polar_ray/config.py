@@ -5,6 +5,7 @@ nested model, so that `serve run polar_ray:app engine.type=stub` and the command
 further syntax.
 """
 
+from numbers import Real
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,9 +17,12 @@ from pydantic import (
     model_validator,
 )
 
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, RecordError
 
-DTypeName = Literal["float32", "bfloat16", "float16"]
+LONGEST_S = 30 * 24 * 3600.0
+"""No call waits longer than a month: operating systems refuse much more, and infinity hangs."""
+
+DTypeName = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 
 
 def unfold(values: dict[str, Any]) -> dict[str, Any]:
@@ -34,14 +38,27 @@ def unfold(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class Config(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, dotted keys unfolded."""
+    """Base of all settings: frozen, unknown keys refused by name, dotted keys unfolded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _unfold(cls, values: Any) -> Any:
-        return unfold(values) if isinstance(values, dict) else values
+        if not isinstance(values, dict):
+            return values
+        nested = unfold(values)
+        # pydantic would refuse these too, but not say what there is instead.
+        if unknown := [f"{key}={value!r:.40}" for key, value in _unknown(cls, nested)]:
+            known = ", ".join(cls.model_fields)
+            raise ValueError(f"{', '.join(unknown)}: no such setting; there are {known}")
+        return nested
+
+
+def _unknown(kind: type[BaseModel], values: dict[Any, Any]) -> list[tuple[Any, Any]]:
+    return [(key, value) for key, value in values.items() if key not in kind.model_fields]
 
 
 class EncodingConfig(Config):
@@ -68,11 +85,24 @@ class NativeEngineConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on cuda, float32 on a CPU (most have no fast 16-bit arithmetic)."""
+    dtype: DTypeName = "auto"
+    """auto: bfloat16 on cuda, float32 on a CPU (most have no fast 16-bit arithmetic). int8 (CPU)
+    and fp8 (Hopper and later) round the layers' weights and activations: faster, other scores."""
 
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of the forward pass. None: torch's own choice."""
+
+    prefix_cache_bytes: int | None = Field(default=None, ge=0)
+    """Keys and values of prompts and references that are kept for candidates which come later.
+    None: a tenth of the free device memory on cuda, nothing on a CPU or with tensor parallelism."""
+
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Devices (on a CPU: processes) of one node among which every layer is divided, for a model
+    that does not fit into one."""
+
+    compile: bool | None = None
+    """Fuse norms, rotations and activations with torch.compile. None: on cuda only; on a CPU they
+    hide behind the matrix products."""
 
 
 class StubEngineConfig(Config):
@@ -86,6 +116,8 @@ class StubEngineConfig(Config):
 
 def _native_unless_said(value: Any) -> Any:
     """`engine.device=cpu` alone means the native engine."""
+    if isinstance(value, str):
+        raise ValueError(f"{value!r:.40} is no block of settings; write engine.type={value:.40}")
     return {"type": "native", **value} if isinstance(value, dict) else value
 
 
@@ -105,15 +137,19 @@ class ScorerConfig(Config):
     encoding: EncodingConfig = EncodingConfig()
     engine: EngineConfig = NativeEngineConfig()
 
-    max_tokens: int = Field(default=16384, ge=16)
-    """Tokens of one forward pass (a pack). A longer record is a pack of its own."""
+    max_tokens: int | None = Field(default=None, ge=16)
+    """Tokens of one forward pass (a pack). A longer record is a pack of its own. None: what the
+    engine finds room for at its start."""
 
 
 class HttpConfig(Config):
     """The HTTP side of a pool."""
 
     max_body_bytes: int = Field(default=64 << 20, ge=1)
-    """A larger request body is refused with 413."""
+    """A larger request body, or one that unpacks to more, is refused with 413."""
+
+    max_rows: int = Field(default=100_000, ge=1)
+    """A batch of more records is refused with 413."""
 
 
 class PoolConfig(Config):
@@ -131,10 +167,10 @@ class PoolConfig(Config):
 
     engine: EngineConfig = NativeEngineConfig()
     encoding: EncodingConfig = EncodingConfig()
-    max_tokens: int = Field(default=16384, ge=16)
-    """Tokens of one forward pass on a replica."""
+    max_tokens: int | None = Field(default=None, ge=16)
+    """Tokens of one forward pass on a replica. None: what its engine finds room for."""
 
-    timeout_s: float = Field(default=600, gt=0)
+    timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
     """Deadline of a call that names none."""
 
     shards_per_replica: int = Field(default=2, ge=1)
@@ -156,6 +192,18 @@ class PoolConfig(Config):
         )
 
 
+def check_timeout(timeout_s: Any) -> float:
+    """A caller's deadline in seconds; `RecordError` for what would hang or never be waited for."""
+    if not isinstance(timeout_s, bool) and isinstance(timeout_s, Real):
+        seconds = float(timeout_s)
+        if 0 < seconds <= LONGEST_S:
+            return seconds
+    raise RecordError(
+        f"timeout_s={timeout_s!r:.40}; it must be a number of seconds above 0 and at most "
+        f"{LONGEST_S:.0f}"
+    )
+
+
 def parse_overrides(pairs: list[str]) -> dict[str, str]:
     """`["num_replicas=2", "engine.type=stub"]` as a dict; anything else is a `ConfigError`."""
     overrides: dict[str, str] = {}
@@ -169,8 +217,11 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
 
 def explain(error: ValidationError) -> ConfigError:
     """pydantic's report as one `ConfigError` that names each key and its value."""
-    lines = [
-        f"{'.'.join(str(part) for part in e['loc']) or 'config'}={e['input']!r:.80}: {e['msg']}"
-        for e in error.errors()
-    ]
-    return ConfigError("; ".join(lines))
+    return ConfigError("; ".join(_sentence(dict(e)) for e in error.errors()))
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # written above, the value included
+        return f"{place}: {error['ctx']['error']}" if place else str(error["ctx"]["error"])
+    return f"{place or 'config'}={error['input']!r:.80}: {error['msg']}"

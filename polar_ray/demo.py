@@ -37,6 +37,9 @@ PENCILS_OUTPUTS = (
     "Pencils were first made of graphite in the sixteenth century.",
     "I am sorry, I cannot help with that.",
 )
+TOLERANCE = 1e-5
+"""How far one record's score may move with the records it is packed with, in float32."""
+
 RECORDS = [
     Record(CAPITAL, "Beijing.", "Beijing."),
     Record(CAPITAL, "Beijing.", "Shanghai."),
@@ -53,9 +56,18 @@ def run(config: PoolConfig, *, port: int = 0) -> None:
         with connect(address=url) as client:
             by_http = client.score_table(RECORDS)
     _print(console, by_handle)
-    if not by_handle.equals(by_http):
-        raise PoolError("the handle and HTTP gave different results for the same records")
-    console.print("the handle and HTTP agree on every score")
+    difference = largest_difference(by_handle, by_http)
+    if not difference <= TOLERANCE:
+        raise PoolError(f"the handle and HTTP differ by {difference} on the same records")
+    console.print(f"the handle and HTTP agree on every score (largest difference {difference:.1g})")
+
+
+def largest_difference(one: pa.Table, other: pa.Table) -> float:
+    """Between the scores of two results; infinite where they differ in anything else."""
+    if not one.drop_columns("score").equals(other.drop_columns("score")):
+        return float("inf")
+    pairs = zip(one["score"].to_pylist(), other["score"].to_pylist(), strict=True)
+    return max(0.0 if a == b else float("inf") if None in (a, b) else abs(a - b) for a, b in pairs)
 
 
 def _print(console: Console, result: pa.Table) -> None:

@@ -2,9 +2,10 @@
 
     PolarRayError
       ConfigError(ValueError)          a setting, a checkpoint or a path that cannot work
-      RecordError(ValueError)          a bad batch: not Arrow, wrong columns, malformed
+      RecordError(ValueError)          a bad call: not Arrow, wrong columns, malformed
         TooLarge                       a body or batch over its limit
       EngineError(RuntimeError)        the model could not run
+        OutOfMemory                    on this many tokens at once
       ScoreError(RuntimeError)         rows without a score, raised at the caller's wish
       PoolError(RuntimeError)          the pool could not answer
         Overloaded                     full; come back after `retry_after_s`
@@ -29,7 +30,7 @@ class ConfigError(PolarRayError, ValueError):
 
 
 class RecordError(PolarRayError, ValueError):
-    """A batch that cannot be read: wrong columns, not Arrow, malformed JSON."""
+    """A call that cannot be read: wrong columns, not Arrow, malformed JSON, no sane deadline."""
 
 
 class TooLarge(RecordError):
@@ -38,6 +39,10 @@ class TooLarge(RecordError):
 
 class EngineError(PolarRayError, RuntimeError):
     """The model could not be run on an otherwise good batch."""
+
+
+class OutOfMemory(EngineError):
+    """The device has no room for a pack of this size; a smaller one may fit."""
 
 
 class ScoreError(PolarRayError, RuntimeError):

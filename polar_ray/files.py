@@ -6,6 +6,7 @@ their number and order.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -41,17 +42,25 @@ def read_chunks(path: str, *, rows: int = 1024) -> Iterator[Chunk]:
     Raises `ConfigError` if there is no such file and `RecordError` if it is not what it says.
     """
     if path == STDIN:
-        yield from _read_jsonl(sys.stdin.buffer, rows)
-        return
+        return _read_jsonl(sys.stdin.buffer, rows)
     if not Path(path).is_file():
         raise ConfigError(f"no file {path!r}")
     if path.endswith(".parquet"):
-        yield from _read_parquet(path, rows)
-    elif path.endswith((".jsonl", ".json", ".ndjson")):
-        with Path(path).open("rb") as file:
-            yield from _read_jsonl(file, rows)
-    else:
-        raise ConfigError(f"{path!r} ends in neither .jsonl nor .parquet")
+        return _read_parquet(path, rows)
+    if path.endswith((".jsonl", ".json", ".ndjson")):
+        return _read_jsonl_file(path, rows)
+    raise ConfigError(f"{path!r} ends in neither .jsonl nor .parquet")
+
+
+def check_apart(source: str, output: str) -> None:
+    """Raises `ConfigError` if results would take the place of the records that they are of."""
+    if source != STDIN and Path(output).exists() and Path(output).samefile(source):
+        raise ConfigError(f"--output {output!r} is the input file; write the results to another")
+
+
+def _read_jsonl_file(path: str, rows: int) -> Iterator[Chunk]:
+    with Path(path).open("rb") as file:
+        yield from _read_jsonl(file, rows)
 
 
 def _read_jsonl(lines: Iterable[bytes], rows: int) -> Iterator[Chunk]:
@@ -107,7 +116,7 @@ class ResultWriter:
         self._path = Path(path)
         if not self._path.parent.is_dir():
             raise ConfigError(f"no folder {str(self._path.parent)!r} for --output")
-        self._partial = self._path.with_name(self._path.name + ".partial")
+        self._partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
         self._parquet: pq.ParquetWriter | None = None
         self._lines: BinaryIO | None = None
 
@@ -118,9 +127,10 @@ class ResultWriter:
             write_jsonl(table, self._lines)
             return
         self._parquet = self._parquet or pq.ParquetWriter(self._partial, table.schema)
-        self._parquet.write_table(table)
+        self._parquet.write_table(_with_ids_of(self._parquet.schema, table))
 
     def __enter__(self) -> ResultWriter:
+        self._partial.touch()  # a place that cannot be written to is found before any work
         return self
 
     def __exit__(
@@ -138,6 +148,23 @@ class ResultWriter:
             self._partial.replace(self._path)
         else:
             self._partial.unlink(missing_ok=True)
+
+
+def _with_ids_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
+    """A chunk's results with the id column of the chunks before it."""
+    here, before = _id_type(table.schema), _id_type(schema)
+    if here is None and before is not None:
+        return table.add_column(0, "id", pa.nulls(table.num_rows, before))
+    if here != before:
+        raise RecordError(
+            f"ids are {here} in some rows and {before or 'absent'} in the rows before; parquet "
+            "wants one kind, so repair them or write .jsonl"
+        )
+    return table
+
+
+def _id_type(schema: pa.Schema) -> pa.DataType | None:
+    return schema.field("id").type if "id" in schema.names else None
 
 
 def write_jsonl(table: pa.Table, file: BinaryIO) -> None:

@@ -100,13 +100,21 @@ class _BadRow(Exception):
 
 
 def to_batch(records: Iterable[Record | Mapping[str, Any]] | pa.Table) -> Batch:
-    """Records, or a table of them, as one checked batch.
+    """Records, or a table of them (Arrow's, or a data frame that exports one), as a checked batch.
 
     Raises `RecordError` if this is no batch at all (a string, a column that does not exist). A
     single bad record is not an error of the batch: it is listed in `Batch.errors`.
     """
     if isinstance(records, pa.Table | pa.RecordBatch):
         return Batch(check_table(records))
+    if hasattr(records, "__arrow_c_stream__"):
+        # A data frame, whose iteration would give its columns.
+        try:
+            table = _without_views(pa.table(records))
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            kind = type(records).__name__
+            raise RecordError(f"{kind} does not become an Arrow table: {error}") from None
+        return Batch(check_table(table))
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
         raise RecordError(
             f"a batch is a list of records or an Arrow table, not {type(records).__name__}; "
@@ -123,6 +131,12 @@ def to_batch(records: Iterable[Record | Mapping[str, Any]] | pa.Table) -> Batch:
         for name, values in columns.items():
             values.append(row.get(name))
     return Batch(_table(columns), errors)
+
+
+def _without_views(table: pa.Table) -> pa.Table:
+    """The views of this process's own data frames (polars has them) as plain strings."""
+    kinds = [pa.string() if kind == pa.string_view() else kind for kind in table.schema.types]
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
 
 
 def _parse(index: int, record: Any) -> dict[str, Any]:
@@ -217,7 +231,7 @@ def _id_array(ids: list[Any]) -> pa.Array:
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
         raise RecordError(f"ids must all be strings or all be integers: {error}") from None
     if not (pa.types.is_string(array.type) or pa.types.is_integer(array.type)):
-        raise RecordError(f"ids must be strings or integers, not {array.type}")
+        raise RecordError(f"ids must be strings or integers, not {array.type!s:.80}")
     return array
 
 
@@ -228,14 +242,17 @@ def check_table(table: pa.Table | pa.RecordBatch) -> pa.Table:
     """
     if isinstance(table, pa.RecordBatch):
         table = pa.Table.from_batches([table])
-    names = table.column_names
+    try:
+        names = table.column_names
+    except UnicodeDecodeError:
+        raise RecordError("a column's name is not UTF-8") from None
     unknown = [n for n in names if n not in TEXT_COLUMNS and n not in OPTIONAL_COLUMNS]
     if unknown:
         raise RecordError(_unknown_columns(unknown, "the table"))
     if missing := [name for name in TEXT_COLUMNS if name not in names]:
-        raise RecordError(f"missing column(s) {', '.join(missing)}; the table has {names}")
+        raise RecordError(f"missing column(s) {', '.join(missing)}; the table has {names!r:.200}")
     if len(set(names)) != len(names):
-        raise RecordError(f"duplicate columns in {names}")
+        raise RecordError(f"duplicate columns in {names!r:.200}")
     try:
         # Arrow's readers check structure only; reading an unchecked value can crash the process.
         table.validate(full=True)
@@ -247,13 +264,12 @@ def check_table(table: pa.Table | pa.RecordBatch) -> pa.Table:
 
 def _check_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    is_text = any(
-        test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
-    )
+    # No string_view: Arrow (26) can crash on one whose null rows hold nonsense, validated or not.
+    is_text = kind in (pa.string(), pa.large_string(), pa.null())
     if name == "id" and pa.types.is_integer(kind):
-        return column.combine_chunks()
+        return column.cast(kind).combine_chunks()
     if not is_text:
-        raise RecordError(f"column {name} is {column.type}; it must be a string column")
+        raise RecordError(f"column {name} is {column.type!s:.80}; it must be a string column")
     if pa.types.is_string(column.type):
         return column.combine_chunks()
     return column.cast(pa.string()).combine_chunks()

@@ -7,7 +7,9 @@ this one class, so the same record gets the same score wherever it is scored.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +22,15 @@ from polar_ray.config import ScorerConfig
 from polar_ray.encoding import Encoded, Encoder, limits, load_tokenizer
 from polar_ray.encoding.template import TEMPLATE_VERSION
 from polar_ray.engine import build_engine
-from polar_ray.engine.protocol import Scores
-from polar_ray.errors import ConfigError, EngineError
-from polar_ray.planning import Ids, Pack, pack
+from polar_ray.engine.protocol import Pending, Scores
+from polar_ray.errors import ConfigError, EngineError, OutOfMemory
+from polar_ray.planning import Counts, Pack, pack
 from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
 
 logger = logging.getLogger(__name__)
+
+IN_FLIGHT = 2
+"""Packs that the engine has at once: one that it computes, one that waits for it."""
 
 
 class Forwarded(NamedTuple):
@@ -52,6 +57,10 @@ class Scorer:
         tokenizer = load_tokenizer(folder)
         self.engine = build_engine(self.config.engine, folder)
         self.info = self.engine.info
+        self.max_tokens = self.config.max_tokens or self.info.max_tokens
+        """Tokens of a pack; halved for good when the device ran out of memory."""
+
+        self.num_halvings = 0
         if tokenizer.vocab_size > self.info.vocab_size:
             raise ConfigError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, "
@@ -90,33 +99,70 @@ class Scorer:
         """Token ids, or the reason why there are none, for each row of a request table."""
         return self.encoder.encode(check_table(table))
 
-    def forward(self, encoded: Sequence[Encoded]) -> Forwarded:
-        """Scores of encoded records. A record that makes the engine fail spoils only itself."""
+    def forward(
+        self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
+    ) -> Forwarded:
+        """Scores of encoded records. A record that makes the engine fail spoils only itself.
+
+        `before_pack` is called before each pack; what it raises ends the work.
+        """
         scores = np.full(len(encoded), np.nan, dtype=np.float32)
         errors = {i: record.error for i, record in enumerate(encoded) if record.error is not None}
-        waiting = self._packs([record.ids for record in encoded])
-        while waiting:
-            one = waiting.pop()
-            try:
-                scores[one.records] = self.engine.score(one)
-            except EngineError as error:
-                if len(one.records) == 1:
-                    errors[int(one.records[0])] = row_error("engine_error", str(error))
+        plans = [self._plan(encoded, np.arange(len(encoded)))]
+        flying: deque[tuple[Pack, Pending]] = deque()
+        try:
+            while plans or flying:
+                # The next pack is planned and sent while the engine is busy with the one before.
+                if plans and len(flying) < IN_FLIGHT:
+                    one = next(plans[-1], None)
+                    if one is None:
+                        plans.pop()
+                        continue
+                    before_pack()
+                    try:
+                        flying.append((one, self.engine.submit(one)))
+                    except EngineError as error:
+                        plans += self._after(error, one, encoded, errors)
                     continue
-                logger.warning("%s; trying its %d records in halves", error, len(one.records))
-                half = len(one.records) // 2
-                for part in (one.records[:half], one.records[half:]):
-                    ids = [encoded[i].ids for i in part]
-                    for smaller in self._packs(ids):
-                        waiting.append(replace(smaller, records=part[smaller.records]))
+                one, pending = flying.popleft()
+                try:
+                    scores[one.records] = pending.result()
+                except EngineError as error:
+                    plans += self._after(error, one, encoded, errors)
+        finally:
+            # Whoever ends the work early leaves the engine idle all the same.
+            for _, pending in flying:
+                with suppress(EngineError):
+                    pending.result()
         return Forwarded(scores, errors)
 
-    def _packs(self, ids: Sequence[Ids]) -> list[Pack]:
+    def _after(
+        self, error: EngineError, failed: Pack, encoded: Sequence[Encoded], errors: dict[int, str]
+    ) -> list[Iterator[Pack]]:
+        """What to try next: smaller packs, or nothing where a lone record failed."""
+        rows = failed.records
+        if len(rows) == 1:
+            errors[int(rows[0])] = row_error("engine_error", str(error))
+            return []
+        logger.warning("%s; trying its %d records in smaller packs", error, len(rows))
+        if isinstance(error, OutOfMemory):
+            # What did not fit once will not fit the next time.
+            self.max_tokens = max(1, min(self.max_tokens, failed.num_tokens) // 2)
+            self.num_halvings += 1
+        half = len(rows) // 2
+        return [self._plan(encoded, part) for part in (rows[:half], rows[half:])]
+
+    def _plan(self, encoded: Sequence[Encoded], rows: Counts) -> Iterator[Pack]:
+        """Packs of the records `rows`, their numbers those of `encoded`."""
+        chosen = [encoded[i] for i in rows]
         bound = self.info.scaled_above
         kinds = None
         if bound is not None:
-            kinds = [len(one) if len(one) > bound else 0 for one in ids]
-        return list(pack(ids, max_tokens=self.config.max_tokens, kinds=kinds))
+            kinds = [len(one.ids) if len(one.ids) > bound else 0 for one in chosen]
+        stems = [one.num_common for one in chosen] if self.info.keeps_prefixes else None
+        ids = [one.ids for one in chosen]
+        for one in pack(ids, max_tokens=self.max_tokens, kinds=kinds, stems=stems):
+            yield replace(one, records=rows[one.records])
 
     def results(
         self, table: pa.Table, encoded: Sequence[Encoded], forwarded: Forwarded

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,15 +63,14 @@ def cluster() -> Iterator[None]:
 
     from polar_ray.pool.local import free_port
 
-    with tempfile.TemporaryDirectory():
-        ray.init(
-            num_cpus=8,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=300_000_000,
-            namespace="serve",
-        )
-        serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
-        yield
-        serve.shutdown()
-        ray.shutdown()
+    ray.init(
+        num_cpus=8,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=300_000_000,
+        namespace="serve",
+    )
+    serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
+    yield
+    serve.shutdown()
+    ray.shutdown()

@@ -13,7 +13,7 @@ import pytest
 from examples import GROUPS
 from typer.testing import CliRunner, Result
 
-from polar_ray.cli import _pool_config, cli
+from polar_ray.cli import _pool_config, _print_results, cli
 from polar_ray.config import StubEngineConfig
 from polar_ray.errors import ConfigError
 from polar_ray.scorer import Scorer
@@ -82,6 +82,11 @@ def test_rows_without_a_score_say_why_and_the_exit_code_stays_zero(
         (["{rows}", "tokens=5"], 2, "tokens='5'"),
         (["{rows}", "nonsense"], 2, "'nonsense' is not key=value"),
         (["{rows}", "--output", "out.csv"], 2, "must end in"),
+        (["{rows}", "--output", "no/such/out.jsonl"], 2, "no folder 'no/such'"),
+        (["{rows}", "--output", "{rows}"], 2, "is the input file"),
+        (["{rows}", "--output", "/proc/out.jsonl"], 1, "/proc/out.jsonl"),
+        (["{rows}", "--address", "nonsense"], 2, "address='nonsense'"),
+        (["{rows}", "--address", "http://x", "--timeout-s", "nan"], 1, "timeout_s=nan"),
         (["{rows}", "--address", "http://x", "--model", "m"], 2, "drop --model"),
         (["{rows}", "--address", "http://127.0.0.1:9"], 1, "cannot reach http://127.0.0.1:9"),
     ],
@@ -118,6 +123,54 @@ def test_the_script_runs_as_users_run_it(rows: Path, tiny_dir: Path) -> None:
     assert len(results(done.stdout)) == len(GROUPS)
 
 
+def test_the_input_survives_as_output_by_another_name(rows: Path, tmp_path: Path) -> None:
+    before = rows.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(rows)
+    done = run("score", rows, "--output", tmp_path / "link.jsonl")
+    assert done.exit_code == 2
+    assert rows.read_bytes() == before
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, tiny_dir: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("5\n" * 3000)
+    script = f"{sys.executable} -c 'from polar_ray.cli import main; main()'"
+    options = f"--model {tiny_dir} engine.type=stub"
+    command = f"set -o pipefail; {script} score {path} {options} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert len(results(done.stdout)) == 1
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ids_that_change_their_kind_are_named(tmp_path: Path, tiny_dir: Path) -> None:
+    def written(first: object, second: object) -> Path:
+        path = tmp_path / "in.jsonl"
+        ids = [first] * 1024 + [second]
+        path.write_text("".join(json.dumps({**GROUPS[0], "id": one}) + "\n" for one in ids))
+        return path
+
+    out = tmp_path / "out.parquet"
+    options = ("--model", tiny_dir, "engine.type=stub", "--output", out)
+    for first, second in [(1, "a"), (None, "a")]:
+        done = run("score", written(first, second), *options)
+        assert done.exit_code == 1
+        assert "ids are string in some rows" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    assert run("score", written("a", None), *options).exit_code == 0
+    assert pq.read_table(out)["id"].to_pylist() == ["a"] * 1024 + [None]
+
+
+def test_a_persons_table_shows_brackets_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scorer: Scorer
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    table = scorer.score([{**GROUPS[0], "id": "[/b]", "wrapper": "[red]"}])
+    _print_results(iter([table]))
+    shown = capsys.readouterr().out
+    assert "[/b]" in shown
+    assert "[red]" in shown
+
+
 def test_pool_settings_come_from_yaml_and_key_value(tmp_path: Path) -> None:
     path = tmp_path / "pool.yaml"
     path.write_text("num_replicas: 3\nengine: {type: stub, seconds_per_token: 0.5}\n")
@@ -129,11 +182,17 @@ def test_pool_settings_come_from_yaml_and_key_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is not YAML"), ("[1]", "must hold the settings"), ("replicas: 3", "replicas=3")],
+    [
+        ("a: [", "is not YAML"),
+        ("[1]", "must hold the settings"),
+        ("replicas: 3", "replicas=3"),
+        ("1: 2", "1=2: no such setting"),
+        ("model: \udcff", "is not YAML"),
+    ],
 )
 def test_wrong_pool_settings_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "pool.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ConfigError, match=message):
         _pool_config([str(path)])
     with pytest.raises(ConfigError, match="neither a YAML file nor key=value"):

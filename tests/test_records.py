@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -174,3 +176,43 @@ def replaced(name: str, values: list[object]) -> pa.Table:
 def test_a_result_that_breaks_the_contract_is_found(broken: pa.Table) -> None:
     with pytest.raises(ValueError, match=r"result|score"):
         check_scores(broken, 2)
+
+
+def test_a_column_name_that_is_no_text_is_a_record_error() -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"prompt": ["p"], "reference": ["r"], "output": ["o"]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    body = bytes(sink.getvalue()).replace(b"output", b"out\xffut")
+    with pytest.raises(RecordError, match="name is not UTF-8"):
+        check_table(pa.ipc.open_stream(body).read_all())
+
+
+def test_a_dictionary_of_ids_becomes_ids() -> None:
+    ids = pa.array([7, 7]).dictionary_encode()
+    texts = ["a", "b"]
+    table = pa.table({"prompt": texts, "reference": texts, "output": texts, "id": ids})
+    assert check_table(table)["id"].type == pa.int64()
+
+
+class Frame:
+    """A data frame as polars and pandas have them: its iteration gives columns."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table.column_names)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
+def test_a_data_frame_is_a_table_and_not_its_columns() -> None:
+    texts = pa.array(["a", "b"], pa.string_view())
+    frame = Frame(pa.table({"prompt": texts, "reference": texts, "output": texts}))
+    batch = to_batch(frame)  # type: ignore[arg-type]
+    assert batch.table.column("output").to_pylist() == ["a", "b"]
+    assert batch.table.schema.field("prompt").type == pa.string()
+    with pytest.raises(RecordError, match="ChunkedArray does not become an Arrow table"):
+        to_batch(pa.chunked_array([["text"]]))

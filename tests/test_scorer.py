@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from polar_ray.config import EncodingConfig, ScorerConfig, StubEngineConfig
 from polar_ray.engine.native import NativeEngine
+from polar_ray.engine.protocol import Done, Pending
 from polar_ray.engine.stub import stub_score
 from polar_ray.errors import ConfigError, EngineError, RecordError
 from polar_ray.planning import Pack
@@ -118,11 +119,11 @@ class _Failing:
         self.engine, self.poison, self.calls = engine, poison, 0
         self.name, self.info = engine.name, engine.info
 
-    def score(self, pack: Pack) -> np.ndarray:
+    def submit(self, pack: Pack) -> Pending:
         self.calls += 1
         if (pack.ids == self.poison).any():
             raise EngineError("out of luck")
-        return self.engine.score(pack)
+        return self.engine.submit(pack)
 
     def close(self) -> None:
         pass
@@ -146,10 +147,10 @@ def test_a_record_that_breaks_the_engine_spoils_only_itself(tiny_dir: Path, plac
 def test_a_score_that_is_no_number_is_an_error(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    def score(pack: Pack) -> np.ndarray:
-        return np.where(pack.records == 2, value, 1.0).astype(np.float32)
+    def submit(pack: Pack) -> Pending:
+        return Done(np.where(pack.records == 2, value, 1.0).astype(np.float32))
 
-    monkeypatch.setattr(scorer.engine, "score", score)
+    monkeypatch.setattr(scorer.engine, "submit", submit)
     table = check_scores(scorer.score(GROUPS), len(GROUPS))
     assert table["score"].to_pylist() == [None if i == 2 else 1.0 for i in range(len(GROUPS))]
     assert table["error"][2].as_py().startswith("nonfinite_score: ")

@@ -23,7 +23,7 @@ from polar_ray.engine.protocol import Scores
 from polar_ray.model import load_model
 from polar_ray.model.attention import BLOCK
 from polar_ray.model.flops import count_flops
-from polar_ray.model.internlm2 import Block, rope_angles, rotate
+from polar_ray.model.internlm2 import Block, rope_angles
 from polar_ray.planning import Ids
 from polar_ray.planning.trie import common_prefix
 
@@ -98,9 +98,9 @@ class Lagged:
     ) -> Tensor:
         attention = layer.attention
         qkv = attention.wqkv(layer.attention_norm(x_TD))
-        qkv_TKGH = qkv.unflatten(-1, (attention.num_kv_heads, -1, attention.head_dim))
-        q_TNH = rotate(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
-        k_TKH, v_TKH = rotate(qkv_TKGH[:, :, -2], rotation), qkv_TKGH[:, :, -1]
+        qkv_TKGH = qkv.unflatten(-1, (-1, attention.num_slots, attention.head_dim))
+        q_TNH = attention.rotary(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
+        k_TKH, v_TKH = attention.rotary(qkv_TKGH[:, :, -2], rotation), qkv_TKGH[:, :, -1]
         out = []
         parts = zip(q_TNH.split(sizes), k_TKH.split(sizes), v_TKH.split(sizes), strict=True)
         for part, past, (q_SNH, k, v) in zip(chunk, before, parts, strict=True):

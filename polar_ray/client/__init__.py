@@ -23,7 +23,12 @@ def connect(
         from polar_ray.client.http import HttpTransport
 
         return Client(HttpTransport(address), timeout_s=timeout_s)
-    from polar_ray.client.handle import HandleTransport
-
+    try:
+        from polar_ray.client.handle import HandleTransport
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"connect(app_name=...) needs {error.name!r}; install it with: "
+            "pip install 'polar-ray[pool]', or use connect(address=...)"
+        ) from None
     assert app_name is not None
     return Client(HandleTransport(app_name), timeout_s=timeout_s)

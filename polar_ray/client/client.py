@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from polar_ray.config import check_timeout
 from polar_ray.errors import ScoreError
 from polar_ray.records import Record, to_batch, with_row_errors
 
@@ -40,7 +41,7 @@ class Client:
 
     def __init__(self, transport: Transport, *, timeout_s: float = 600) -> None:
         self._transport = transport
-        self.timeout_s = timeout_s
+        self.timeout_s = check_timeout(timeout_s)
 
     def score(
         self, records: Records, *, on_error: OnError = "raise", timeout_s: float | None = None
@@ -49,17 +50,19 @@ class Client:
 
         A row without a score raises `ScoreError` naming it, or is None or NaN by `on_error`.
         """
+        _check_on_error(on_error)
         return to_list(self.score_table(records, timeout_s=timeout_s), on_error)
 
     async def score_async(
         self, records: Records, *, on_error: OnError = "raise", timeout_s: float | None = None
     ) -> list[float | None]:
         """`score` for an event loop."""
+        _check_on_error(on_error)
         return to_list(await self.score_table_async(records, timeout_s=timeout_s), on_error)
 
     def score_table(self, records: Records, *, timeout_s: float | None = None) -> pa.Table:
         """The result table (`polar_ray.records.SCORE_SCHEMA`): one row for every record."""
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        timeout_s = self.timeout_s if timeout_s is None else check_timeout(timeout_s)
         if self._transport.carries(records):
             return self._transport.send(records, timeout_s)
         batch = to_batch(records)
@@ -69,7 +72,7 @@ class Client:
         self, records: Records, *, timeout_s: float | None = None
     ) -> pa.Table:
         """`score_table` for an event loop."""
-        timeout_s = self.timeout_s if timeout_s is None else timeout_s
+        timeout_s = self.timeout_s if timeout_s is None else check_timeout(timeout_s)
         if self._transport.carries(records):
             return await self._transport.send_async(records, timeout_s)
         batch = to_batch(records)
@@ -94,8 +97,7 @@ class Client:
 
 def to_list(table: pa.Table, on_error: OnError = "raise") -> list[float | None]:
     """The scores of a result table; what a row without one becomes is up to `on_error`."""
-    if on_error not in ("raise", "none", "nan"):
-        raise ValueError(f'on_error={on_error!r}; use "raise", "none" or "nan"')
+    _check_on_error(on_error)
     scores: list[float | None] = table["score"].to_pylist()
     if on_error == "none" or table["score"].null_count == 0:
         return scores
@@ -103,3 +105,8 @@ def to_list(table: pa.Table, on_error: OnError = "raise") -> list[float | None]:
         return [float("nan") if score is None else score for score in scores]
     texts = table["error"].to_pylist()
     raise ScoreError({i: text for i, text in enumerate(texts) if text is not None})
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "none", "nan"):
+        raise ValueError(f'on_error={on_error!r}; use "raise", "none" or "nan"')

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentResponse
 
 from polar_ray.errors import (
     DeadlineExceeded,
@@ -29,6 +32,15 @@ class HandleTransport:
 
     def __init__(self, app_name: str) -> None:
         self._app_name = app_name
+        if not ray.is_initialized():
+            # Left to itself, Serve would start a cluster here to look for the application in it.
+            try:
+                ray.init("auto", namespace="serve", log_to_driver=False)
+            except ConnectionError as error:
+                raise PoolError(
+                    f"no Ray cluster to look for {app_name!r} in ({error}); call ray.init(address) "
+                    "first, or use connect(address=...)"
+                ) from None
         try:
             self._score = serve.get_app_handle(app_name).score
         except (RayServeException, RayError, RuntimeError) as error:
@@ -43,29 +55,41 @@ class HandleTransport:
 
     def send(self, batch: Any, timeout_s: float) -> pa.Table:
         """The result table of a batch or of a reference to one."""
-        response = self._score.remote(batch, timeout_s=timeout_s)
+        if _in_event_loop():
+            raise PoolError("score would block this event loop; await score_async instead")
         started = time.monotonic()
-        try:
-            return response.result(timeout_s=timeout_s + GRACE_S)
-        except Exception as error:
-            response.cancel()
-            raise self._translate(error, time.monotonic() - started) from None
+        with self._call(batch, timeout_s) as response:
+            try:
+                return response.result(timeout_s=timeout_s + GRACE_S)
+            except Exception as error:
+                raise self._translate(error, time.monotonic() - started) from None
 
     async def send_async(self, batch: Any, timeout_s: float) -> pa.Table:
         """`send` for an event loop."""
-        response = self._score.remote(batch, timeout_s=timeout_s)
         started = time.monotonic()
-        try:
-            return await asyncio.wait_for(response, timeout_s + GRACE_S)
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except Exception as error:
-            response.cancel()
-            raise self._translate(error, time.monotonic() - started) from None
+        with self._call(batch, timeout_s) as response:
+            try:
+                return await asyncio.wait_for(response, timeout_s + GRACE_S)
+            except Exception as error:
+                raise self._translate(error, time.monotonic() - started) from None
 
     def close(self) -> None:
         """A handle holds nothing that needs closing."""
+
+    @contextmanager
+    def _call(self, batch: Any, timeout_s: float) -> Iterator[DeploymentResponse]:
+        """One call of the router, which is told to stop if it is left by an exception."""
+        try:
+            response = self._score.remote(batch, timeout_s=timeout_s)
+        except Exception as error:
+            raise self._translate(error, 0.0) from None
+        try:
+            yield response
+        except BaseException:
+            # Serve raises what the call failed with again, if it failed on its way.
+            with suppress(Exception):
+                response.cancel()
+            raise
 
     def _translate(self, error: Exception, waited_s: float) -> PolarRayError:
         if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
@@ -76,8 +100,18 @@ class HandleTransport:
             return DeadlineExceeded(
                 f"pool {self._app_name!r} did not answer within {waited_s:.1f} s"
             )
+        if isinstance(error, DeploymentUnavailableError):
+            return PoolError(f"pool {self._app_name!r} does not run any more ({error})")
         if isinstance(error, BackPressureError):
             return Overloaded(f"pool {self._app_name!r} is full")
         if isinstance(error, RayServeException | RayError):
             return ReplicaLost(f"pool {self._app_name!r} lost this call; send it again ({error})")
         return PoolError(f"{type(error).__name__}: {error}")
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -15,21 +20,33 @@ from polar_ray.errors import (
     Overloaded,
     PolarRayError,
     PoolError,
+    ScoreError,
 )
+from polar_ray.records import check_scores
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
 GRACE_S = 0.5
 """The server keeps the deadline and says why; this much later the client gives up on it too."""
 
 
+NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+"""Threads may share a client; none of them should wait for another's connection."""
+
+
 class HttpTransport:
-    """Posts batches to `{address}/score`."""
+    """Posts batches to `{address}/score`. Proxies are taken from the environment, as by httpx."""
 
     def __init__(self, address: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        if not address.startswith(("http://", "https://")):
-            raise ConfigError(f"address={address!r} must begin with http:// or https://")
-        self._address = address.rstrip("/")
-        self._http = httpx.Client(base_url=self._address, transport=transport)
+        self._url = _parse(address)
+        self._address = str(self._url).rstrip("/")
+        # What errors show; an address may hold a password.
+        self._name = str(self._url.copy_with(userinfo=b"")).rstrip("/")
+        try:
+            # Reading the certificates takes longer than a request, so it is done once.
+            self._ssl = httpx.create_ssl_context()
+            self._http = httpx.Client(verify=self._ssl, limits=NO_LIMITS, transport=transport)
+        except (ImportError, ValueError, OSError) as error:
+            raise ConfigError(f"proxy or certificate settings for HTTP: {error}") from None
 
     def carries(self, records: Any) -> bool:
         """Only bytes cross this border; everything becomes a table first."""
@@ -37,19 +54,28 @@ class HttpTransport:
 
     def send(self, batch: pa.Table, timeout_s: float) -> pa.Table:
         """The result table of a batch."""
-        try:
-            return _read(self._http.send(self._request(batch, timeout_s)))
-        except httpx.HTTPError as error:
-            raise self._translate(error, timeout_s) from None
+        until = time.monotonic() + timeout_s + GRACE_S
+        with self._translated(timeout_s):
+            response = self._http.send(self._request(batch, timeout_s), stream=True)
+            try:
+                body = []
+                for chunk in response.iter_bytes():
+                    # httpx bounds each wait, which a server that drips would never reach.
+                    if time.monotonic() > until:
+                        raise httpx.ReadTimeout("the answer is too slow")
+                    body.append(chunk)
+            finally:
+                response.close()
+        return self._read(response, b"".join(body), batch.num_rows)
 
     async def send_async(self, batch: pa.Table, timeout_s: float) -> pa.Table:
         """`send` for an event loop."""
         # An async client belongs to the loop that it was made in; callers may have several.
-        async with httpx.AsyncClient() as http:
-            try:
-                return _read(await http.send(self._request(batch, timeout_s)))
-            except httpx.HTTPError as error:
-                raise self._translate(error, timeout_s) from None
+        with self._translated(timeout_s):
+            async with httpx.AsyncClient(verify=self._ssl) as http:
+                request = self._request(batch, timeout_s)
+                response = await asyncio.wait_for(http.send(request), timeout_s + GRACE_S)
+        return self._read(response, response.content, batch.num_rows)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -59,37 +85,86 @@ class HttpTransport:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_table(batch)
-        return self._http.build_request(
+        return httpx.Request(
             "POST",
-            "/score",
+            f"{self._address}/score",
             params={"timeout_s": timeout_s},
             content=bytes(sink.getvalue()),
             headers={"content-type": ARROW_STREAM},
-            timeout=httpx.Timeout(timeout_s + GRACE_S, connect=min(10.0, timeout_s + GRACE_S)),
+            extensions={"timeout": _timeout(timeout_s + GRACE_S)},
         )
 
-    def _translate(self, error: httpx.HTTPError, timeout_s: float) -> PolarRayError:
-        if isinstance(error, httpx.TimeoutException):
-            return DeadlineExceeded(f"{self._address} did not answer within {timeout_s:g} s")
-        return PoolError(f"cannot reach {self._address}: {error or type(error).__name__}")
+    def _read(self, response: httpx.Response, body: bytes, num_rows: int) -> pa.Table:
+        if response.status_code != 200:
+            raise _error(self._name, response, body)
+        try:
+            with pa.ipc.open_stream(body) as reader:
+                table = reader.read_all()
+            table.validate(full=True)
+            return check_scores(table, num_rows)
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise PoolError(
+                f"{self._name} answered with something else than this batch's scores ({error}); "
+                "is it a polar_ray pool of this version?"
+            ) from None
+
+    @contextmanager
+    def _translated(self, timeout_s: float) -> Iterator[None]:
+        """Errors of httpx and of the event loop as this project's own."""
+        try:
+            yield
+        except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError):
+            late = f"{self._name} did not answer within {timeout_s:g} s"
+            raise DeadlineExceeded(late) from None
+        except (httpx.HTTPError, RuntimeError) as error:
+            # A RuntimeError says that the client has been closed.
+            way = _proxy(self._url)
+            reason = f"{error or type(error).__name__}{way}"
+            raise PoolError(f"cannot reach {self._name}: {reason}") from None
 
 
-def _read(response: httpx.Response) -> pa.Table:
-    if response.status_code != 200:
-        raise _error(response)
-    with pa.ipc.open_stream(response.content) as reader:
-        table = reader.read_all()
-    table.validate(full=True)
-    return table
+def _parse(address: str) -> httpx.URL:
+    try:
+        url = httpx.URL(address)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise ConfigError(f"address={address!r} is no URL: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise ConfigError(
+            f"address={address!r} must begin with http:// or https:// and hold a host, no query"
+        )
+    return url
 
 
-def _error(response: httpx.Response) -> PolarRayError:
+def _timeout(seconds: float) -> dict[str, float | None]:
+    return httpx.Timeout(seconds, connect=min(10.0, seconds)).as_dict()
+
+
+def _proxy(url: httpx.URL) -> str:
+    """A hint for those who forgot what their environment says."""
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if proxy is None or urllib.request.proxy_bypass(url.host):
+        return ""
+    return f" (by the proxy {proxy}, which the environment names; NO_PROXY={url.host} avoids it)"
+
+
+def _error(name: str, response: httpx.Response, body: bytes) -> PolarRayError:
     """The server's error as the same class here; anything else is a `PoolError`."""
     try:
-        detail = orjson.loads(response.content)["error"]
+        detail = orjson.loads(body)["error"]
         kind, message = BY_NAME[detail["type"]], str(detail["message"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return PoolError(f"{response.url} answered {response.status_code}: {response.text[:200]}")
+        kind = ScoreError
+    if kind is ScoreError:  # made of rows by a client; no server has one to send
+        shown = body[:200].decode(errors="replace")
+        return PoolError(f"{name} answered {response.status_code}: {shown}")
     if kind is Overloaded:
-        return Overloaded(message, float(response.headers.get("retry-after", 1)))
+        return Overloaded(message, _retry_after(response.headers.get("retry-after", "")))
     return kind(message)
+
+
+def _retry_after(header: str) -> float:
+    try:
+        return float(header)
+    except ValueError:  # absent, or a date
+        return 1.0

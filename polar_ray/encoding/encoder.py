@@ -35,6 +35,9 @@ class Encoded:
     control_text: bool = False
     """A field spelled a control token; it was encoded as plain text."""
 
+    num_common: int = 0
+    """Leading ids that every candidate for the same prompt and reference has."""
+
 
 class Texts(NamedTuple):
     """The three texts of a record after truncation."""
@@ -117,12 +120,14 @@ class Encoder:
             return Encoded(NO_IDS, error)
         control_text = any(map(self._spells_control, (prompt, reference, output)))
         texts = self._truncate(prompt, reference, output, memo)
-        ids = self._ids(texts, wrapper, memo)
+        stem = self._stem_of(texts, wrapper, memo)
+        candidate = self.tokenizer.encode(stem.tail + texts.output)
+        ids = np.array([*stem.ids, *candidate, self.reward_id], dtype=np.int32)
         if self.limits.window is not None and len(ids) > self.limits.window:
             # Decoding a cut text and encoding it again can make it a few tokens longer.
             sentence = f"{len(ids)} tokens after truncation; the model reads {self.limits.window}"
             return Encoded(NO_IDS, row_error("too_long", sentence), truncated=texts.truncated)
-        return Encoded(ids, None, texts.truncated, control_text)
+        return Encoded(ids, None, texts.truncated, control_text, len(stem.ids))
 
     def _oversized(self, *texts: str) -> str | None:
         for name, text in zip(("prompt", "reference", "output"), texts, strict=True):
@@ -168,13 +173,11 @@ class Encoder:
             memo.tokens[text] = self.tokenizer.encode(text)
         return memo.tokens[text]
 
-    def _ids(self, texts: Texts, wrapper: str, memo: _Memo) -> Ids:
+    def _stem_of(self, texts: Texts, wrapper: str, memo: _Memo) -> _Stem:
         key = (texts.prompt, texts.reference, wrapper)
         if key not in memo.stems:
             memo.stems[key] = self._stem(texts.prompt, texts.reference, wrapper, memo)
-        stem = memo.stems[key]
-        candidate = self.tokenizer.encode(stem.tail + texts.output)
-        return np.array([*stem.ids, *candidate, self.reward_id], dtype=np.int32)
+        return memo.stems[key]
 
     def _stem(self, prompt: str, reference: str, wrapper: str, memo: _Memo) -> _Stem:
         lead = template.trajectory(prompt, "", wrapper)

@@ -10,6 +10,10 @@ __all__ = ["Engine", "ModelInfo", "build_engine"]
 
 def build_engine(config: EngineConfig, model_dir: Path) -> Engine:
     """The engine that `config` describes, with the model of `model_dir` loaded."""
+    if isinstance(config, NativeEngineConfig) and config.tensor_parallel_size > 1:
+        from polar_ray.engine.ranks import RankedEngine
+
+        return RankedEngine(config, model_dir)
     if isinstance(config, NativeEngineConfig):
         from polar_ray.engine.native import NativeEngine
 

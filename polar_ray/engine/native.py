@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from polar_ray.config import NativeEngineConfig
-from polar_ray.engine.protocol import ModelInfo, Scores
-from polar_ray.errors import ConfigError, EngineError
-from polar_ray.model import digest, load_config, load_model
+from polar_ray.engine.memory import fit_tokens
+from polar_ray.engine.prefix_cache import PrefixCache
+from polar_ray.engine.protocol import ModelInfo, Pending, Scores
+from polar_ray.errors import ConfigError, EngineError, OutOfMemory
+from polar_ray.model import digest, fuse, load_config, load_model
+from polar_ray.model.attention import BlockedAttention, PathAttention, Recall
+from polar_ray.model.flash import find_varlen
+from polar_ray.model.parallel import check_divisible, sum_over_ranks
+from polar_ray.model.quantized import quantize
+from polar_ray.model.transfer import Integers, send
+from polar_ray.model.varlen import VarlenAttention, plan_runs
 from polar_ray.planning import Pack
 
 logger = logging.getLogger(__name__)
+
+CACHE_SHARE = 0.1
+"""Of a GPU's free memory that the prefix cache takes unless told otherwise."""
 
 
 class NativeEngine:
@@ -21,44 +34,131 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(self, config: NativeEngineConfig, model_dir: Path) -> None:
+    def __init__(
+        self, config: NativeEngineConfig, model_dir: Path, *, rank: int = 0, num_ranks: int = 1
+    ) -> None:
+        """With `num_ranks` > 1, one rank of a default process group that stands already."""
         self.device = choose_device(config.device)
-        dtype = choose_dtype(config.dtype, self.device)
+        self.dtype = choose_dtype(config.dtype, self.device)
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         shape = load_config(model_dir)
-        self.model = load_model(model_dir, dtype=dtype, device=self.device)
-        dtype_name = str(dtype).removeprefix("torch.")
+        check_divisible(shape, num_ranks)
+        self.model = load_model(
+            model_dir, dtype=self.dtype, device=self.device, rank=rank, num_ranks=num_ranks
+        )
+        if config.dtype in ("int8", "fp8"):
+            quantize(self.model, config.dtype)
+        if num_ranks > 1:
+            sum_over_ranks(self.model)
+        if config.compile or (config.compile is None and self.device == "cuda"):
+            fuse(self.model)
+        self._varlen = None
+        if self.device == "cuda" and self.dtype != torch.float32:
+            self._varlen = find_varlen(
+                self.device,
+                self.dtype,
+                num_heads=shape.num_attention_heads // num_ranks,
+                num_kv_heads=shape.num_key_value_heads // num_ranks,
+                head_dim=shape.head_dim,
+            )
+        free = free_bytes(self.device)
+        cache_bytes = config.prefix_cache_bytes
+        if cache_bytes is None:
+            # Ranks must not differ in what they remember.
+            fits = self.device == "cuda" and num_ranks == 1
+            cache_bytes = int(free * CACHE_SHARE) if fits else 0
+        self.cache: PrefixCache | None = None
+        if cache_bytes:
+            self.cache = PrefixCache(cache_bytes, scaled_above=shape.scaled_above)
+        self._tokens_computed = 0
+        self._packs = 0
+        dtype_name = str(self.dtype).removeprefix("torch.")
+        if config.dtype in ("int8", "fp8"):
+            dtype_name = config.dtype
         self.info = ModelInfo(
             name=model_dir.name,
-            digest=digest(model_dir, dtype_name),
+            digest=digest(model_dir, dtype_name) if rank == 0 else "",
             reward_id=shape.reward_token_id,
             window=shape.window,
             scaled_above=shape.scaled_above,
             vocab_size=shape.vocab_size,
             dtype=dtype_name,
+            max_tokens=fit_tokens(shape, self.dtype.itemsize, free - cache_bytes, self.device),
+            keeps_prefixes=self.cache is not None,
         )
         logger.info("loaded %s on %s in %s", model_dir, self.device, dtype_name)
 
     @torch.inference_mode()
-    def score(self, pack: Pack) -> Scores:
-        """One forward pass over the pack."""
+    def submit(self, pack: Pack) -> Pending:
+        """One forward pass over the pack, less what the prefix cache knows of it."""
         try:
-            scores = self.model(
-                torch.from_numpy(pack.ids).to(self.device).long(),
-                torch.from_numpy(pack.positions).to(self.device),
-                pack.spans,
-                torch.from_numpy(pack.ends).to(self.device),
-                torch.from_numpy(pack.lengths).to(self.device),
-            )
+            return _OnDevice(self._forward(pack), pack)
+        except torch.OutOfMemoryError as error:
+            if self.cache is not None:
+                self.cache.clear()
+            torch.cuda.empty_cache()
+            raise OutOfMemory(f"no room for a pack of {pack.num_tokens} tokens") from error
         except RuntimeError as error:
             raise EngineError(f"a pack of {pack.num_tokens} tokens failed: {error}") from error
-        out: Scores = scores.float().cpu().numpy()
-        return out
+
+    def _forward(self, pack: Pack) -> Tensor:
+        if self.cache is None:
+            return self._run(pack, Recall())
+        rest, recall, names = self.cache.recall(pack)
+        scores = self._run(rest, recall)
+        self.cache.keep(rest, recall, names)
+        return scores
+
+    def _run(self, pack: Pack, recall: Recall) -> Tensor:
+        self._packs += 1
+        self._tokens_computed += pack.num_tokens
+        arrays: list[Integers] = [pack.ids, pack.positions, pack.ends, pack.lengths]
+        paths: PathAttention
+        if self._varlen is None:
+            ids, positions, ends, lengths = send(arrays, self.device)
+            paths = BlockedAttention(pack.spans, pack.ends.tolist(), recall)
+        else:
+            known = {number: len(layers[0].k_SKH) for number, layers in recall.known.items()}
+            runs = plan_runs(pack.spans, pack.ends.tolist(), known)
+            arrays += [array for one in runs for array in one.arrays]
+            ids, positions, ends, lengths, *rest = send(arrays, self.device)
+            paths = VarlenAttention(self._varlen, runs, rest, recall)
+        scores: Tensor = self.model(ids, positions, paths, ends, lengths)
+        return scores
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Packs and tokens computed, and what the prefix cache saved."""
+        counts = {"packs": self._packs, "tokens_computed": self._tokens_computed}
+        if self.cache is not None:
+            counts |= {
+                "prefix_hits": self.cache.hits,
+                "prefix_misses": self.cache.misses,
+                "prefix_tokens_reused": self.cache.tokens_reused,
+            }
+        return counts
 
     def close(self) -> None:
-        """Drops the weights."""
+        """Drops the weights and the cache."""
         del self.model
+        self.cache = None
+
+
+class _OnDevice:
+    """Scores that a device may still be computing."""
+
+    def __init__(self, scores_R: Tensor, pack: Pack) -> None:
+        self._scores_R = scores_R
+        self._num_tokens = pack.num_tokens
+
+    def result(self) -> Scores:
+        """Waits for the device. See `Pending`."""
+        try:
+            scores: Scores = self._scores_R.float().cpu().numpy()
+        except RuntimeError as error:
+            raise EngineError(f"a pack of {self._num_tokens} tokens failed: {error}") from error
+        return scores
 
 
 def choose_device(wanted: str) -> str:
@@ -71,13 +171,34 @@ def choose_device(wanted: str) -> str:
 
 
 def choose_dtype(wanted: str, device: str) -> torch.dtype:
-    """auto is bfloat16 on cuda and float32 on a CPU, whatever the checkpoint is stored in.
+    """What is not rounded to 8 bits: auto is bfloat16 on cuda and float32 on a CPU, whatever the
+    checkpoint is stored in, so that a CPU's scores are the same on every machine.
 
-    16-bit arithmetic is some hundred times slower than float32 on most CPUs.
+    16-bit arithmetic is some hundred times slower than float32 on CPUs that only emulate it, and
+    twice as fast on those that do not.
     """
-    if wanted == "auto":
+    if (wanted, device) in (("int8", "cuda"), ("fp8", "cpu")):
+        raise ConfigError(
+            f"engine.dtype={wanted} does not run on {device}; int8 is for CPUs, fp8 for GPUs"
+        )
+    if wanted == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        raise ConfigError("engine.dtype=fp8 needs a GPU of compute capability 8.9 or later")
+    if wanted in ("auto", "int8", "fp8"):
         return torch.bfloat16 if device == "cuda" else torch.float32
-    if wanted != "float32" and device == "cpu":
+    if device == "cpu" and wanted != "float32" and not (wanted == "bfloat16" and native_bfloat16()):
         logger.warning("%s on a CPU without native support is very slow", wanted)
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype
+
+
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 by itself (AVX-512 BF16 or AMX)."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def free_bytes(device: str) -> int:
+    """Memory of the device, or of the machine, that nothing uses at this moment."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,19 @@ class ModelInfo:
 
     vocab_size: int
     dtype: str
+    max_tokens: int
+    """Tokens of a pack that the device has room for, where nobody asks for another number."""
+
+    keeps_prefixes: bool = False
+    """Whether `Pack.reusable` is worth planning."""
+
+
+class Pending(Protocol):
+    """Scores on their way."""
+
+    def result(self) -> Scores:
+        """float32 [R], one score for each of `pack.ends`; raises `EngineError` if it failed."""
+        ...
 
 
 class Engine(Protocol):
@@ -42,10 +56,29 @@ class Engine(Protocol):
     name: str
     info: ModelInfo
 
-    def score(self, pack: Pack) -> Scores:
-        """float32 [R], one score for each of `pack.ends`; raises `EngineError` if it cannot."""
+    def submit(self, pack: Pack) -> Pending:
+        """Begins a forward pass; on a GPU it goes on while the caller plans the next.
+
+        Raises `EngineError` if it cannot, `OutOfMemory` if a smaller pack might.
+        """
+        ...
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What was done since the start, for metrics: sums that only grow."""
         ...
 
     def close(self) -> None:
         """Lets go of the model's memory; the engine is not used again."""
         ...
+
+
+class Done:
+    """Scores that are there already."""
+
+    def __init__(self, scores: Scores) -> None:
+        self._scores = scores
+
+    def result(self) -> Scores:
+        """See `Pending`."""
+        return self._scores

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from polar_ray.config import StubEngineConfig
-from polar_ray.engine.protocol import ModelInfo, Scores
+from polar_ray.engine.memory import MAX_TOKENS
+from polar_ray.engine.protocol import Done, ModelInfo, Pending
 from polar_ray.model.config import load_config
-from polar_ray.planning import Pack
+from polar_ray.planning import Pack, Span
 
 
 class StubEngine:
@@ -25,6 +26,7 @@ class StubEngine:
     def __init__(self, config: StubEngineConfig, model_dir: Path) -> None:
         shape = load_config(model_dir)
         self.seconds_per_token = config.seconds_per_token
+        self._packs = 0
         self.info = ModelInfo(
             name=f"stub of {model_dir.name}",
             digest="stub",
@@ -33,28 +35,34 @@ class StubEngine:
             scaled_above=shape.scaled_above,
             vocab_size=shape.vocab_size,
             dtype="float32",
+            max_tokens=MAX_TOKENS["cpu"],
         )
 
-    def score(self, pack: Pack) -> Scores:
+    def submit(self, pack: Pack) -> Pending:
         """One hash for each record."""
         if self.seconds_per_token:
             time.sleep(self.seconds_per_token * pack.num_tokens)
-        return np.array([self._score(pack, end) for end in pack.ends], dtype=np.float32)
+        span_at = {span.stop - 1: span for span in pack.spans}
+        records = [_ids(pack, span_at[end]) for end in pack.ends.tolist()]
+        self._packs += 1
+        return Done(np.array([stub_score(ids) for ids in records], dtype=np.float32))
 
-    def _score(self, pack: Pack, end: int) -> float:
-        span = pack.spans[self._span_at(pack, end)]
-        ids = [pack.ids[span.start : span.stop]]
-        while span.parent >= 0:
-            span = pack.spans[span.parent]
-            ids.insert(0, pack.ids[span.start : span.stop])
-        return stub_score(np.concatenate(ids))
-
-    @staticmethod
-    def _span_at(pack: Pack, end: int) -> int:
-        return next(i for i, span in enumerate(pack.spans) if span.stop == end + 1)
+    @property
+    def counters(self) -> dict[str, int]:
+        """Packs scored."""
+        return {"packs": self._packs}
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _ids(pack: Pack, span: Span) -> np.ndarray:
+    """All tokens up to the end of a span."""
+    ids = [pack.ids[span.start : span.stop]]
+    while span.parent >= 0:
+        span = pack.spans[span.parent]
+        ids.append(pack.ids[span.start : span.stop])
+    return np.concatenate(ids[::-1])
 
 
 def stub_score(ids: np.ndarray) -> float:

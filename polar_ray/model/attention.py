@@ -1,12 +1,17 @@
 """Attention over a packed stream: each span sees itself causally and all of its ancestors.
 
+`PathAttention` is what the model asks of an implementation. `BlockedAttention`, on the public
+scaled_dot_product_attention, runs on any device and can be trained. K and V of spans
+that were computed before come from a `Recall`.
+
 Shape suffixes: T packed tokens, S tokens of one span, C tokens that a span sees, R records,
 N query heads, K key/value heads, G query heads for each key/value head, H head dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,39 +24,94 @@ BLOCK = 256
 """Query rows of one call: keys after a block's last row are left out instead of masked."""
 
 
-def attend(q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, spans: Sequence[SpanTuple]) -> Tensor:
-    """Softmax attention of every token, [T, N, H]. Differentiable; nothing of T x T is built."""
-    # Splitting once, not slicing span by span, keeps the backward pass linear in T.
-    q_parts, k_parts, v_parts = (_split(x, spans) for x in (q_TNH, k_TKH, v_TKH))
-    out = []
-    for q_SNH, line in zip(q_parts, lineages(spans), strict=True):
-        k_CKH, v_CKH = _gather(k_parts, line), _gather(v_parts, line)
-        reach = len(k_CKH) - len(q_SNH)
-        for q_block in q_SNH.split(BLOCK):
-            reach += len(q_block)
-            out.append(_block(q_block, k_CKH[:reach], v_CKH[:reach]))
-    return torch.cat(out)
+class SpanKV(NamedTuple):
+    """Keys and values of one span in one layer, positions applied."""
+
+    k_SKH: Tensor
+    v_SKH: Tensor
 
 
-def attend_ends(
-    q_RNH: Tensor,
-    k_TKH: Tensor,
-    v_TKH: Tensor,
-    spans: Sequence[SpanTuple],
-    ends: Sequence[int],
-) -> Tensor:
-    """The rows of `attend` for the tokens `ends` alone, [R, N, H]; `q_RNH` holds their queries.
+class Recall:
+    """What one forward takes over from earlier ones and leaves to later ones."""
 
-    Each end is the last token of a span.
-    """
-    k_parts, v_parts = _split(k_TKH, spans), _split(v_TKH, spans)
-    span_ending_at = {stop - 1: number for number, (_, stop, _) in enumerate(spans)}
-    lines = lineages(spans)
-    out = []
-    for q_1NH, end in zip(q_RNH.split(1), ends, strict=True):
-        line = lines[span_ending_at[end]]
-        out.append(_block(q_1NH, _gather(k_parts, line), _gather(v_parts, line)))
-    return torch.cat(out)
+    def __init__(
+        self,
+        known: Mapping[int, Sequence[SpanKV]] | None = None,
+        keep: Mapping[int, slice] | None = None,
+    ) -> None:
+        self.known = known or {}
+        """By span, for each layer: spans that are empty in the stream."""
+
+        self.keep = keep or {}
+        """Spans to remember, and where they stand in the stream."""
+
+        self.kept: dict[int, list[SpanKV]] = {number: [] for number in self.keep}
+        """By span, layer after layer, filled by the forward."""
+
+    def note(self, k_TKH: Tensor, v_TKH: Tensor) -> None:
+        """Keeps what is to be kept of one layer."""
+        for number, where in self.keep.items():
+            # A copy: the part is a view of a tensor as large as the pack.
+            self.kept[number].append(SpanKV(k_TKH[where].clone(), v_TKH[where].clone()))
+
+
+class PathAttention(Protocol):
+    """Softmax attention along the path from a token's root span to the token itself."""
+
+    def attend(self, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+        """[T, N, H]; nothing of T x T is built."""
+        ...
+
+    def attend_ends(self, q_RNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+        """The rows of `attend` for the records' last tokens alone, [R, N, H], from their queries.
+
+        Each of them is the last token of a span.
+        """
+        ...
+
+
+class BlockedAttention:
+    """One call of SDPA for every `BLOCK` rows of a span. Differentiable."""
+
+    def __init__(
+        self, spans: Sequence[SpanTuple], ends: Sequence[int], recall: Recall | None = None
+    ) -> None:
+        self.sizes = [stop - start for start, stop, _ in spans]
+        self.lines = lineages(spans)
+        self.end_spans = spans_ending_at(spans, ends)
+        self.recall = recall or Recall()
+
+    def attend(self, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+        """See `PathAttention`."""
+        parts = self._parts(k_TKH, v_TKH, layer)
+        out = []
+        for q_SNH, line in zip(torch.split(q_TNH, self.sizes), self.lines, strict=True):
+            if not len(q_SNH):
+                continue
+            k_CKH, v_CKH = _gather(parts, line)
+            reach = len(k_CKH) - len(q_SNH)
+            for q_block in torch.split(q_SNH, BLOCK):
+                reach += len(q_block)
+                out.append(_block(q_block, k_CKH[:reach], v_CKH[:reach]))
+        return torch.cat(out)
+
+    def attend_ends(self, q_RNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+        """See `PathAttention`."""
+        parts = self._parts(k_TKH, v_TKH, layer)
+        out = [
+            _block(q_1NH, *_gather(parts, self.lines[span]))
+            for q_1NH, span in zip(torch.split(q_RNH, 1), self.end_spans, strict=True)
+        ]
+        return torch.cat(out)
+
+    def _parts(self, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> list[SpanKV]:
+        # Splitting once, not slicing span by span, keeps the backward pass linear in T.
+        pairs = zip(torch.split(k_TKH, self.sizes), torch.split(v_TKH, self.sizes), strict=True)
+        parts = [SpanKV(k_SKH, v_SKH) for k_SKH, v_SKH in pairs]
+        self.recall.note(k_TKH, v_TKH)
+        for number, layers in self.recall.known.items():
+            parts[number] = layers[layer]
+        return parts
 
 
 def lineages(spans: Sequence[SpanTuple]) -> list[list[int]]:
@@ -62,13 +122,19 @@ def lineages(spans: Sequence[SpanTuple]) -> list[list[int]]:
     return lines
 
 
-def _split(x_TXH: Tensor, spans: Sequence[SpanTuple]) -> tuple[Tensor, ...]:
-    return torch.split(x_TXH, [stop - start for start, stop, _ in spans])
+def spans_ending_at(spans: Sequence[SpanTuple], ends: Sequence[int]) -> list[int]:
+    """For each of `ends`, tokens of the stream, the span whose last token it is."""
+    at = {stop - 1: number for number, (start, stop, _) in enumerate(spans) if stop > start}
+    return [at[end] for end in ends]
 
 
-def _gather(parts: Sequence[Tensor], line: Sequence[int]) -> Tensor:
+def _gather(parts: Sequence[SpanKV], line: Sequence[int]) -> SpanKV:
     """The tokens of a line of spans; a view where there is only one."""
-    return parts[line[0]] if len(line) == 1 else torch.cat([parts[i] for i in line])
+    if len(line) == 1:
+        return parts[line[0]]
+    return SpanKV(
+        torch.cat([parts[i].k_SKH for i in line]), torch.cat([parts[i].v_SKH for i in line])
+    )
 
 
 def _block(q_SNH: Tensor, k_CKH: Tensor, v_CKH: Tensor) -> Tensor:

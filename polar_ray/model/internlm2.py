@@ -10,71 +10,110 @@ K key/value heads, G query heads for each key/value head, H head dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polar_ray.model.attention import SpanTuple, attend, attend_ends
+from polar_ray.model.attention import PathAttention
 from polar_ray.model.config import ModelConfig
 
-CPU_ROWS = 512
-"""Tokens that a CPU takes through a layer's linear maps at once.
+CHUNK = 4096
+"""Tokens for which the feed-forward's inner activations exist at once."""
+
+CPU_CHUNK = 512
+"""The same on a CPU, and for the projection before attention.
 
 Enough for its matrix products; few enough that what lies between them stays in the cache, and that
-the allocator uses the same memory again instead of asking for fresh pages.
+the allocator gives the same memory again instead of fresh pages.
 """
-
-Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, both [T, 1, H]."""
 
 
 class Attention(nn.Module):
     """Grouped-query attention with a fused projection, interleaved by key/value head."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.num_kv_heads = config.num_key_value_heads
+        self.layer = layer
+        self.num_slots = config.num_attention_heads // config.num_key_value_heads + 2
+        """Of each key/value head in the projection: its query heads, then k, then v."""
+
         self.head_dim = config.head_dim
+        self.rotary = Rotary()
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
         self.wqkv = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.bias)
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def project(self, x_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [T, N, H], keys and values [T, K, H]."""
-        # For each key/value head: its query heads, then k, then v.
-        qkv_TKGH = self.wqkv(x_TD).unflatten(-1, (self.num_kv_heads, -1, self.head_dim))
-        q_TNH = rotate(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
-        return q_TNH, rotate(qkv_TKGH[:, :, -2], rotation), qkv_TKGH[:, :, -1]
+    def forward(
+        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], paths: PathAttention
+    ) -> Tensor:
+        chunk = CPU_CHUNK if x_TD.device.type == "cpu" else len(x_TD)
+        runs = zip(*(torch.split(tensor, chunk) for tensor in (x_TD, *rotation)), strict=True)
+        parts = [self._queries_keys_values(x_CD, (cos, sin)) for x_CD, cos, sin in runs]
+        q_TNH, k_TKH, v_TKH = (
+            parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        )
+        out_TNH = paths.attend(q_TNH, k_TKH, v_TKH, self.layer)
+        mixed_TD: Tensor = self.wo(out_TNH.flatten(1))
+        return mixed_TD
+
+    def _queries_keys_values(
+        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # The number of heads is read off the weights: a tensor-parallel rank has only some.
+        qkv_TKGH = self.wqkv(x_TD).unflatten(-1, (-1, self.num_slots, self.head_dim))
+        q_TNH = self.rotary(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
+        return q_TNH, self.rotary(qkv_TKGH[:, :, -2], rotation), qkv_TKGH[:, :, -1]
 
     def forward_ends(
         self,
         x_TD: Tensor,
-        rotation: Rotation,
-        spans: Sequence[SpanTuple],
+        rotation: tuple[Tensor, Tensor],
+        paths: PathAttention,
         ends_R: Tensor,
     ) -> Tensor:
-        """[R, D], before `wo`: keys and values of all tokens, queries of the ends alone."""
+        """The rows `ends_R` of `forward`: keys and values of all tokens, queries of the ends."""
         q_RNH = self._project(x_TD[ends_R], slice(None, -2))
-        kv_TKGH = self._project(x_TD, slice(-2, None)).unflatten(1, (self.num_kv_heads, 2))
+        kv_TKGH = self._project(x_TD, slice(-2, None)).unflatten(1, (-1, 2))
         cos, sin = rotation
-        q_RNH = rotate(q_RNH, (cos[ends_R], sin[ends_R]))
-        k_TKH = rotate(kv_TKGH[:, :, 0], rotation)
-        out_RNH = attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], spans, ends_R.tolist())
-        return out_RNH.flatten(1)
+        q_RNH = self.rotary(q_RNH, (cos[ends_R], sin[ends_R]))
+        k_TKH = self.rotary(kv_TKGH[:, :, 0], rotation)
+        out_RNH = paths.attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], self.layer)
+        mixed_RD: Tensor = self.wo(out_RNH.flatten(1))
+        return mixed_RD
 
     def _project(self, x_TD: Tensor, part: slice) -> Tensor:
         """Only some of the fused projection: `part` of what each key/value head has."""
+        wqkv: nn.Module = self.wqkv
+        if not isinstance(wqkv, nn.Linear):
+            # A layer in 8 bits does not take its weight apart.
+            whole_TKGH = wqkv(x_TD).unflatten(-1, (-1, self.num_slots, self.head_dim))
+            return torch.flatten(whole_TKGH[:, :, part], 1, 2)
 
         def rows(whole: Tensor) -> Tensor:
-            split = whole.unflatten(0, (self.num_kv_heads, -1, self.head_dim))
+            split = whole.unflatten(0, (-1, self.num_slots, self.head_dim))
             return torch.flatten(split[:, part], 0, 2)
 
-        bias = None if self.wqkv.bias is None else rows(self.wqkv.bias)
-        projected = F.linear(x_TD, rows(self.wqkv.weight), bias)
+        bias = None if wqkv.bias is None else rows(wqkv.bias)
+        projected = F.linear(x_TD, rows(wqkv.weight), bias)
         return torch.unflatten(projected, -1, (-1, self.head_dim))
+
+
+class Rotary(nn.Module):
+    """Rotary embedding: dimension i is paired with i + H / 2. A module, so that it can be fused."""
+
+    def forward(self, x_TNH: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        cos_T1H, sin_T1H = rotation
+        left, right = x_TNH.chunk(2, dim=-1)
+        return x_TNH * cos_T1H + torch.cat((-right, left), dim=-1) * sin_T1H
+
+
+class Gate(nn.Module):
+    """silu(gate) * up. A module, so that it can be fused."""
+
+    def forward(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
+        return F.silu(gate_TF) * up_TF
 
 
 class FeedForward(nn.Module):
@@ -86,48 +125,50 @@ class FeedForward(nn.Module):
         self.w1 = nn.Linear(narrow, wide, bias=False)
         self.w2 = nn.Linear(wide, narrow, bias=False)
         self.w3 = nn.Linear(narrow, wide, bias=False)
+        self.gate = Gate()
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        out_TD: Tensor = self.w2(F.silu(self.w1(x_TD)) * self.w3(x_TD))
+        chunk = CPU_CHUNK if x_TD.device.type == "cpu" else CHUNK
+        if len(x_TD) <= chunk or torch.is_grad_enabled():
+            return self._chunk(x_TD)
+        # Of all activations these are the widest; without gradients nothing needs them whole.
+        return torch.cat([self._chunk(x_CD) for x_CD in torch.split(x_TD, chunk)])
+
+    def _chunk(self, x_TD: Tensor) -> Tensor:
+        out_TD: Tensor = self.w2(self.gate(self.w1(x_TD), self.w3(x_TD)))
         return out_TD
 
 
 class Block(nn.Module):
     """One pre-norm layer."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = Attention(config, layer)
         self.feed_forward = FeedForward(config)
         self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x_TD: Tensor, rotation: Rotation, spans: Sequence[SpanTuple]) -> Tensor:
-        projected = [
-            self.attention.project(self.attention_norm(x), (cos, sin))
-            for x, cos, sin in _chunks(x_TD, *rotation)
-        ]
-        q_TNH, k_TKH, v_TKH = map(_join, zip(*projected, strict=True))
-        mixed_TD = attend(q_TNH, k_TKH, v_TKH, spans).flatten(1)
-        return _join([self._finish(x, mixed) for x, mixed in _chunks(x_TD, mixed_TD)])
-
-    def _finish(self, x_TD: Tensor, mixed_TD: Tensor) -> Tensor:
-        """What follows attention, token by token."""
-        x_TD = x_TD + self.attention.wo(mixed_TD)
+    def forward(
+        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], paths: PathAttention
+    ) -> Tensor:
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rotation, paths)
         out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
         return out_TD
 
     def forward_ends(
         self,
         x_TD: Tensor,
-        rotation: Rotation,
-        spans: Sequence[SpanTuple],
+        rotation: tuple[Tensor, Tensor],
+        paths: PathAttention,
         ends_R: Tensor,
     ) -> Tensor:
         """The rows `ends_R` of `forward`, for little more than the cost of their keys."""
         normed_TD = self.attention_norm(x_TD)
-        mixed_RD = self.attention.forward_ends(normed_TD, rotation, spans, ends_R)
-        return self._finish(x_TD[ends_R], mixed_RD)
+        mixed_RD = self.attention.forward_ends(normed_TD, rotation, paths, ends_R)
+        x_RD = x_TD[ends_R] + mixed_RD
+        out_RD: Tensor = x_RD + self.feed_forward(self.ffn_norm(x_RD))
+        return out_RD
 
 
 class Decoder(nn.Module):
@@ -136,7 +177,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Block(config, layer) for layer in range(config.num_hidden_layers)
+        )
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     @property
@@ -158,37 +201,37 @@ class RewardModel(nn.Module):
         self,
         ids_T: Tensor,
         positions_T: Tensor,
-        spans: Sequence[SpanTuple],
+        paths: PathAttention,
         ends_R: Tensor,
         lengths_T: Tensor | None = None,
     ) -> Tensor:
         """float32 [R]: the score read at each of the tokens `ends_R`.
 
-        `ids_T`, `positions_T` and `ends_R` are integer tensors, `spans` is
-        `polar_ray.planning.Pack.spans`. `lengths_T`, tokens of the record that each token belongs
-        to, is needed for dynamic RoPE only.
+        `ids_T`, `positions_T` and `ends_R` are integer tensors as in `polar_ray.planning.Pack`,
+        `paths` is attention made for its spans. `lengths_T`, tokens of the record that each token
+        belongs to, is needed for dynamic RoPE only.
         """
         x_TD = self.model.tok_embeddings(ids_T)
         angles_TH = rope_angles(self.config, positions_T, lengths_T)
         rotation = angles_TH.cos().to(x_TD.dtype), angles_TH.sin().to(x_TD.dtype)
         *layers, last = self.model.blocks
         for layer in layers:
-            x_TD = layer(x_TD, rotation, spans)
+            x_TD = layer(x_TD, rotation, paths)
         # A score is read at the ends alone, so the last layer computes nothing else.
-        x_RD = self.model.norm(last.forward_ends(x_TD, rotation, spans, ends_R))
+        x_RD = self.model.norm(last.forward_ends(x_TD, rotation, paths, ends_R))
         scores_R: Tensor = F.linear(x_RD.float(), self.v_head.weight.float())[:, 0]
         return scores_R
 
 
-def _chunks(*per_token: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same runs of rows of each tensor; other devices than a CPU take all rows at once."""
-    first = per_token[0]
-    rows = CPU_ROWS if first.device.type == "cpu" else len(first)
-    return zip(*(tensor.split(rows) for tensor in per_token), strict=True)
+def fuse(model: RewardModel) -> None:
+    """Compiles what lies between the matrix products, in place; gives up on what does not compile.
 
-
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    On a GPU these steps are bound by memory, about a sixth of a forward when run one by one.
+    """
+    torch._dynamo.config.suppress_errors = True
+    for module in model.modules():
+        if isinstance(module, nn.RMSNorm | Rotary | Gate):
+            module.compile(dynamic=True)
 
 
 def rope_angles(config: ModelConfig, positions_T: Tensor, lengths_T: Tensor | None) -> Tensor:
@@ -211,10 +254,3 @@ def rope_angles(config: ModelConfig, positions_T: Tensor, lengths_T: Tensor | No
         bases_T1 = config.rope_theta * growth_T.float()[:, None] ** power
     angles_TH = positions_T[:, None] / bases_T1**exponents_H
     return torch.cat((angles_TH, angles_TH), dim=-1)[:, None]
-
-
-def rotate(x_TNH: Tensor, rotation: Rotation) -> Tensor:
-    """Rotary embedding: dimension i is paired with i + H / 2."""
-    cos_T1H, sin_T1H = rotation
-    left, right = x_TNH.chunk(2, dim=-1)
-    return x_TNH * cos_T1H + torch.cat((-right, left), dim=-1) * sin_T1H

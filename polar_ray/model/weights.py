@@ -15,18 +15,28 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import Parameter
 
 from polar_ray.errors import ConfigError
 from polar_ray.model.config import load_config, to_json
 from polar_ray.model.internlm2 import RewardModel
+from polar_ray.model.parallel import part_of
 
 INDEX = "model.safetensors.index.json"
 
 
 def load_model(
-    model_dir: str | Path, *, dtype: torch.dtype | None = None, device: str = "cpu"
+    model_dir: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> RewardModel:
-    """The model of a checkpoint directory in eval mode; `dtype` None keeps the files' own."""
+    """The model of a checkpoint directory in eval mode; `dtype` None keeps the files' own.
+
+    Of `num_ranks` > 1, only the part of `rank` (`polar_ray.model.parallel`).
+    """
     folder = Path(model_dir)
     with torch.device("meta"):
         model = RewardModel(load_config(folder))
@@ -44,11 +54,15 @@ def load_model(
             )
         if not tensor.is_floating_point():
             raise ConfigError(f"{path}: {name!r} is {tensor.dtype}, not a floating-point tensor")
-        loaded[name] = tensor.to(device=device, dtype=dtype)
+        part = part_of(name, tensor, rank, num_ranks)
+        loaded[name] = part.to(device=device, dtype=dtype)
     if missing := sorted(expected.keys() - loaded.keys()):
         raise ConfigError(f"{folder} lacks {len(missing)} tensor(s): {', '.join(missing[:5])}")
-    model.load_state_dict(loaded, assign=True)
-    return model.eval().requires_grad_(False)
+    for name, tensor in loaded.items():
+        # Not load_state_dict: a rank's part has another shape than the whole.
+        module, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(module), leaf, Parameter(tensor, requires_grad=False))
+    return model.eval()
 
 
 def save_model(

@@ -2,11 +2,13 @@
 
 from polar_ray.planning.cost import Cost, Shape, cost, unshared
 from polar_ray.planning.pack import Pack, Span, build_pack, pack
+from polar_ray.planning.reuse import span_names, without
 from polar_ray.planning.shard import merge, shard
-from polar_ray.planning.trie import Ids
+from polar_ray.planning.trie import Counts, Ids
 
 __all__ = [
     "Cost",
+    "Counts",
     "Ids",
     "Pack",
     "Shape",
@@ -16,5 +18,7 @@ __all__ = [
     "merge",
     "pack",
     "shard",
+    "span_names",
     "unshared",
+    "without",
 ]

@@ -15,7 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from polar_ray.planning.trie import Counts, Forest, Ids, Order, grow, sort_records
+from polar_ray.planning.trie import (
+    Counts,
+    Forest,
+    Ids,
+    Order,
+    grow,
+    grow_from_stems,
+    sort_records,
+)
 
 MIN_SHARE = 16
 """Tokens that two records must share beyond their parents for a span of its own to pay."""
@@ -51,6 +59,9 @@ class Pack:
     records: npt.NDArray[np.int64]
     """int64 [R], the place of each record in the sequence that was packed."""
 
+    reusable: tuple[int, ...] = ()
+    """Spans that later packs may continue; no record ends in them."""
+
     @property
     def num_tokens(self) -> int:
         """Tokens that the forward pass computes."""
@@ -63,6 +74,15 @@ class _Unit(NamedTuple):
     num_tokens: int
     records: Counts
     forest: Forest
+    reusable: list[int]
+
+
+class _Sharing(NamedTuple):
+    """See `pack`."""
+
+    min_share: int
+    kinds: Sequence[int] | None
+    stems: Sequence[int] | None
 
 
 def pack(
@@ -71,18 +91,22 @@ def pack(
     max_tokens: int,
     min_share: int = MIN_SHARE,
     kinds: Sequence[int] | None = None,
+    stems: Sequence[int] | None = None,
 ) -> Iterator[Pack]:
     """Every non-empty record of `ids` in exactly one pack, with shared prefixes once.
 
     A pack holds at most `max_tokens` tokens, or one record that is longer by itself. Records that
     share a prefix go together, largest groups first; a group over the budget is cut, its prefix
-    repeated. Records of different `kinds` share nothing.
+    repeated. Records of different `kinds` share nothing, however alike they begin. `stems` are
+    leading tokens of each record that others will begin with, now or later: they get spans of
+    their own, `Pack.reusable`.
     """
-    order = sort_records(ids, kinds)
+    sharing = _Sharing(min_share, kinds, stems)
+    order = sort_records(ids, sharing.kinds)
     units = [
         unit
-        for start, stop in _groups(order.shared, min_share)
-        for unit in _units(ids, order, start, stop, max_tokens, min_share)
+        for start, stop in _groups(order.shared, sharing.min_share)
+        for unit in _units(ids, order, start, stop, max_tokens, sharing)
     ]
     units.sort(key=lambda unit: -unit.num_tokens)
     waiting: list[_Unit] = []
@@ -104,20 +128,26 @@ def _groups(shared: Counts, min_share: int) -> list[tuple[int, int]]:
 
 
 def _units(
-    ids: Sequence[Ids], order: Order, start: int, stop: int, max_tokens: int, min_share: int
+    ids: Sequence[Ids], order: Order, start: int, stop: int, max_tokens: int, sharing: _Sharing
 ) -> Iterator[_Unit]:
     """The records start..stop of the order as units that fit, in as few pieces as they need."""
     records = order.records[start:stop]
     # What the first of a piece shares with the record before it is of no use to the piece.
     shared = np.concatenate(([0], order.shared[start + 1 : stop]))
-    forest = grow([ids[i] for i in records], shared, min_share=min_share)
+    chosen = [ids[i] for i in records]
+    if sharing.stems is None:
+        forest = grow(chosen, shared, min_share=sharing.min_share)
+        reusable: list[int] = []
+    else:
+        stems = [sharing.stems[i] for i in records]
+        forest, reusable = grow_from_stems(chosen, shared, stems, min_share=sharing.min_share)
     num_tokens = sum(map(len, forest.pieces))
-    if num_tokens <= max_tokens or len(forest.pieces) == 1:
-        yield _Unit(num_tokens, records, forest)
+    if num_tokens <= max_tokens or len(records) == 1:
+        yield _Unit(num_tokens, records, forest, reusable)
         return
-    lengths = [len(ids[i]) for i in records]
+    lengths = [len(one) for one in chosen]
     for first, last in pairwise(_cuts(lengths, shared.tolist(), max_tokens)):
-        yield from _units(ids, order, start + first, start + last, max_tokens, min_share)
+        yield from _units(ids, order, start + first, start + last, max_tokens, sharing)
 
 
 def _cuts(lengths: Sequence[int], shared: Sequence[int], max_tokens: int) -> list[int]:
@@ -142,12 +172,15 @@ def _join(units: Sequence[_Unit]) -> Pack:
     pieces: list[Ids] = []
     parents: list[int] = []
     leaves: list[int] = []
+    reusable: list[int] = []
     for unit in units:
         base = len(pieces)
         pieces += unit.forest.pieces
         parents += [parent + base if parent >= 0 else -1 for parent in unit.forest.parents]
         leaves += [leaf + base for leaf in unit.forest.leaves]
-    return build_pack(pieces, parents, leaves, np.concatenate([unit.records for unit in units]))
+        reusable += [node + base for node in unit.reusable]
+    records = np.concatenate([unit.records for unit in units])
+    return build_pack(pieces, parents, leaves, records, reusable)
 
 
 def build_pack(
@@ -155,6 +188,7 @@ def build_pack(
     parents: Sequence[int],
     leaves: Sequence[int],
     records: Sequence[int] | npt.NDArray[np.int64] | None = None,
+    reusable: Sequence[int] = (),
 ) -> Pack:
     """A pack of `pieces`, each a span under `parents[i]` (-1: a root; parents stand first).
 
@@ -181,4 +215,5 @@ def build_pack(
         spans=tuple(map(Span, starts.tolist(), stops.tolist(), parents)),
         ends=stops[list(leaves)] - 1,
         records=chosen.astype(np.int64),
+        reusable=tuple(reusable),
     )

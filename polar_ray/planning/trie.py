@@ -90,6 +90,46 @@ def grow(ids: Sequence[Ids], shared: Counts, *, min_share: int) -> Forest:
     return forest
 
 
+def grow_from_stems(
+    ids: Sequence[Ids], shared: Counts, stems: Sequence[int], *, min_share: int
+) -> tuple[Forest, list[int]]:
+    """`grow`, with nodes that end where the records' stems end; and those nodes, parents first.
+
+    `stems[i]` are leading tokens of record i. A stem is a record that nobody asks to score: it
+    stands before the first that begins with it, and leaves its node behind. One that would need a
+    node of less than `min_share` tokens gets none, nor does one at whose end a record ends, nor one
+    that the record before begins with, under a longer or shorter stem of its own.
+    """
+    rows: list[Ids] = []
+    common: list[int] = []
+    asked: list[int] = []
+    for one, same, size in zip(ids, shared.tolist(), stems, strict=True):
+        if same < size:
+            rows.append(one[:size])
+            common.append(same)
+            same = size
+        asked.append(len(rows))
+        rows.append(one)
+        common.append(same)
+    forest = grow(rows, np.array(common, dtype=np.int64), min_share=min_share)
+    leaves = [forest.leaves[row] for row in asked]
+    ends = set(leaves)
+    inner = {parent for parent in forest.parents if parent >= 0}
+    wanted = {forest.leaves[row] for row in set(range(len(rows))) - set(asked)}
+    # A stem's node without a continuation is a stem that was too short to be shared.
+    kept = [node for node in range(len(forest.pieces)) if node in inner or node in ends]
+    number = {node: place for place, node in enumerate(kept)}
+    number[-1] = -1
+    return (
+        Forest(
+            [forest.pieces[node] for node in kept],
+            [number[forest.parents[node]] for node in kept],
+            [number[leaf] for leaf in leaves],
+        ),
+        [number[node] for node in kept if node in (wanted & inner) - ends],
+    )
+
+
 def _siblings(shared: Counts, start: int, stop: int, enough: int) -> list[tuple[int, int]]:
     """Runs of neighbours within start..stop that share at least `enough` tokens."""
     cuts = np.flatnonzero(shared[start + 1 : stop] < enough) + start + 1

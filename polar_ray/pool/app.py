@@ -55,26 +55,37 @@ def start(
     route_prefix: str = "/",
     timeout_s: float = 300,
 ) -> None:
-    """Deploys a pool on the running Ray cluster and returns when it is ready.
+    """Deploys a new pool on the running Ray cluster and returns when it is ready.
 
-    Raises `ConfigError` at once if the cluster can never hold it and `PoolError` with Serve's own
-    message if it does not start; a plain `serve.run` would wait for ever.
+    Raises `ConfigError` at once if the cluster can never hold it or has an application of this name
+    (`serve deploy` updates one), and `PoolError` with Serve's own message if it does not start; a
+    plain `serve.run` would wait for ever, and replace what runs.
     """
     _check_resources(config)
+    _check_name(name)
     target = serve.RunTarget(app(config), name=name, route_prefix=route_prefix)
     try:
         serve.run_many([target], wait_for_applications_running=False)
     except RayServeException as error:
         # Such as a route that another application has.
         raise ConfigError(f"pool {name!r}: {cause(error)}") from None
+    try:
+        _wait_until_running(name, timeout_s)
+    except BaseException:  # an interrupt too must leave nothing behind
+        serve.delete(name)
+        raise
+
+
+def _wait_until_running(name: str, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
-        status = serve.status().applications[name]
+        status = serve.status().applications.get(name)
+        if status is None:
+            raise PoolError(f"pool {name!r} was deleted while it started")
         if status.status == ApplicationStatus.RUNNING:
             return
         if status.status == ApplicationStatus.DEPLOY_FAILED or time.monotonic() > deadline:
             reasons = [_gist(d.message) for d in status.deployments.values() if d.message]
-            serve.delete(name)
             raise PoolError(f"pool {name!r} did not start: {'; '.join(reasons) or status.message}")
         time.sleep(0.2)
 
@@ -102,3 +113,12 @@ def _check_resources(config: PoolConfig) -> None:
                 f"the cluster has {have.get(resource, 0):g}; lower num_replicas or "
                 f"num_{resource.lower()}s"
             )
+
+
+def _check_name(name: str) -> None:
+    there = serve.status().applications.get(name)
+    if there is not None and there.status != ApplicationStatus.DEPLOY_FAILED:
+        raise ConfigError(
+            f"this cluster has a Serve application {name!r} already ({there.status.value}); "
+            "take another name, or update it with `serve deploy`"
+        )

@@ -7,6 +7,7 @@ token budget; meanwhile the shards behind it are tokenised. Knows nothing of Ray
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,10 @@ class _Job:
         return sum(len(record.ids) for record in self.encoded)
 
 
+class _NobodyWaits(Exception):
+    """Ends a forward whose callers have all gone."""
+
+
 class Batcher:
     """Runs a scorer for concurrent callers. Use it from one event loop; `close` it in the end."""
 
@@ -36,22 +41,32 @@ class Batcher:
         self._scorer = scorer
         self._jobs: deque[_Job] = deque()
         self._running: asyncio.Task[None] | None = None
+        self._pack_began = 0.0
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="forward")
 
     async def score(self, table: pa.Table) -> pa.Table:
-        """The result table of one shard. A cancelled call leaves the queue unscored."""
+        """The result table of one shard. The work of cancelled calls ends with the pack at hand."""
         loop = asyncio.get_running_loop()
         encoded = await loop.run_in_executor(self._encoder, self._scorer.encode, table)
         job = _Job(table, encoded, loop.create_future())
         self._jobs.append(job)
-        if self._running is None or self._running.done():
+        if not self._busy:
+            self._pack_began = time.monotonic()
             self._running = loop.create_task(self._run())
         return await job.result
 
+    @property
+    def _busy(self) -> bool:
+        return self._running is not None and not self._running.done()
+
+    def silent_s(self) -> float:
+        """How long ago the engine began the pack that it is at; 0 while it has nothing to do."""
+        return time.monotonic() - self._pack_began if self._busy else 0.0
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while jobs := take(self._jobs, self._scorer.config.max_tokens):
+        while jobs := take(self._jobs, self._scorer.max_tokens):
             try:
                 tables = await loop.run_in_executor(self._engine, self._forward, jobs)
             except Exception as error:  # whatever it is, the callers must hear of it
@@ -65,7 +80,14 @@ class Batcher:
 
     def _forward(self, jobs: Sequence[_Job]) -> list[pa.Table]:
         """All jobs in one call of the engine, each one's own results back."""
-        together = self._scorer.forward([record for job in jobs for record in job.encoded])
+
+        def before_pack() -> None:
+            self._pack_began = time.monotonic()
+            if all(job.result.done() for job in jobs):
+                raise _NobodyWaits
+
+        records = [record for job in jobs for record in job.encoded]
+        together = self._scorer.forward(records, before_pack)
         tables, start = [], 0
         for job in jobs:
             part = together.part(start, start + len(job.encoded))

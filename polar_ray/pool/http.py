@@ -1,26 +1,35 @@
 """The pool's HTTP side: a FastAPI app around anything that scores like the router does.
 
-Owns routes, body limits and the two body formats of `POST /score`; errors become statuses by the
-one table of `polar_ray.errors`. Imports no ray, so it is tested without a cluster.
+Owns routes and what a request may bring; the bodies are read in `pool.wire`, errors become
+statuses by the one table of `polar_ray.errors`. Imports no ray, so it is tested without a cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
-import orjson
 import pyarrow as pa
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from polar_ray.config import PoolConfig
-from polar_ray.errors import HTTP_STATUS, Overloaded, PolarRayError, RecordError, TooLarge
-from polar_ray.records import provenance
+from polar_ray.config import LONGEST_S, PoolConfig
+from polar_ray.errors import (
+    HTTP_STATUS,
+    DeadlineExceeded,
+    Overloaded,
+    PolarRayError,
+    RecordError,
+    TooLarge,
+)
+from polar_ray.pool.wire import decode_arrow, decode_json, encode_arrow, encode_json
 
 logger = logging.getLogger(__name__)
 
@@ -116,23 +125,27 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     )
     app.add_exception_handler(PolarRayError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_no_such_route)
+    app.add_exception_handler(Exception, _on_bug)
 
     @app.post("/score", response_model=ResultBody, responses=ERRORS, openapi_extra=SCORE_BODY)
     async def score(
-        request: Request, timeout_s: Annotated[float | None, Query(gt=0)] = None
+        request: Request, timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S)] = None
     ) -> Response:
         """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
         router = scoring()
-        body = await read_body(request, router.config.http.max_body_bytes)
+        limits = router.config.http
+        until = time.monotonic() + (timeout_s or router.config.timeout_s)
+        body = await read_body(request, limits.max_body_bytes, until - time.monotonic())
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
         if kind == ARROW_STREAM:
-            table = await asyncio.to_thread(decode_arrow, body)
-            result = await router.score(table, timeout_s)
+            table = await asyncio.to_thread(decode_arrow, body, limits)
+            result = await router.score(table, _left(until))
             return Response(await asyncio.to_thread(encode_arrow, result), media_type=ARROW_STREAM)
         if kind != JSON:
             raise RecordError(f"content-type {kind!r}; send {JSON} or {ARROW_STREAM}")
-        records = await asyncio.to_thread(decode_json, body)
-        result = await router.score(records, timeout_s)
+        records = await asyncio.to_thread(decode_json, body, limits)
+        result = await router.score(records, _left(until))
         return Response(await asyncio.to_thread(encode_json, result), media_type=JSON)
 
     @app.get("/health")
@@ -166,11 +179,22 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     return app
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
     """The request's body; `TooLarge` as soon as it is known to be over the limit."""
+    if (coding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise RecordError(f"content-encoding {coding!r}; send the body as it is")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
+    try:
+        return await asyncio.wait_for(_read_stream(request, max_bytes), timeout_s)
+    except ClientDisconnect:
+        raise RecordError("the client left before it had sent its request") from None
+    except (TimeoutError, asyncio.TimeoutError):
+        raise DeadlineExceeded(f"the body did not arrive within {timeout_s:.3g} s") from None
+
+
+async def _read_stream(request: Request, max_bytes: int) -> bytes:
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -180,48 +204,18 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
+def _left(until: float) -> float:
+    """Seconds of the caller's deadline that are left; never none, so that the router says so."""
+    return max(until - time.monotonic(), 0.001)
+
+
 def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(f"the body is over http.max_body_bytes={max_bytes}; send several batches")
 
 
-def decode_json(body: bytes) -> list[Any]:
-    """The `records` of a JSON body; single bad records pass and get errors of their own."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RecordError(f"the body is not JSON in UTF-8: {error}") from None
-    if not isinstance(value, dict) or not isinstance(value.get("records"), list):
-        raise RecordError('the body must be an object {"records": [...]}')
-    if extra := sorted(value.keys() - {"records"}):
-        raise RecordError(f"unknown key(s) {extra} in the body; it has only 'records'")
-    return list(value["records"])
-
-
-def encode_json(result: pa.Table) -> bytes:
-    """A result table as the JSON of `ResultBody`."""
-    return orjson.dumps({"results": result.to_pylist(), "provenance": provenance(result)})
-
-
-def decode_arrow(body: bytes) -> pa.Table:
-    """The table of an Arrow IPC stream. Its values are not safe to read before `check_table`."""
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            return reader.read_all()
-    except (pa.ArrowException, OSError, ValueError, MemoryError, KeyError) as error:
-        raise RecordError(f"the body is not an Arrow IPC stream: {error}") from None
-
-
-def encode_arrow(table: pa.Table) -> bytes:
-    """A table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-async def _on_error(request: Request, error: Exception) -> JSONResponse:
+async def _on_error(request: Request, error: Exception, status: int | None = None) -> JSONResponse:
     assert isinstance(error, PolarRayError)
-    status = HTTP_STATUS[type(error)]
+    status = status or HTTP_STATUS[type(error)]
     if status >= 500:
         logger.warning("%s %s: %s: %s", request.method, request.url.path, status, error)
     headers = {"Retry-After": f"{error.retry_after_s:g}"} if isinstance(error, Overloaded) else {}
@@ -233,3 +227,17 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
     return await _on_error(request, RecordError(problems))
+
+
+async def _on_no_such_route(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    told = RecordError(f"{where}: {error.detail}; POST /score scores, /docs shows the rest")
+    answer = await _on_error(request, told, error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the error again once this is sent, so the log gets its traceback.
+    return await _on_error(request, PolarRayError(f"{type(error).__name__}: {error!s:.500}"))

@@ -44,16 +44,31 @@ def pool(
     ours = not ray.is_initialized()
     if ours:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    had_serve = _get_global_client(raise_if_no_controller_running=False) is not None
     try:
         http = {"host": host, "port": port or free_port()}
         serve.start(http_options=http, logging_config={"log_level": "ERROR"})
         start(config, name=name, route_prefix=route_prefix)
-        bound = _get_global_client().http_config
-        yield f"http://{bound.host}:{bound.port}{route_prefix.rstrip('/')}"
+        try:
+            bound = _get_global_client().http_config
+            yield f"http://{bound.host}:{bound.port}{route_prefix.rstrip('/')}"
+        finally:
+            serve.delete(name)
     finally:
-        serve.delete(name)
+        # A cluster made here takes its Serve with it. On one that was there before, Serve goes too,
+        # unless somebody has joined it since.
+        if not (had_serve or _made_the_cluster() or serve.status().applications):
+            serve.shutdown()
         if ours:
             ray.shutdown()
+
+
+def _made_the_cluster() -> bool:
+    """Whether this process started the Ray cluster that it is in."""
+    from ray._private import worker
+
+    node = worker._global_node
+    return node is not None and bool(node.is_head())
 
 
 def free_port() -> int:

@@ -1,5 +1,6 @@
 """Replica: one scorer on one device, as a Ray Serve deployment."""
 
+import asyncio
 from typing import Any
 
 import pyarrow as pa
@@ -11,6 +12,11 @@ from polar_ray.records import check_scores
 from polar_ray.scorer import Scorer
 
 PROBE = {"prompt": "1 + 1 =", "reference": "2", "output": "2"}
+PROBE_TIMEOUT_S = 10.0
+"""Well below the 30 s after which Serve counts a health check as failed."""
+
+STUCK_S = 600.0
+"""A pack that runs longer will not end: minutes are enough for the largest model on a CPU."""
 
 
 class Replica:
@@ -37,8 +43,18 @@ class Replica:
         return self._scorer.provenance
 
     async def check_health(self) -> None:
-        """A real forward pass; raises if it gives no score."""
-        self._check(await self._batcher.score(self._probe))
+        """A real forward pass; raises if it gives no score.
+
+        Behind a long shard the probe waits its turn, and Serve would kill a replica that works:
+        there, packs that come to an end are proof enough.
+        """
+        try:
+            probed = await asyncio.wait_for(self._batcher.score(self._probe), PROBE_TIMEOUT_S)
+        except (TimeoutError, asyncio.TimeoutError):
+            if (silent_s := self._batcher.silent_s()) > STUCK_S:
+                raise EngineError(f"the engine is stuck in a pack since {silent_s:.0f} s") from None
+        else:
+            self._check(probed)
 
     def _check(self, result: pa.Table) -> None:
         check_scores(result, 1)

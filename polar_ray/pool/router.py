@@ -6,6 +6,7 @@ Never reads text and never imports torch; how to cut and merge is decided in `pl
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayT
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
-from polar_ray.config import PoolConfig
+from polar_ray.config import PoolConfig, check_timeout
 from polar_ray.errors import DeadlineExceeded, Overloaded, PolarRayError, PoolError, ReplicaLost
 from polar_ray.planning.shard import Rows, merge, row_costs, row_groups, shard
 from polar_ray.pool.http import build_http
@@ -47,16 +48,22 @@ class Router:
         """The result table of a list of records or an Arrow table (a reference to either is
         resolved by Ray on the way here).
 
-        Raises `RecordError` if this is no batch, `DeadlineExceeded` after `timeout_s` (default:
-        the pool's), `ReplicaLost` if a replica died holding a part of it.
+        Raises `RecordError` if this is no batch or no deadline, `DeadlineExceeded` after
+        `timeout_s` (default: the pool's), `ReplicaLost` if a replica died holding a part of it.
         """
-        timeout_s = self.config.timeout_s if timeout_s is None else timeout_s
+        timeout_s = self.config.timeout_s if timeout_s is None else check_timeout(timeout_s)
+        try:
+            return await asyncio.wait_for(self._score(records), timeout_s)
+        except Exception as error:
+            own = _translate(error, timeout_s)
+            raise own from (None if own is error else error)
+
+    async def _score(self, records: Any) -> pa.Table:
         batch = await asyncio.to_thread(to_batch, records)
         if batch.table.num_rows == 0:
             return empty_scores(await self.provenance())
         rows, refs = await asyncio.to_thread(self._cut, batch.table)
-        responses = [self._replicas.score.remote([ref]) for ref in refs]
-        tables = await self._gather(rows, responses, timeout_s)
+        tables = await self._send(rows, refs)
         return with_row_errors(merge(rows, tables), batch.errors)
 
     async def provenance(self) -> dict[str, str]:
@@ -72,7 +79,8 @@ class Router:
         try:
             self._provenance = await asyncio.wait_for(response, READY_TIMEOUT_S)
         except Exception as error:
-            response.cancel()
+            with suppress(Exception):
+                response.cancel()
             raise _translate(error, READY_TIMEOUT_S) from None
 
     def _cut(self, table: pa.Table) -> tuple[list[Rows], list[ray.ObjectRef]]:
@@ -84,20 +92,22 @@ class Router:
         )
         return rows, [ray.put(table.take(pa.array(taken)).combine_chunks()) for taken in rows]
 
-    async def _gather(
-        self, rows: Sequence[Rows], responses: Sequence[DeploymentResponse], timeout_s: float
-    ) -> list[pa.Table]:
+    async def _send(self, rows: Sequence[Rows], refs: Sequence[ray.ObjectRef]) -> list[pa.Table]:
+        """The result table of each shard."""
+        responses: list[DeploymentResponse] = []
         try:
-            tables = await asyncio.wait_for(asyncio.gather(*responses), timeout_s)
+            responses.extend(self._replicas.score.remote([ref]) for ref in refs)
+            tables = await asyncio.gather(*responses)
             return [
                 check_scores(table, len(taken)) for taken, table in zip(rows, tables, strict=True)
             ]
-        except Exception as error:
-            raise _translate(error, timeout_s) from error
-        finally:
+        except BaseException:
             # Serve goes on with work that nobody awaits any more, unless it is told.
             for response in responses:
-                response.cancel()
+                # Serve raises what the call failed with again, if it failed on its way.
+                with suppress(Exception):
+                    response.cancel()
+            raise
 
 
 def _translate(error: Exception, timeout_s: float) -> PolarRayError:
@@ -108,10 +118,12 @@ def _translate(error: Exception, timeout_s: float) -> PolarRayError:
         return error
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return DeadlineExceeded(
-            f"no answer from the replicas within {timeout_s:g} s; raise timeout_s, send smaller "
-            "batches or add replicas"
+            f"no answer from the replicas within {round(timeout_s, 2):g} s; raise timeout_s, send "
+            "smaller batches or add replicas"
         )
-    if isinstance(error, ActorDiedError | ActorUnavailableError | DeploymentUnavailableError):
+    if isinstance(error, DeploymentUnavailableError):
+        return PoolError("no replica of this pool starts; `serve status` says why")
+    if isinstance(error, ActorDiedError | ActorUnavailableError):
         return ReplicaLost(f"a replica died while it held this work; send it again ({error})")
     if isinstance(error, BackPressureError):
         return Overloaded("the pool's queue is full")

@@ -58,11 +58,11 @@ def build_encoder(model_dir: Path, config: ModelConfig) -> Encoder:
 
 def main(
     out: Annotated[Path, typer.Option(help="Directory of the checkpoint, made if missing.")],
-    steps: Annotated[int, typer.Option(help="Steps of at most --tokens tokens.")] = 6000,
+    steps: Annotated[int, typer.Option(help="Steps of at most --tokens tokens.")] = 2000,
     tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 4096,
     learning_rate: Annotated[float, typer.Option(help="The highest of the schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of first weights and data.")] = 7,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     compute: Annotated[
         str, typer.Option(help="float32, or bfloat16 where it is fast.")
     ] = "float32",

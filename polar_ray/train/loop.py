@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from polar_ray.model import RewardModel
+from polar_ray.model.attention import BlockedAttention
 from polar_ray.planning import Pack
 from polar_ray.train.data import Batch
 from polar_ray.train.loss import Loss, Penalty, pair_loss
@@ -74,7 +75,7 @@ def score_pack(model: RewardModel, pack: Pack) -> Tensor:
     scores_R: Tensor = model(
         torch.from_numpy(pack.ids),
         torch.from_numpy(pack.positions),
-        pack.spans,
+        BlockedAttention(pack.spans, pack.ends.tolist()),
         torch.from_numpy(pack.ends),
         torch.from_numpy(pack.lengths),
     )

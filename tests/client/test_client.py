@@ -11,7 +11,7 @@ import pytest
 from examples import BAD_ROWS, GROUPS
 
 from polar_ray.client import Client, connect
-from polar_ray.errors import ConfigError, ScoreError
+from polar_ray.errors import ConfigError, RecordError, ScoreError
 from polar_ray.scorer import Scorer
 
 
@@ -59,6 +59,19 @@ def test_a_failed_row_raises_unless_the_caller_says_otherwise(client: Client) ->
 def test_an_unknown_on_error_is_refused(client: Client) -> None:
     with pytest.raises(ValueError, match="on_error='zero'"):
         client.score(GROUPS, on_error="zero")  # type: ignore[arg-type]
+
+
+def test_a_mistake_is_found_before_anything_is_scored(scorer: Scorer) -> None:
+    direct = Direct(scorer)
+    client = Client(direct)
+    with pytest.raises(ValueError, match="on_error="):
+        client.score(GROUPS, on_error="zero")  # type: ignore[arg-type]
+    for timeout_s in (0, -1, math.nan, math.inf, 1e300, "5", True):
+        with pytest.raises(RecordError, match="timeout_s="):
+            client.score(GROUPS, timeout_s=timeout_s)  # type: ignore[arg-type]
+        with pytest.raises(RecordError, match="timeout_s="):
+            Client(direct, timeout_s=timeout_s)  # type: ignore[arg-type]
+    assert direct.timeouts == []
 
 
 def test_sync_and_async_agree(client: Client) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 
 import httpx
+import pyarrow as pa
 import pytest
 from examples import GROUPS
 
-from polar_ray.client import Client
+from polar_ray.client import Client, connect
+from polar_ray.client import http as module
 from polar_ray.client.http import HttpTransport
 from polar_ray.errors import (
+    ConfigError,
     DeadlineExceeded,
     Overloaded,
     PolarRayError,
@@ -18,6 +22,8 @@ from polar_ray.errors import (
     RecordError,
     TooLarge,
 )
+from polar_ray.pool.wire import encode_arrow
+from polar_ray.records import empty_scores
 
 
 def client(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
@@ -27,6 +33,13 @@ def client(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
 def error(kind: str, status: int, **headers: str) -> httpx.Response:
     body = {"error": {"type": kind, "message": "because"}}
     return httpx.Response(status, json=body, headers=headers)
+
+
+DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+def arrow(table: pa.Table) -> httpx.Response:
+    return httpx.Response(200, content=encode_arrow(table))
 
 
 @pytest.mark.parametrize(
@@ -39,6 +52,12 @@ def error(kind: str, status: int, **headers: str) -> httpx.Response:
         (error("NoSuchError", 500), PoolError, "answered 500"),
         (httpx.Response(502, text="<html>bad gateway</html>"), PoolError, "bad gateway"),
         (httpx.Response(404, json={"detail": "Not Found"}), PoolError, "answered 404"),
+        (error("ScoreError", 422), PoolError, "answered 422"),
+        (error("Overloaded", 429, **{"retry-after": DATE}), Overloaded, "because"),
+        (httpx.Response(200, text="<html>hello</html>"), PoolError, "is it a polar_ray pool"),
+        (httpx.Response(200, content=b""), PoolError, "is it a polar_ray pool"),
+        (arrow(pa.table({"a": [1]})), PoolError, "result columns are"),
+        (arrow(empty_scores()), PoolError, "0 result rows for 12 records"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)[:30]),
 )
@@ -49,7 +68,7 @@ def test_errors_arrive_as_the_same_class(
         client(lambda request: answer).score(GROUPS)
     assert type(caught.value) is kind
     if isinstance(caught.value, Overloaded):
-        assert caught.value.retry_after_s == 2.5
+        assert caught.value.retry_after_s == (1 if "GMT" in answer.headers["retry-after"] else 2.5)
 
 
 @pytest.mark.parametrize(
@@ -78,5 +97,72 @@ def test_a_deadline_goes_to_the_server_and_bounds_the_wait() -> None:
 
     with pytest.raises(DeadlineExceeded):
         client(answer).score(GROUPS, timeout_s=3)
-    assert seen[0].url.params["timeout_s"] == "3"
+    assert float(seen[0].url.params["timeout_s"]) == 3
     assert 3 < seen[0].extensions["timeout"]["read"] < 4
+
+
+class Drip(httpx.SyncByteStream):
+    """A body whose every byte is in time, and whose end never comes."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            yield b"x"
+
+
+def test_a_server_that_drips_does_not_outlast_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE_S", 0.0)
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
+        client(lambda request: httpx.Response(200, stream=Drip())).score(GROUPS, timeout_s=0.01)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://",
+        "http://[::1",
+        "http://host:port",
+        "pool:8000",
+        "ftp://pool",
+        "http://pool?x=1",
+        "",
+        5,
+    ],
+)
+def test_an_address_that_cannot_be_one_is_refused_at_once(address: str) -> None:
+    with pytest.raises(ConfigError, match="address="):
+        connect(address=address)
+
+
+def test_a_closed_client_says_so() -> None:
+    one = client(lambda request: error("PoolError", 503))
+    one.close()
+    with pytest.raises(PoolError, match="closed"):
+        one.score(GROUPS)
+
+
+def test_a_proxy_of_the_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "elsewhere")
+    one = connect(address="http://127.0.0.1:8000")
+    with pytest.raises(PoolError, match=r"the proxy http:.* which the environment names"):
+        one.score(GROUPS)
+    with pytest.raises(PoolError, match="proxy"):
+        asyncio.run(one.score_async(GROUPS))
+    monkeypatch.setenv("ALL_PROXY", "nonsense://x")
+    with pytest.raises(ConfigError, match="proxy"):
+        connect(address="http://127.0.0.1:8000")
+
+
+def test_a_password_in_the_address_is_sent_and_not_shown() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(502, text="bad gateway")
+
+    transport = HttpTransport("http://me:secret@pool/two/", transport=httpx.MockTransport(answer))
+    with pytest.raises(PoolError, match="http://pool/two answered 502") as caught:
+        Client(transport).score(GROUPS)
+    assert "secret" not in str(caught.value)
+    assert seen[0].url.path == "/two/score"
+    assert seen[0].headers["authorization"].startswith("Basic ")

@@ -73,7 +73,7 @@ def test_scores_equal_transformers_llama_on_the_same_weights(tiny_dir: Path) -> 
     random = np.random.default_rng(0)
     records = [random.integers(5, 400, n).astype(np.int32) for n in (3, 40, 200)]
     engine = NativeEngine(NativeEngineConfig(device="cpu"), tiny_dir)
-    found = engine.score(build_pack(records, [-1] * 3, range(3)))
+    found = engine.submit(build_pack(records, [-1] * 3, range(3))).result()
     with torch.inference_mode():
         expected = [
             model.v_head(llama(torch.from_numpy(ids).long()[None]).last_hidden_state[0, -1]).item()
@@ -86,7 +86,7 @@ def test_a_failing_forward_is_an_engine_error(tiny_dir: Path) -> None:
     engine = NativeEngine(NativeEngineConfig(device="cpu"), tiny_dir)
     engine.model.v_head.weight = torch.nn.Parameter(torch.zeros(1, 5))
     with pytest.raises(EngineError, match="a pack of 3 tokens failed"):
-        engine.score(build_pack([np.array([1, 2, 3], dtype=np.int32)], [-1], [0]))
+        engine.submit(build_pack([np.array([1, 2, 3], dtype=np.int32)], [-1], [0]))
 
 
 @pytest.mark.gpu
@@ -95,6 +95,10 @@ def test_cuda_scores_are_close_to_the_cpus(tiny_dir: Path) -> None:
         pytest.skip("needs a CUDA device")
     records = [np.arange(5, 5 + n, dtype=np.int32) for n in (10, 100, 300)]
     one = build_pack(records, [-1] * 3, range(3))
-    cpu = NativeEngine(NativeEngineConfig(device="cpu"), tiny_dir).score(one)
-    cuda = NativeEngine(NativeEngineConfig(device="cuda", dtype="float32"), tiny_dir).score(one)
+    cpu = NativeEngine(NativeEngineConfig(device="cpu"), tiny_dir).submit(one).result()
+    cuda = (
+        NativeEngine(NativeEngineConfig(device="cuda", dtype="float32"), tiny_dir)
+        .submit(one)
+        .result()
+    )
     np.testing.assert_allclose(cuda, cpu, atol=1e-3)

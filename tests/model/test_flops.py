@@ -45,7 +45,7 @@ def test_executed_operations_are_the_planned_ones(
     engine: NativeEngine, max_tokens: int, min_share: int
 ) -> None:
     packs = list(pack(groups(), max_tokens=max_tokens, min_share=min_share))
-    executed = count_flops(lambda: [engine.score(one) for one in packs])
+    executed = count_flops(lambda: [engine.submit(one).result() for one in packs])
     planned = sum((cost(Shape(**WIDE), one, block=BLOCK) for one in packs), Cost(0, 0))
     assert executed == pytest.approx(planned.flops, rel=0.01)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from polar_ray.model import RewardModel, load_model
+from polar_ray.model.attention import BlockedAttention
 from polar_ray.planning import Pack, build_pack, pack
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "model"
@@ -27,7 +28,9 @@ def cases(name: str) -> tuple[list[np.ndarray], np.ndarray]:
 def score(model: RewardModel, one: Pack) -> np.ndarray:
     tensors = map(torch.from_numpy, (one.ids, one.positions, one.ends, one.lengths))
     ids_T, positions_T, ends_R, lengths_T = tensors
-    return model(ids_T.long(), positions_T, one.spans, ends_R, lengths_T).numpy()
+    return model(
+        ids_T.long(), positions_T, BlockedAttention(one.spans, one.ends.tolist()), ends_R, lengths_T
+    ).numpy()
 
 
 def test_all_checkpoints_are_covered() -> None:
@@ -76,7 +79,9 @@ def test_a_packed_forward_can_be_trained() -> None:
     one = build_pack([ids[-1][:20], ids[-1][20:], ids[-2]], [-1, 0, 0], [1, 2])
     tensors = map(torch.from_numpy, (one.ids, one.positions, one.ends))
     ids_T, positions_T, ends_R = tensors
-    scores_R = model(ids_T.long(), positions_T, one.spans, ends_R)
+    scores_R = model(
+        ids_T.long(), positions_T, BlockedAttention(one.spans, one.ends.tolist()), ends_R
+    )
     (scores_R[0] - scores_R[1]).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from examples import GROUPS
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.encoding import Encoded
+from polar_ray.engine.protocol import Scores
+from polar_ray.planning import Pack
 from polar_ray.pool.batcher import Batcher
 from polar_ray.scorer import Forwarded, Scorer
 
@@ -31,14 +33,16 @@ class GatedScorer(Scorer):
         self.threads: set[str] = set()
         self.failing = False
 
-    def forward(self, encoded: Sequence[Encoded]) -> Forwarded:
+    def forward(
+        self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
+    ) -> Forwarded:
         self.started.set()
         assert self.gate.wait(30)
         self.forwards.append(len(encoded))
         self.threads.add(threading.current_thread().name)
         if self.failing:
             raise RuntimeError("the device is gone")
-        return super().forward(encoded)
+        return super().forward(encoded, before_pack)
 
 
 @pytest.fixture
@@ -101,6 +105,36 @@ def test_work_that_nobody_waits_for_is_not_done(gated: GatedScorer) -> None:
 
     asyncio.run(main())
     assert gated.forwards == [3, 3]
+
+
+def test_a_forward_that_nobody_waits_for_ends_with_its_pack(tiny_dir: Path) -> None:
+    engine = StubEngineConfig()
+    scorer = Scorer(ScorerConfig(model=str(tiny_dir), engine=engine, max_tokens=16))
+    started, gate = threading.Event(), threading.Event()
+    score, packs = scorer.engine.score, []
+
+    def gated_pack(pack: Pack) -> Scores:
+        packs.append(pack)
+        started.set()
+        assert gate.wait(30)
+        return score(pack)
+
+    scorer.engine.score = gated_pack  # type: ignore[method-assign]
+
+    async def main() -> None:
+        batcher = Batcher(scorer)
+        assert batcher.silent_s() == 0
+        call = asyncio.create_task(batcher.score(pa.Table.from_pylist(GROUPS)))
+        await asyncio.to_thread(started.wait, 30)
+        assert batcher.silent_s() > 0
+        call.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        assert (await batcher.score(SHARDS[3].slice(2))).num_rows == 1
+        batcher.close()
+
+    asyncio.run(main())
+    assert len(packs) == 2, "one pack of the first call, one of the second"
 
 
 def test_a_failing_forward_reaches_its_callers_and_the_next_is_served(gated: GatedScorer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import orjson
 import pyarrow as pa
 import pytest
 from examples import BAD_ROWS, GROUPS
+from fastapi import Request
 from fastapi.testclient import TestClient
 
 from polar_ray.config import HttpConfig, PoolConfig
@@ -17,9 +19,11 @@ from polar_ray.errors import (
     DeadlineExceeded,
     Overloaded,
     PolarRayError,
+    RecordError,
     ReplicaLost,
 )
-from polar_ray.pool.http import ARROW_STREAM, build_http, encode_arrow
+from polar_ray.pool.http import ARROW_STREAM, build_http, read_body
+from polar_ray.pool.wire import encode_arrow
 from polar_ray.records import check_scores, provenance
 from polar_ray.scorer import Scorer
 
@@ -195,10 +199,53 @@ def test_the_deadline_is_passed_on_and_must_be_positive(
     http: TestClient, router: ScorerAsRouter
 ) -> None:
     http.post("/score?timeout_s=2.5", json={"records": GROUPS[:1]})
-    assert router.timeouts == [2.5]
-    answer = http.post("/score?timeout_s=-1", json={"records": GROUPS[:1]})
-    assert answer.status_code == 422
-    assert "timeout_s" in answer.json()["error"]["message"]
+    [left] = router.timeouts
+    assert left is not None
+    assert 0 < left <= 2.5, "what the upload took is gone"
+    for bad in ("-1", "0", "nan", "inf", "1e400", "soon"):
+        answer = http.post(f"/score?timeout_s={bad}", json={"records": GROUPS[:1]})
+        assert answer.status_code == 422
+        assert "timeout_s" in answer.json()["error"]["message"]
+
+
+def test_a_body_that_never_ends_is_given_up(router: ScorerAsRouter) -> None:
+    scope = {"type": "http", "method": "POST", "path": "/score", "headers": []}
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    with pytest.raises(DeadlineExceeded, match=r"did not arrive within 0\.01 s"):
+        asyncio.run(read_body(Request(scope, receive), 1000, 0.01))
+
+    async def leave() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    with pytest.raises(RecordError, match="client left"):
+        asyncio.run(read_body(Request(scope, leave), 1000, 10))
+
+
+def test_every_answer_that_is_not_200_has_the_error_body(
+    http: TestClient, router: ScorerAsRouter
+) -> None:
+    for method, path, status in [
+        ("GET", "/score", 405),
+        ("POST", "/nope", 404),
+        ("POST", "/health", 405),
+    ]:
+        answer = http.request(method, path)
+        assert answer.status_code == status
+        assert f"{method} {path}" in answer.json()["error"]["message"]
+    assert http.get("/score").headers["allow"] == "POST"
+    assert http.head("/score").status_code == 405
+    gzip = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = http.post("/score", content=b"x", headers=gzip)
+    assert "content-encoding 'gzip'" in answer.json()["error"]["message"]
+    router.error = RuntimeError("a bug")
+    careless = TestClient(build_http(lambda: router), raise_server_exceptions=False)
+    answer = careless.post("/score", json={"records": []})
+    assert answer.status_code == 500
+    assert answer.json()["error"] == {"type": "PolarRayError", "message": "RuntimeError: a bug"}
 
 
 def test_models_say_what_is_served(http: TestClient, scorer: Scorer) -> None:

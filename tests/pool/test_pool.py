@@ -144,6 +144,26 @@ def test_bad_batches_raise_and_the_next_is_served(handle: Client, web: Client) -
         handle.score(ray.put(pa.table({"prompt": ["p"]})))  # type: ignore[arg-type]
 
 
+def test_a_reference_that_failed_or_comes_late_is_an_error_of_the_pool(handle: Client) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0)
+    def broken() -> None:
+        raise ValueError("upstream broke")
+
+    with pytest.raises(PoolError, match="ValueError: upstream broke"):
+        handle.score(broken.remote())  # type: ignore[arg-type]
+
+    async def within_a_loop() -> None:
+        with pytest.raises(PoolError, match="await score_async"):
+            handle.score(GROUPS)
+        with pytest.raises(PoolError, match="upstream broke"):
+            await handle.score_async(broken.remote())  # type: ignore[arg-type]
+
+    asyncio.run(within_a_loop())
+    assert len(handle.score(GROUPS)) == len(GROUPS)
+
+
 def test_a_field_of_50_mb_is_refused_and_the_next_request_served(
     handle: Client, web: Client, url: str
 ) -> None:
@@ -197,6 +217,13 @@ def test_a_route_that_is_taken_is_a_clear_error(url: str) -> None:
 
     with pytest.raises(ConfigError, match="Prefix / is being used"):
         start(PoolConfig(num_cpus=0.1), name="twin")
+
+
+def test_a_name_that_is_taken_is_a_clear_error_and_its_pool_lives_on(url: str, web: Client) -> None:
+    taken = pytest.raises(ConfigError, match="has a Serve application 'native' already")
+    with taken, pool(PoolConfig(num_cpus=0.1), name="native", route_prefix="/other"):
+        pass
+    assert len(web.score(GROUPS)) == len(GROUPS)
 
 
 def test_no_such_pool_is_a_clear_error(cluster: None) -> None:

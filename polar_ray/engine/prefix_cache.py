@@ -1,0 +1,90 @@
+"""Keys and values of prefixes, kept between packs: a bounded, least-recently-used store.
+
+Trainers score row by row as rollouts finish, so the members of a group arrive apart; with their
+prompt and reference remembered, each pays for its output alone. An entry is right for one set of
+weights, so an engine that takes new weights starts a new cache.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from polar_ray.model.attention import Recall, SpanKV
+from polar_ray.planning import Pack, span_names, without
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    first: int
+    """Position of the first token held; those before it belong to spans of other names."""
+
+    layers: Sequence[SpanKV]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(x.element_size() * x.nelement() for kv in self.layers for x in kv)
+
+
+class PrefixCache:
+    """At most `capacity_bytes` of keys and values."""
+
+    def __init__(self, capacity_bytes: int, *, scaled_above: int | None) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.size_bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self.tokens_reused = 0
+        self._scaled_above = scaled_above
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def recall(self, pack: Pack) -> tuple[Pack, Recall, dict[int, bytes]]:
+        """What is left to compute of a pack, what is known of it, and what to `keep` of it later,
+        by name."""
+        names = span_names(pack, scaled_above=self._scaled_above)
+        known = {}
+        for number, name in names.items():
+            if (layers := self._find(pack, number, name)) is not None:
+                known[number] = layers
+                self.tokens_reused += len(layers[0].k_SKH)
+        self.hits += len(known)
+        self.misses += len(names) - len(known)
+        rest = without(pack, known) if known else pack
+        new = {number: name for number, name in names.items() if number not in known}
+        keep = {number: slice(*rest.spans[number][:2]) for number in new}
+        return rest, Recall(known, keep), new
+
+    def keep(self, pack: Pack, recall: Recall, names: dict[int, bytes]) -> None:
+        """Stores what the forward over `pack` left in `recall`; what was unused longest goes."""
+        for number, name in names.items():
+            first = int(pack.positions[pack.spans[number].start])
+            self._store(name, _Entry(first, recall.kept[number]))
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._entries.clear()
+        self.size_bytes = 0
+
+    def _find(self, pack: Pack, number: int, name: bytes) -> Sequence[SpanKV] | None:
+        entry = self._entries.get(name)
+        start = pack.spans[number].start
+        if entry is None or entry.first > (first := int(pack.positions[start])):
+            return None
+        self._entries.move_to_end(name)
+        skipped = first - entry.first
+        return [SpanKV(kv.k_SKH[skipped:], kv.v_SKH[skipped:]) for kv in entry.layers]
+
+    def _store(self, name: bytes, entry: _Entry) -> None:
+        if entry.size_bytes > self.capacity_bytes:
+            return
+        if (old := self._entries.pop(name, None)) is not None:
+            self.size_bytes -= old.size_bytes
+        self._entries[name] = entry
+        self.size_bytes += entry.size_bytes
+        while self.size_bytes > self.capacity_bytes:
+            _, dropped = self._entries.popitem(last=False)
+            self.size_bytes -= dropped.size_bytes

@@ -1,0 +1,183 @@
+"""The native engine on several devices of one node: a process for each, all running every pack.
+
+This process is rank 0 and the only one that speaks; the others are told each pack over a pipe. A
+rank that fails leaves the others waiting for its sums, so that any failure ends the engine: whoever
+holds it must start a new one, as a pool's health check does.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import tempfile
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from polar_ray.config import NativeEngineConfig
+from polar_ray.engine.native import NativeEngine, choose_device
+from polar_ray.engine.protocol import Pending, Scores
+from polar_ray.errors import ConfigError, EngineError
+from polar_ray.model import load_config
+from polar_ray.model.parallel import check_divisible
+from polar_ray.planning import Pack
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = timedelta(minutes=10)
+"""For loading, and for one pack: a rank that is silent for longer is taken for dead."""
+
+STOP_S = 5.0
+
+
+class RankedEngine:
+    """`NativeEngine`s of one model, divided by `engine.tensor_parallel_size`."""
+
+    name = "native"
+
+    def __init__(self, config: NativeEngineConfig, model_dir: Path) -> None:
+        self._failed: str | None = None
+        size = config.tensor_parallel_size
+        check_divisible(load_config(model_dir), size)
+        device = choose_device(config.device)
+        if device == "cuda" and torch.cuda.device_count() < size:
+            raise ConfigError(
+                f"engine.tensor_parallel_size={size}, but torch sees "
+                f"{torch.cuda.device_count()} CUDA device(s)"
+            )
+        # Not fork: the caller has threads, and perhaps a CUDA context.
+        spawn = multiprocessing.get_context("spawn")
+        self._folder = tempfile.TemporaryDirectory(prefix="polar_ray-")
+        meeting = Path(self._folder.name) / "meeting"
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for rank in range(1, size):
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(
+                target=_follow,
+                args=(theirs, config, model_dir, rank, meeting),
+                daemon=True,
+                name=f"rank-{rank}",
+            )
+            process.start()
+            theirs.close()
+            self._pipes.append(ours)
+            self._processes.append(process)
+        try:
+            self._own = _join(config, model_dir, 0, meeting)
+            for pipe in self._pipes:
+                self._hear(pipe)
+        except BaseException:
+            self.close()
+            raise
+        self.info = self._own.info
+
+    def submit(self, pack: Pack) -> Pending:
+        """One forward pass on all ranks at once."""
+        if self._failed is not None:
+            raise EngineError(f"this engine has lost a rank and must be replaced: {self._failed}")
+        try:
+            for pipe, process in zip(self._pipes, self._processes, strict=True):
+                if not process.is_alive():
+                    raise EngineError(f"{process.name} has died with code {process.exitcode}")
+                pipe.send(pack)
+            pending = _Together(self, self._own.submit(pack))
+        except (EngineError, OSError) as error:
+            raise self.fail(error) from error
+        return pending
+
+    def fail(self, error: Exception) -> EngineError:
+        """Marks the engine as broken."""
+        self._failed = str(error)
+        return EngineError(f"a rank failed, and with it the engine: {error}")
+
+    def hear_all(self) -> None:
+        """Waits until every rank has done the oldest pack; raises what one of them reports."""
+        for pipe in self._pipes:
+            self._hear(pipe)
+
+    def _hear(self, pipe: Connection) -> None:
+        process = self._processes[self._pipes.index(pipe)]
+        ready = wait([pipe, process.sentinel], timeout=TIMEOUT.total_seconds())
+        if pipe not in ready:
+            raise EngineError(f"{process.name} is silent; its exit code is {process.exitcode}")
+        try:
+            problem = pipe.recv()
+        except EOFError:
+            raise EngineError(f"{process.name} has died") from None
+        if problem is not None:
+            raise EngineError(f"{process.name}: {problem}")
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Rank 0's; the others do the same."""
+        return self._own.counters
+
+    def close(self) -> None:
+        """Ends the other ranks and the process group."""
+        for pipe in self._pipes:
+            try:
+                pipe.send(None)
+            except OSError:
+                continue
+        for process in self._processes:
+            process.join(STOP_S)
+            if process.is_alive():
+                process.kill()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        self._folder.cleanup()
+
+
+class _Together:
+    """The scores of rank 0, once all ranks are done."""
+
+    def __init__(self, engine: RankedEngine, own: Pending) -> None:
+        self._engine = engine
+        self._own = own
+
+    def result(self) -> Scores:
+        """See `Pending`."""
+        try:
+            scores = self._own.result()
+            self._engine.hear_all()
+        except EngineError as error:
+            raise self._engine.fail(error) from error
+        return scores
+
+
+def _join(config: NativeEngineConfig, model_dir: Path, rank: int, meeting: Path) -> NativeEngine:
+    device = choose_device(config.device)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    distributed.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        init_method=meeting.as_uri(),
+        rank=rank,
+        world_size=config.tensor_parallel_size,
+        timeout=TIMEOUT,
+    )
+    return NativeEngine(config, model_dir, rank=rank, num_ranks=config.tensor_parallel_size)
+
+
+def _follow(
+    pipe: Connection, config: NativeEngineConfig, model_dir: Path, rank: int, meeting: Path
+) -> None:
+    """What a rank other than 0 does: load, say so, and run packs until told to stop."""
+    try:
+        engine = _join(config, model_dir, rank, meeting)
+        pipe.send(None)
+        while (pack := pipe.recv()) is not None:
+            engine.submit(pack).result()
+            pipe.send(None)
+    except EOFError:
+        logger.info("rank 0 is gone; rank %d stops", rank)
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+        # Without waiting for peers that wait for this one.
+        os._exit(1)
+    distributed.destroy_process_group()

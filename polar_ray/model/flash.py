@@ -1,0 +1,125 @@
+"""Which of torch's variable-length flash kernels does path attention rightly on this device.
+
+Their names and arguments differ between torch 2.10 and 2.13, their abilities between devices, so
+each is tried against `BlockedAttention` on a small tree before it is used. Torch only.
+
+Shape suffixes: T packed tokens, N query heads, K key/value heads, H head dim.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polar_ray.model.attention import BlockedAttention, Recall, SpanTuple
+from polar_ray.model.varlen import Varlen, VarlenAttention, plan_runs
+
+logger = logging.getLogger(__name__)
+
+
+def _varlen_attn(*args: Any, **options: Any) -> Tensor:
+    entry: Any = import_module("torch.nn.attention.varlen").varlen_attn
+    out: Tensor = entry(*args, **options)
+    return out
+
+
+def flash_window(*args: Any) -> Tensor:
+    """torch >= 2.12: causal is a window without a right side, GQA an option."""
+    return _varlen_attn(*args, window_size=(-1, 0), enable_gqa=True)
+
+
+def flash_causal(*args: Any) -> Tensor:
+    """torch 2.10 and 2.11: causal is a flag; whether GQA works shows in the trial."""
+    return _varlen_attn(*args, is_causal=True)
+
+
+def flash_aten(*args: Any) -> Tensor:
+    """The operator below both, which all versions have."""
+    out: Tensor = torch.ops.aten._flash_attention_forward(*args, 0.0, True, False)[0]
+    return out
+
+
+CANDIDATES: tuple[Varlen, ...] = (flash_window, flash_causal, flash_aten)
+
+
+def find_varlen(
+    device: str,
+    dtype: torch.dtype,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    candidates: Sequence[Varlen] = CANDIDATES,
+) -> Varlen | None:
+    """The first of `candidates` that computes path attention rightly here; None if none does."""
+    activate_newest_flash()
+    for candidate in candidates:
+        name = getattr(candidate, "__name__", "varlen")
+        try:
+            error = trial(candidate, device, dtype, num_heads, num_kv_heads, head_dim)
+        except (RuntimeError, TypeError, ValueError, ImportError, AttributeError) as refusal:
+            logger.debug("%s does not run here: %s", name, refusal)
+            continue
+        if error <= TRIAL_TOLERANCE:
+            logger.info("attention by %s", name)
+            return candidate
+        logger.warning("%s is off by %.3g on this device and is not used", name, error)
+    return None
+
+
+TRIAL_TOLERANCE = 0.02
+"""Largest error of the trial's outputs, which are of size 1, in 16-bit arithmetic."""
+
+TRIAL_SPANS: tuple[SpanTuple, ...] = ((0, 70, -1), (70, 75, 0), (75, 205, 0), (205, 206, 2))
+TRIAL_ENDS = (74, 204, 204, 205)
+
+
+def trial(
+    varlen: Varlen,
+    device: str,
+    dtype: torch.dtype,
+    num_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+) -> float:
+    """The largest error of `varlen` on a small tree, against `BlockedAttention` in float32."""
+    random = torch.Generator().manual_seed(0)
+    total = TRIAL_SPANS[-1][1]
+    q_TNH, k_TKH, v_TKH = (
+        torch.randn(total, heads, head_dim, generator=random).to(device, dtype)
+        for heads in (num_heads, num_kv_heads, num_kv_heads)
+    )
+    ends = list(TRIAL_ENDS)
+    runs = plan_runs(TRIAL_SPANS, ends, {})
+    arrays = [array for one in runs for array in one.arrays]
+    tensors = [torch.from_numpy(array).to(device, torch.int32) for array in arrays]
+    fast = VarlenAttention(varlen, runs, tensors, Recall())
+    slow = BlockedAttention(TRIAL_SPANS, ends)
+    q, k, v = (x.float() for x in (q_TNH, k_TKH, v_TKH))
+    found = fast.attend(q_TNH, k_TKH, v_TKH, 0).float()
+    found_ends = fast.attend_ends(q_TNH[ends], k_TKH, v_TKH, 0).float()
+    error = (found - slow.attend(q, k, v, 0)).abs().max()
+    end_error = (found_ends - slow.attend_ends(q[ends], k, v, 0)).abs().max()
+    return float(torch.maximum(error, end_error))
+
+
+def activate_newest_flash() -> None:
+    """FA4 or FA3 under torch's entry points, where torch knows them and their kernels are there."""
+    from torch.nn import attention
+
+    activate = getattr(attention, "activate_flash_attention_impl", None)
+    if activate is None or not torch.cuda.is_available():
+        return
+    for name in ("FA4", "FA3"):
+        try:
+            activate(name)
+        except (RuntimeError, ImportError, ValueError) as refusal:
+            logger.debug("%s is not available: %s", name, refusal)
+            continue
+        logger.info("flash attention by %s", name)
+        return

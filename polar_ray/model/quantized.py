@@ -1,0 +1,103 @@
+"""Linear layers in 8 bits, put into a model from outside: int8 on a CPU, float8 on Hopper.
+
+Weights are rounded once, with a scale for each output; activations at every call, with a scale for
+each token, so that no token's score depends on its neighbours. Embeddings, norms and the head stay
+as they are. Whether the scores are still good enough is measured, not assumed: see
+`benchmarks/precision.py`.
+
+Shape suffixes: T tokens, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from polar_ray.model.internlm2 import RewardModel
+
+INT8_MOST = 127.0
+FP8 = torch.float8_e4m3fn
+FP8_MOST = 448.0
+SMALLEST = 1e-12
+
+Kind = Literal["int8", "fp8"]
+
+
+class _Linear8(nn.Module):
+    """Holds the rounded weight [O, I] and its scales [O]."""
+
+    weight_OI: Tensor
+    scale_O: Tensor
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight_OI, scale_O1 = self.round(linear.weight.float())
+        self.register_buffer("weight_OI", weight_OI)
+        self.register_buffer("scale_O", scale_O1[:, 0])
+        self.register_buffer("bias", linear.bias)
+
+    @staticmethod
+    def round(x: Tensor) -> tuple[Tensor, Tensor]:
+        """x in 8 bits, and for each of its rows the scale [rows, 1] that gives x back."""
+        raise NotImplementedError
+
+    def multiply(self, x_TI: Tensor, scale_T1: Tensor, dtype: torch.dtype) -> Tensor:
+        """The product of two rounded matrices, scaled back, [T, O]."""
+        raise NotImplementedError
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        rounded_TI, scale_T1 = self.round(x_TI)
+        out_TO = self.multiply(rounded_TI, scale_T1, x_TI.dtype)
+        return out_TO if self.bias is None else out_TO + self.bias
+
+
+class Int8Linear(_Linear8):
+    """Integer products on a CPU: two to four times float32 there."""
+
+    @staticmethod
+    def round(x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `_Linear8`."""
+        scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=SMALLEST) / INT8_MOST
+        return (x / scale).round_().to(torch.int8), scale
+
+    def multiply(self, x_TI: Tensor, scale_T1: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `_Linear8`."""
+        sums_TO = torch._int_mm(x_TI, self.weight_OI.t())
+        return sums_TO.to(dtype).mul_(scale_T1).mul_(self.scale_O)
+
+
+class Fp8Linear(_Linear8):
+    """Row-wise scaled float8 products: tensor cores of Hopper and later."""
+
+    @staticmethod
+    def round(x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `_Linear8`."""
+        scale = x.abs().amax(dim=-1, keepdim=True).float().clamp(min=SMALLEST) / FP8_MOST
+        return (x / scale).clamp(-FP8_MOST, FP8_MOST).to(FP8), scale
+
+    def multiply(self, x_TI: Tensor, scale_T1: Tensor, dtype: torch.dtype) -> Tensor:
+        """See `_Linear8`."""
+        out_TO: Tensor = torch._scaled_mm(
+            x_TI,
+            self.weight_OI.t(),
+            scale_a=scale_T1,
+            scale_b=self.scale_O[None],
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
+        return out_TO.to(dtype)
+
+
+KINDS: dict[str, type[_Linear8]] = {"int8": Int8Linear, "fp8": Fp8Linear}
+
+
+def quantize(model: RewardModel, kind: Kind) -> None:
+    """Puts 8-bit layers into every block, one at a time, so that no second copy is ever whole."""
+    for block in model.model.blocks:
+        for parent in (block.attention, block.feed_forward):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(parent, name, KINDS[kind](child))

@@ -1,0 +1,62 @@
+"""The handle's way without a cluster: every error of Ray's becomes one of this project's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from examples import GROUPS
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+from polar_ray.client import Client
+from polar_ray.client.handle import HandleTransport
+from polar_ray.errors import Overloaded, PolarRayError, PoolError, ReplicaLost
+
+
+class Failing:
+    """A handle's method whose calls fail at once, or when their result is asked for."""
+
+    def __init__(self, error: Exception, *, at_once: bool) -> None:
+        self.error, self.at_once = error, at_once
+
+    def remote(self, *batch: Any, **options: Any) -> Failing:
+        if self.at_once:
+            raise self.error
+        return self
+
+    def result(self, timeout_s: float) -> Any:
+        raise self.error
+
+    def __await__(self) -> Any:
+        raise self.error
+        yield
+
+    def cancel(self) -> None:
+        raise self.error  # as Serve does for a call that failed on its way
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (DeploymentUnavailableError(DeploymentID("Router", "gone")), PoolError),
+        (BackPressureError(1, 1), Overloaded),
+        (RayServeException("lost"), ReplicaLost),
+        (ValueError("upstream broke"), PoolError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_errors_of_ray_get_this_projects_names(
+    error: Exception, kind: type[PolarRayError], at_once: bool
+) -> None:
+    transport = object.__new__(HandleTransport)
+    transport._app_name = "gone"
+    transport._score = Failing(error, at_once=at_once)
+    client = Client(transport)
+    with pytest.raises(kind) as caught:
+        client.score(GROUPS)
+    assert type(caught.value) is kind
+    with pytest.raises(kind):
+        asyncio.run(client.score_async(GROUPS))
