@@ -1,11 +1,9 @@
 """Sharing that lags: prefixes come from records of earlier chunks, never from the same chunk.
 
 So works a radix cache that is filled when a chunk has run, with records taken in arrival order.
-Runs on polar_ray's layers, pruned last layer included, and keeps every record's keys and values.
+Runs on polar_ray's model, pruned last layer included, and keeps every record's keys and values.
 
-Shape suffixes: T new tokens of a chunk, S new tokens of a record, C tokens that they see, R records
-of a chunk, D model dim, N query heads, K key/value heads, G query heads for each key/value head,
-H head dim.
+Shape suffix: R records of a chunk.
 """
 
 from __future__ import annotations
@@ -17,21 +15,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from polar_ray.engine.protocol import Scores
 from polar_ray.model import load_model
-from polar_ray.model.attention import BLOCK
+from polar_ray.model.attention import BlockedAttention, Recall, SpanKV, SpanTuple
 from polar_ray.model.flops import count_flops
-from polar_ray.model.internlm2 import Block, rope_angles
 from polar_ray.planning import Ids
 from polar_ray.planning.trie import common_prefix
 
 CHUNK = 8192
 """New tokens of one forward."""
-
-KeysValues = tuple[Tensor, Tensor]
-"""Both [C, K, H]."""
 
 
 class Part(NamedTuple):
@@ -52,7 +45,7 @@ class Lagged:
     def score(self, ids: Sequence[Ids]) -> Scores:
         """float32 [records]"""
         scores = np.empty(len(ids), dtype=np.float32)
-        cache: dict[int, list[KeysValues]] = {}
+        cache: dict[int, list[SpanKV]] = {}
         for chunk in chunks(ids):
             scores[[part.record for part in chunk]] = self._forward(ids, chunk, cache).numpy()
         return scores
@@ -66,53 +59,45 @@ class Lagged:
         return count_flops(lambda: self.score(ids))
 
     def _forward(
-        self, ids: Sequence[Ids], chunk: Sequence[Part], cache: dict[int, list[KeysValues]]
+        self, ids: Sequence[Ids], chunk: Sequence[Part], cache: dict[int, list[SpanKV]]
     ) -> Tensor:
         new = [ids[part.record][part.known :] for part in chunk]
         places = [np.arange(part.known, len(ids[part.record])) for part in chunk]
-        x_TD = self.model.model.tok_embeddings(torch.from_numpy(np.concatenate(new)).long())
-        angles = rope_angles(self.model.config, torch.from_numpy(np.concatenate(places)), None)
-        rotation = angles.cos(), angles.sin()
-        sizes = [len(one) for one in new]
-        kept: dict[int, list[KeysValues]] = {part.record: [] for part in chunk}
-        *layers, last = self.model.model.blocks
-        for number, layer in enumerate(layers):
-            before = [cache[p.source][number] if p.known else None for p in chunk]
-            x_TD = self._layer(layer, x_TD, rotation, sizes, before, chunk, kept)
-        before = [cache[p.source][-1] if p.known else None for p in chunk]
-        x_RD = self._layer(last, x_TD, rotation, sizes, before, chunk, kept, ends_only=True)
-        cache.update(kept)
-        return F.linear(self.model.model.norm(x_RD), self.model.v_head.weight)[:, 0]
+        stops = np.cumsum([len(one) for one in new]).tolist()
+        spans: list[SpanTuple] = []
+        known: dict[int, list[SpanKV]] = {}
+        own: list[int] = []
+        for part, start, stop in zip(chunk, [0, *stops[:-1]], stops, strict=True):
+            parent = -1
+            if part.known:
+                parent = len(spans)
+                known[parent] = [_first(part.known, kv) for kv in cache[part.source]]
+                spans.append((start, start, -1))
+            own.append(len(spans))
+            spans.append((start, stop, parent))
+        recall = Recall(known, {span: slice(*spans[span][:2]) for span in own})
+        ends = [stop - 1 for stop in stops]
+        scores_R: Tensor = self.model(
+            torch.from_numpy(np.concatenate(new)),
+            torch.from_numpy(np.concatenate(places)),
+            BlockedAttention(spans, ends, recall),
+            torch.tensor(ends),
+        )
+        for part, span in zip(chunk, own, strict=True):
+            before = known.get(spans[span][2])
+            cache[part.record] = _joined(before, recall.kept[span])
+        return scores_R
 
-    def _layer(
-        self,
-        layer: Block,
-        x_TD: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        sizes: list[int],
-        before: Sequence[KeysValues | None],
-        chunk: Sequence[Part],
-        kept: dict[int, list[KeysValues]],
-        *,
-        ends_only: bool = False,
-    ) -> Tensor:
-        attention = layer.attention
-        qkv = attention.wqkv(layer.attention_norm(x_TD))
-        qkv_TKGH = qkv.unflatten(-1, (-1, attention.num_slots, attention.head_dim))
-        q_TNH = attention.rotary(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
-        k_TKH, v_TKH = attention.rotary(qkv_TKGH[:, :, -2], rotation), qkv_TKGH[:, :, -1]
-        out = []
-        parts = zip(q_TNH.split(sizes), k_TKH.split(sizes), v_TKH.split(sizes), strict=True)
-        for part, past, (q_SNH, k, v) in zip(chunk, before, parts, strict=True):
-            if past is not None:
-                k = torch.cat((past[0][: part.known], k))
-                v = torch.cat((past[1][: part.known], v))
-            kept[part.record].append((k, v))
-            out.append(causal(q_SNH[-1:] if ends_only else q_SNH, k, v))
-        rows = torch.tensor(sizes).cumsum(0) - 1 if ends_only else slice(None)
-        x = x_TD[rows] + attention.wo(torch.cat(out).flatten(1))
-        done: Tensor = x + layer.feed_forward(layer.ffn_norm(x))
-        return done
+
+def _first(count: int, kv: SpanKV) -> SpanKV:
+    return SpanKV(kv.k_SKH[:count], kv.v_SKH[:count])
+
+
+def _joined(before: Sequence[SpanKV] | None, after: Sequence[SpanKV]) -> list[SpanKV]:
+    if before is None:
+        return list(after)
+    pairs = zip(before, after, strict=True)
+    return [SpanKV(*map(torch.cat, zip(a, b, strict=True))) for a, b in pairs]
 
 
 def chunks(ids: Sequence[Ids]) -> Iterator[list[Part]]:
@@ -138,20 +123,3 @@ def _match(ids: Sequence[Ids], record: int, done: Sequence[int]) -> Part:
     common = [(common_prefix(ids[record], ids[other]), other) for other in done]
     known, source = max(common, default=(0, -1))
     return Part(record, source, min(known, len(ids[record]) - 1))
-
-
-def causal(q_SNH: Tensor, k_CKH: Tensor, v_CKH: Tensor) -> Tensor:
-    """Attention of S queries that are the last S of the C keys, in blocks as the engine does it."""
-    reach = len(k_CKH) - len(q_SNH)
-    out = []
-    for q_block in q_SNH.split(BLOCK):
-        reach += len(q_block)
-        q_KGSH = q_block.unflatten(1, (k_CKH.shape[1], -1)).permute(1, 2, 0, 3)
-        k, v = (
-            x[:reach].transpose(0, 1)[:, None].expand(-1, q_KGSH.shape[1], -1, -1)
-            for x in (k_CKH, v_CKH)
-        )
-        mask = q_block.new_ones((len(q_block), reach), dtype=torch.bool).tril(reach - len(q_block))
-        attended = F.scaled_dot_product_attention(q_KGSH, k, v, attn_mask=mask)
-        out.append(attended.permute(2, 0, 1, 3).flatten(1, 2))
-    return torch.cat(out)

@@ -10,6 +10,7 @@ K key/value heads, G query heads for each key/value head, H head dim.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -19,15 +20,15 @@ from torch.nn import functional as F
 from polar_ray.model.attention import PathAttention
 from polar_ray.model.config import ModelConfig
 
-CHUNK = 4096
-"""Tokens for which the feed-forward's inner activations exist at once."""
+ROWS = {"cpu": 512, "cuda": 8192}
+"""Tokens that a device takes through a layer's linear maps at once.
 
-CPU_CHUNK = 512
-"""The same on a CPU, and for the projection before attention.
-
-Enough for its matrix products; few enough that what lies between them stays in the cache, and that
-the allocator gives the same memory again instead of fresh pages.
+Enough for its matrix products; few enough to bound the widest activations, and on a CPU few enough
+that they stay in its cache and that the allocator asks for no fresh pages.
 """
+
+Rotation = tuple[Tensor, Tensor]
+"""Cosines and sines, both [T, 1, H]."""
 
 
 class Attention(nn.Module):
@@ -45,43 +46,24 @@ class Attention(nn.Module):
         self.wqkv = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.bias)
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def forward(
-        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], paths: PathAttention
-    ) -> Tensor:
-        chunk = CPU_CHUNK if x_TD.device.type == "cpu" else len(x_TD)
-        runs = zip(*(torch.split(tensor, chunk) for tensor in (x_TD, *rotation)), strict=True)
-        parts = [self._queries_keys_values(x_CD, (cos, sin)) for x_CD, cos, sin in runs]
-        q_TNH, k_TKH, v_TKH = (
-            parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
-        )
-        out_TNH = paths.attend(q_TNH, k_TKH, v_TKH, self.layer)
-        mixed_TD: Tensor = self.wo(out_TNH.flatten(1))
-        return mixed_TD
-
-    def _queries_keys_values(
-        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [T, N, H], keys and values [T, K, H]."""
         # The number of heads is read off the weights: a tensor-parallel rank has only some.
         qkv_TKGH = self.wqkv(x_TD).unflatten(-1, (-1, self.num_slots, self.head_dim))
         q_TNH = self.rotary(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
         return q_TNH, self.rotary(qkv_TKGH[:, :, -2], rotation), qkv_TKGH[:, :, -1]
 
-    def forward_ends(
-        self,
-        x_TD: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        paths: PathAttention,
-        ends_R: Tensor,
+    def attend_ends(
+        self, x_TD: Tensor, rotation: Rotation, paths: PathAttention, ends_R: Tensor
     ) -> Tensor:
-        """The rows `ends_R` of `forward`: keys and values of all tokens, queries of the ends."""
+        """[R, D], before `wo`: keys and values of all tokens, queries of the ends alone."""
         q_RNH = self._project(x_TD[ends_R], slice(None, -2))
         kv_TKGH = self._project(x_TD, slice(-2, None)).unflatten(1, (-1, 2))
         cos, sin = rotation
         q_RNH = self.rotary(q_RNH, (cos[ends_R], sin[ends_R]))
         k_TKH = self.rotary(kv_TKGH[:, :, 0], rotation)
         out_RNH = paths.attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], self.layer)
-        mixed_RD: Tensor = self.wo(out_RNH.flatten(1))
-        return mixed_RD
+        return out_RNH.flatten(1)
 
     def _project(self, x_TD: Tensor, part: slice) -> Tensor:
         """Only some of the fused projection: `part` of what each key/value head has."""
@@ -103,7 +85,7 @@ class Attention(nn.Module):
 class Rotary(nn.Module):
     """Rotary embedding: dimension i is paired with i + H / 2. A module, so that it can be fused."""
 
-    def forward(self, x_TNH: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_TNH: Tensor, rotation: Rotation) -> Tensor:
         cos_T1H, sin_T1H = rotation
         left, right = x_TNH.chunk(2, dim=-1)
         return x_TNH * cos_T1H + torch.cat((-right, left), dim=-1) * sin_T1H
@@ -128,13 +110,6 @@ class FeedForward(nn.Module):
         self.gate = Gate()
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        chunk = CPU_CHUNK if x_TD.device.type == "cpu" else CHUNK
-        if len(x_TD) <= chunk or torch.is_grad_enabled():
-            return self._chunk(x_TD)
-        # Of all activations these are the widest; without gradients nothing needs them whole.
-        return torch.cat([self._chunk(x_CD) for x_CD in torch.split(x_TD, chunk)])
-
-    def _chunk(self, x_TD: Tensor) -> Tensor:
         out_TD: Tensor = self.w2(self.gate(self.w1(x_TD), self.w3(x_TD)))
         return out_TD
 
@@ -149,26 +124,29 @@ class Block(nn.Module):
         self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(
-        self, x_TD: Tensor, rotation: tuple[Tensor, Tensor], paths: PathAttention
-    ) -> Tensor:
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), rotation, paths)
+    def forward(self, x_TD: Tensor, rotation: Rotation, paths: PathAttention) -> Tensor:
+        attention = self.attention
+        projected = [
+            attention.project(self.attention_norm(x), (cos, sin))
+            for x, cos, sin in _chunks(x_TD, *rotation)
+        ]
+        q_TNH, k_TKH, v_TKH = map(_join, zip(*projected, strict=True))
+        mixed_TD = paths.attend(q_TNH, k_TKH, v_TKH, attention.layer).flatten(1)
+        return _join([self._finish(x, mixed) for x, mixed in _chunks(x_TD, mixed_TD)])
+
+    def _finish(self, x_TD: Tensor, mixed_TD: Tensor) -> Tensor:
+        """What follows attention, token by token."""
+        x_TD = x_TD + self.attention.wo(mixed_TD)
         out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
         return out_TD
 
     def forward_ends(
-        self,
-        x_TD: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        paths: PathAttention,
-        ends_R: Tensor,
+        self, x_TD: Tensor, rotation: Rotation, paths: PathAttention, ends_R: Tensor
     ) -> Tensor:
         """The rows `ends_R` of `forward`, for little more than the cost of their keys."""
         normed_TD = self.attention_norm(x_TD)
-        mixed_RD = self.attention.forward_ends(normed_TD, rotation, paths, ends_R)
-        x_RD = x_TD[ends_R] + mixed_RD
-        out_RD: Tensor = x_RD + self.feed_forward(self.ffn_norm(x_RD))
-        return out_RD
+        mixed_RD = self.attention.attend_ends(normed_TD, rotation, paths, ends_R)
+        return self._finish(x_TD[ends_R], mixed_RD)
 
 
 class Decoder(nn.Module):
@@ -221,6 +199,16 @@ class RewardModel(nn.Module):
         x_RD = self.model.norm(last.forward_ends(x_TD, rotation, paths, ends_R))
         scores_R: Tensor = F.linear(x_RD.float(), self.v_head.weight.float())[:, 0]
         return scores_R
+
+
+def _chunks(*per_token: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same runs of rows of each tensor."""
+    rows = ROWS[per_token[0].device.type]
+    return zip(*(torch.split(tensor, rows) for tensor in per_token), strict=True)
+
+
+def _join(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def fuse(model: RewardModel) -> None:

@@ -33,7 +33,7 @@ POLAR_7B = ModelConfig(
 
 
 def test_a_pack_fits_into_the_memory_that_it_was_chosen_for() -> None:
-    per_token, fixed = activation_bytes(POLAR_7B, 2)
+    per_token, fixed = activation_bytes(POLAR_7B, 2, "cuda")
     for free in (2 << 30, 8 << 30, 60 << 30):
         tokens = fit_tokens(POLAR_7B, 2, free, "cuda")
         assert tokens == MAX_TOKENS["cuda"] or tokens * per_token + fixed <= free
@@ -42,11 +42,9 @@ def test_a_pack_fits_into_the_memory_that_it_was_chosen_for() -> None:
     assert fit_tokens(POLAR_7B, 4, 60 << 30, "cpu") == MAX_TOKENS["cpu"]
 
 
-def test_the_feed_forward_in_chunks_is_the_same(
-    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_in_chunks_are_the_same(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Scorer(ScorerConfig(model=str(tiny_dir))).score(GROUPS)["score"].to_numpy()
-    monkeypatch.setattr(internlm2, "CHUNK", 7)
+    monkeypatch.setitem(internlm2.ROWS, "cpu", 7)
     chunked = Scorer(ScorerConfig(model=str(tiny_dir))).score(GROUPS)["score"].to_numpy()
     np.testing.assert_allclose(chunked, whole, atol=1e-5)
 

@@ -14,7 +14,7 @@ from examples import GROUPS
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.encoding import Encoded
-from polar_ray.engine.protocol import Scores
+from polar_ray.engine.protocol import Pending
 from polar_ray.planning import Pack
 from polar_ray.pool.batcher import Batcher
 from polar_ray.scorer import Forwarded, Scorer
@@ -111,15 +111,15 @@ def test_a_forward_that_nobody_waits_for_ends_with_its_pack(tiny_dir: Path) -> N
     engine = StubEngineConfig()
     scorer = Scorer(ScorerConfig(model=str(tiny_dir), engine=engine, max_tokens=16))
     started, gate = threading.Event(), threading.Event()
-    score, packs = scorer.engine.score, []
+    submit, packs = scorer.engine.submit, []
 
-    def gated_pack(pack: Pack) -> Scores:
+    def gated_pack(pack: Pack) -> Pending:
         packs.append(pack)
         started.set()
         assert gate.wait(30)
-        return score(pack)
+        return submit(pack)
 
-    scorer.engine.score = gated_pack  # type: ignore[method-assign]
+    scorer.engine.submit = gated_pack  # type: ignore[method-assign]
 
     async def main() -> None:
         batcher = Batcher(scorer)

@@ -13,7 +13,7 @@ import pytest
 from examples import GROUPS
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
-from polar_ray.engine.protocol import Scores
+from polar_ray.engine.protocol import Done, Pending
 from polar_ray.errors import EngineError
 from polar_ray.planning import Pack
 from polar_ray.pool import replica as module
@@ -28,13 +28,13 @@ class Gate:
     def __init__(self, replica: Replica) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
         engine = replica._scorer.engine
-        self._score = engine.score
-        engine.score = self.score  # type: ignore[method-assign]
+        self._submit = engine.submit
+        engine.submit = self.submit  # type: ignore[method-assign]
 
-    def score(self, pack: Pack) -> Scores:
+    def submit(self, pack: Pack) -> Pending:
         self.reached.set()
         assert self.opened.wait(30)
-        return self._score(pack)
+        return self._submit(pack)
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def test_a_replica_without_a_finite_score_is_not(
 ) -> None:
     monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 30.0)
     asyncio.run(replica.check_health())
-    replica._scorer.engine.score = lambda pack: np.array([np.nan], np.float32)  # type: ignore[method-assign]
+    nothing = Done(np.array([np.nan], np.float32))
+    replica._scorer.engine.submit = lambda pack: nothing  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="nonfinite_score"):
         asyncio.run(replica.check_health())
