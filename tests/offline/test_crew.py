@@ -14,7 +14,7 @@ from examples import GROUPS
 from processes import below, kill, titled
 
 from polar_ray.client import Client
-from polar_ray.config import RescoreConfig, ScorerConfig
+from polar_ray.config import PoolConfig, RescoreConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import (
     ConfigError,
     JobStopped,
@@ -26,6 +26,7 @@ from polar_ray.errors import (
 )
 from polar_ray.offline import rescore
 from polar_ray.offline.work import PROBE, RunningPool
+from polar_ray.pool.local import pool as serving
 from polar_ray.records import to_batch
 from polar_ray.scorer import Scorer
 
@@ -92,6 +93,18 @@ def test_what_a_worker_raises_is_raised_here(
     Path(source).write_bytes(data)
     with pytest.raises(JobStopped, match=r"in\.parquet, rows 0 to 10"):
         rescore(config(tiny_dir, in_flight=1, num_workers=1), source, str(tmp_path / "out"))
+
+
+@pytest.mark.ray
+def test_a_running_pool_scores_by_either_way_in(
+    cluster: None, source: str, tiny_dir: Path, tmp_path: Path
+) -> None:
+    settings = PoolConfig(model=str(tiny_dir), num_cpus=0.1, engine=StubEngineConfig())
+    with serving(settings, name="rescored", route_prefix="/rescored") as url:
+        for number, way in enumerate([{"app_name": "rescored"}, {"address": url}]):
+            chosen = RescoreConfig.model_validate({"rows_per_part": 40, "group": "never", **way})
+            rescore(chosen, source, str(tmp_path / str(number)))
+            check(tmp_path / str(number), tiny_dir)
 
 
 class FakePool:
