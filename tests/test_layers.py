@@ -33,6 +33,7 @@ ALLOWED = {
         "pool/local.py",
         "pool/replica.py",
         "pool/router.py",
+        "pool/routing.py",
         "client/handle.py",
     },
     "torch": {"model", "engine", "train"},

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from examples import GROUPS
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.encoding import Encoded
-from polar_ray.engine.protocol import Scores
+from polar_ray.engine.protocol import Pending
 from polar_ray.planning import Pack
 from polar_ray.pool.batcher import Batcher
 from polar_ray.scorer import Forwarded, Scorer
@@ -111,15 +112,15 @@ def test_a_forward_that_nobody_waits_for_ends_with_its_pack(tiny_dir: Path) -> N
     engine = StubEngineConfig()
     scorer = Scorer(ScorerConfig(model=str(tiny_dir), engine=engine, max_tokens=16))
     started, gate = threading.Event(), threading.Event()
-    score, packs = scorer.engine.score, []
+    submit, packs = scorer.engine.submit, []
 
-    def gated_pack(pack: Pack) -> Scores:
+    def gated_pack(pack: Pack) -> Pending:
         packs.append(pack)
         started.set()
         assert gate.wait(30)
-        return score(pack)
+        return submit(pack)
 
-    scorer.engine.score = gated_pack  # type: ignore[method-assign]
+    scorer.engine.submit = gated_pack  # type: ignore[method-assign]
 
     async def main() -> None:
         batcher = Batcher(scorer)
@@ -135,6 +136,111 @@ def test_a_forward_that_nobody_waits_for_ends_with_its_pack(tiny_dir: Path) -> N
 
     asyncio.run(main())
     assert len(packs) == 2, "one pack of the first call, one of the second"
+
+
+class Packs:
+    """Holds each pack of a scorer until it is let go; says which rows went in which order."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.sizes: list[int] = []
+        self.reached, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self._submit = scorer.engine.submit
+        scorer.engine.submit = self.submit  # type: ignore[method-assign]
+
+    def submit(self, pack: Pack) -> Pending:
+        self.sizes.append(len(pack.records))
+        self.reached.release()
+        assert self.go.acquire(timeout=30)
+        return self._submit(pack)
+
+
+def small_packs(folder: Path) -> Scorer:
+    """A scorer whose packs hold about one record of `GROUPS` each."""
+    engine = StubEngineConfig()
+    return Scorer(ScorerConfig(model=str(folder), engine=engine, max_tokens=200))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_small_jobs_go_between_the_packs_of_a_large_one(tiny_dir: Path, rank: int) -> None:
+    scorer = small_packs(tiny_dir)
+    packs = Packs(scorer)
+    large = pa.Table.from_pylist(GROUPS * 8)
+    small = pa.Table.from_pylist(GROUPS[:1])
+    done: list[str] = []
+
+    async def main() -> None:
+        batcher = Batcher(scorer)
+
+        async def score(name: str, table: pa.Table, **options: int) -> pa.Table:
+            result = await batcher.score(table, **options)
+            done.append(name)
+            return result
+
+        first = asyncio.create_task(score("large", large))
+        await asyncio.to_thread(packs.reached.acquire)
+        second = asyncio.create_task(score("small", small, rank=rank))
+        await until_waiting(batcher, 1)
+        for _ in range(1000):
+            packs.go.release()
+        expected = scorer.encode(small)
+        assert (await second)["num_tokens"].to_pylist() == [len(expected[0].ids)]
+        assert (await first).num_rows == large.num_rows
+        batcher.close()
+
+    asyncio.run(main())
+    assert len(packs.sizes) > 3, "the large one takes several packs"
+    assert done == (["small", "large"] if rank == 0 else ["large", "small"])
+
+
+def test_a_stream_of_small_jobs_does_not_hold_up_a_large_one(tiny_dir: Path) -> None:
+    scorer = small_packs(tiny_dir)
+    packs = Packs(scorer)
+    large = pa.Table.from_pylist(GROUPS * 4)
+
+    async def main() -> int:
+        batcher = Batcher(scorer)
+        first = asyncio.create_task(batcher.score(large))
+        await asyncio.to_thread(packs.reached.acquire)
+        others = []
+        while not first.done():
+            others.append(asyncio.create_task(batcher.score(SHARDS[0].slice(0, 1))))
+            packs.go.release()
+            await asyncio.sleep(0)
+        for _ in range(1000):
+            packs.go.release()
+        await asyncio.gather(first, *others)
+        batcher.close()
+        return len(others)
+
+    assert asyncio.run(main()) > 0
+
+
+def test_an_interrupting_job_that_fails_fails_alone(tiny_dir: Path) -> None:
+    scorer = small_packs(tiny_dir)
+    packs = Packs(scorer)
+    results = scorer.results
+
+    def fail_small(table: pa.Table, *others: Any) -> pa.Table:
+        if table.num_rows == 1:
+            raise RuntimeError("only this one")
+        return results(table, *others)
+
+    scorer.results = fail_small  # type: ignore[method-assign]
+
+    async def main() -> None:
+        batcher = Batcher(scorer)
+        first = asyncio.create_task(batcher.score(pa.Table.from_pylist(GROUPS * 4)))
+        await asyncio.to_thread(packs.reached.acquire)
+        second = asyncio.create_task(batcher.score(SHARDS[0].slice(0, 1)))
+        await until_waiting(batcher, 1)
+        for _ in range(1000):
+            packs.go.release()
+        with pytest.raises(RuntimeError, match="only this one"):
+            await second
+        assert (await first).num_rows == 48
+        batcher.close()
+
+    asyncio.run(main())
 
 
 def test_a_failing_forward_reaches_its_callers_and_the_next_is_served(gated: GatedScorer) -> None:

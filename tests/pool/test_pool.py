@@ -22,13 +22,12 @@ from typer.testing import CliRunner
 
 from polar_ray.cli import cli
 from polar_ray.client import Client, connect
-from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import (
     ConfigError,
     DeadlineExceeded,
     PoolError,
     RecordError,
-    ReplicaLost,
     ScoreError,
 )
 from polar_ray.pool.local import pool
@@ -249,17 +248,7 @@ def slow(cluster: None, tiny_dir: Path) -> Iterator[str]:
         yield address
 
 
-def replica_pid() -> int:
-    """The process of the slow pool's replica."""
-    [pid] = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.read_bytes().startswith(b"ray::ServeReplica:slow:Replica")
-    ]
-    return pid
-
-
-def test_deadlines_and_a_lost_replica_end_in_clear_errors(slow: str) -> None:
+def test_deadlines_end_in_clear_errors_and_the_next_call_is_served(slow: str) -> None:
     handle = connect(app_name="slow")
     with connect(address=slow) as web:
         for client in (handle, web):
@@ -267,10 +256,30 @@ def test_deadlines_and_a_lost_replica_end_in_clear_errors(slow: str) -> None:
             with pytest.raises(DeadlineExceeded, match="within"):
                 client.score(BATCH, timeout_s=0.5)
             assert time.monotonic() - started < 5, "the deadline was 0.5 s"
+            assert client.score(GROUPS[:1], timeout_s=60), "its work has ended with the call"
 
-        pid = replica_pid()
-        killer = threading.Timer(1.0, os.kill, (pid, signal.SIGKILL))
-        killer.start()
-        with pytest.raises(ReplicaLost, match="died"):
-            handle.score(BATCH, timeout_s=60)
-        killer.join()
+
+def replica_pids(name: str) -> list[int]:
+    """The processes of a pool's replicas."""
+    title = f"ray::ServeReplica:{name}:Replica".encode()
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_bytes().startswith(title)
+    ]
+
+
+def test_a_call_outlives_its_replica(cluster: None, tiny_dir: Path) -> None:
+    engine = StubEngineConfig(seconds_per_token=0.0005)
+    config = PoolConfig(
+        model=str(tiny_dir), num_replicas=2, num_cpus=0.1, engine=engine, max_tokens=256
+    )
+    stub = Scorer(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig(), max_tokens=256))
+    with pool(config, name="mortal", route_prefix="/mortal"):
+        client = connect(app_name="mortal")
+        for victim in range(2):
+            # The first time one of two, the second time what has come up since then.
+            killer = threading.Timer(1.0, os.kill, (replica_pids("mortal")[victim], signal.SIGKILL))
+            killer.start()
+            assert_same(client.score_table(BATCH, timeout_s=120), stub.score(BATCH))
+            killer.join()

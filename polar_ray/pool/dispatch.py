@@ -1,0 +1,561 @@
+"""Dispatch: the router's queue, and what happens to work between a caller and its scores.
+
+Late binding: work waits here, in order of priority and deadline, until a replica has a free slot.
+What a replica does not bring back goes to another; a record that kills replicas is cut out of its
+parcel and reported; every row is answered once. Owns no clock and no connection: replicas are
+reached by the two callables that it is given. Knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from polar_ray.errors import PolarRayError, PoolError
+from polar_ray.planning.shard import Rows, merge
+from polar_ray.pool.policy import (
+    EXPRESS_BYTES,
+    LOSSES_ALONE,
+    SLOTS,
+    Item,
+    Member,
+    Order,
+    Parcel,
+    RetryBudget,
+    choose,
+    split,
+)
+from polar_ray.pool.quarantine import Quarantine
+from polar_ray.records import check_scores, provenance, row_error, score_table
+
+logger = logging.getLogger(__name__)
+
+COALESCE_BYTES = 1 << 18
+"""Small calls travel together up to this cost."""
+
+SCAN = 64
+"""Parcels that cannot leave now are passed over up to this number, so that a wake-up is cheap."""
+
+MAX_FAILURES = 3
+"""Errors of replicas for one parcel, after which the callers hear of the last."""
+
+MAX_RESTARTS = 5
+"""Changes of the model during one call, after which it ends."""
+
+PULSE_AFTER_S = 1.0
+"""A replica that holds a parcel for longer is asked whether it is alive."""
+
+SILENT_S = 5.0
+"""A replica that does not answer that for so long is gray: its work goes elsewhere."""
+
+REST_S = 5.0
+"""How long a replica is passed over that could not be reached or failed three times."""
+
+REMEMBERED_GROUPS = 100_000
+REMEMBERED_DEAD = 1_000
+
+
+class Died(Exception):
+    """The replica's process ended while it held the parcel."""
+
+
+class Unreachable(Exception):
+    """The replica may or may not have done the work; nobody knows."""
+
+
+class Refused(Exception):
+    """The replica is not there any more and never took the parcel."""
+
+
+class Send(Protocol):
+    """One parcel's way to a replica and back; raises `Died`, `Unreachable`, `Refused`."""
+
+    def __call__(
+        self, replica: str, table: pa.Table, order: Order, timeout_s: float
+    ) -> Awaitable[pa.Table]: ...
+
+
+Pulse = Callable[[str], Awaitable[Any]]
+"""Returns as soon as the replica says that it is alive."""
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One caller's batch, or its second try after the model changed."""
+
+    table: pa.Table
+    shards: Sequence[Rows]
+    costs: Sequence[int]
+    order: Order
+    group: int | None
+    done: asyncio.Future[None]
+    restarts: int = 0
+    digest: str | None = None
+    """The model whose scores it has; decided when its first item leaves."""
+
+    left: int = 0
+    items: set[Item] = field(default_factory=set)
+    answers: list[tuple[Rows, pa.Table]] = field(default_factory=list)
+
+    def begin(self) -> list[Item]:
+        """Its rows as items that nobody has answered yet."""
+        self.digest, self.answers, self.left = None, [], self.table.num_rows
+        pairs = zip(self.shards, self.costs, strict=True)
+        items = [Item(self, rows, cost, self.order, self.group) for rows, cost in pairs]
+        self.items = set(items)
+        return items
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """A parcel at a replica."""
+
+    member: Member
+    parcel: Parcel
+    began: float
+    task: asyncio.Task[None] | None = None
+    moved: bool = False
+    """Its work has been given to another replica too; the first answer counts."""
+
+
+class Dispatcher:
+    """Brings every row of every call to a replica and its score back. For one event loop."""
+
+    def __init__(
+        self, send: Send, pulse: Pulse, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._send, self._pulse, self._clock = send, pulse, clock
+        self._members: dict[str, Member] = {}
+        self._provenance: dict[str, Mapping[str, str]] = {}
+        self._fat: list[tuple[Order, int, Parcel]] = []
+        self._small: list[tuple[Order, int, Parcel]] = []
+        self._postponed: deque[Parcel] = deque()
+        self._attempts: set[_Attempt] = set()
+        self._pulses: dict[str, tuple[float, asyncio.Task[None]]] = {}
+        self._homes: OrderedDict[int, str] = OrderedDict()
+        self._budget = RetryBudget()
+        self._quarantine = Quarantine()
+        self._dead: dict[str, None] = {}
+        self._number = 0
+        self._woken = False
+        self.counters = dict.fromkeys(
+            ("parcels", "rows", "deaths", "repeats", "convicted", "restarts"), 0
+        )
+
+    @property
+    def members(self) -> Mapping[str, Member]:
+        """The replicas that work may go to."""
+        return self._members
+
+    @property
+    def served(self) -> Mapping[str, str] | None:
+        """What one of the replicas scores with; None while there is no replica."""
+        for member in self._members.values():
+            return self._provenance[member.digest]
+        return None
+
+    def set_members(self, replicas: Mapping[str, Mapping[str, str]]) -> None:
+        """The replicas that there are now, each with its provenance. Those that left keep what
+        they have in hand: a replica that is drained finishes it."""
+        # Who is known to be dead stays so, though it takes others a while to notice.
+        for name in replicas.keys() - self._dead.keys():
+            served = replicas[name]
+            digest = served.get("model_digest", "")
+            self._provenance[digest] = served
+            self._members.setdefault(name, Member(name, digest)).digest = digest
+        for name in self._members.keys() - replicas.keys():
+            del self._members[name]
+        self._wake()
+
+    async def score(
+        self,
+        table: pa.Table,
+        shards: Sequence[Rows],
+        costs: Sequence[int],
+        *,
+        rank: int,
+        deadline: float,
+        group: int | None = None,
+    ) -> pa.Table:
+        """The result table of a request table that is cut into `shards`.
+
+        `deadline` (by this dispatcher's clock) orders and bounds the work; the caller ends the
+        wait by cancelling it. Raises what replicas answered repeatedly instead of scores.
+        """
+        loop = asyncio.get_running_loop()
+        self._number += 1
+        order = (rank, deadline, self._number)
+        call = _Call(table, shards, costs, order, group, loop.create_future())
+        try:
+            self._begin(call)
+            await call.done
+        finally:
+            self._end(call)
+        if len(call.answers) == 1:
+            return call.answers[0][1]
+        return merge(*zip(*call.answers, strict=True))
+
+    def tick(self) -> None:
+        """What time alone brings about; to be called about once a second."""
+        now = self._clock()
+        while self._postponed and self._budget.spend(now):
+            self._push(self._postponed.popleft())
+        for attempt in self._attempts:
+            if now - attempt.began > PULSE_AFTER_S:
+                self._feel(attempt.member, now)
+        for member in self._members.values():
+            if member.gray:
+                self._feel(member, now)
+        for name, (began, _) in list(self._pulses.items()):
+            if now - began > SILENT_S:
+                self._turn_gray(name)
+        self._wake()
+
+    # The queue.
+
+    def _begin(self, call: _Call) -> None:
+        for item in call.begin():
+            self._push(Parcel([item], item.order))
+        known = self._quarantine.find(call.table, self._clock())
+        for row in known:
+            self._answer_for(call, row)
+        self._wake()
+
+    def _push(self, parcel: Parcel) -> None:
+        self._number += 1
+        queue = self._small if parcel.cost <= EXPRESS_BYTES else self._fat
+        heapq.heappush(queue, (parcel.order, self._number, parcel))
+
+    def _wake(self) -> None:
+        """Lets all that comes within one turn of the event loop be sorted together."""
+        if not self._woken:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Sends what can be sent, the most urgent first."""
+        self._woken = False
+        now = self._clock()
+        passed: list[Parcel] = []
+        while self._has_slot():
+            queues = [queue for queue in (self._small, self._fat) if queue]
+            if not queues or len(passed) >= SCAN:
+                break
+            _, _, parcel = heapq.heappop(min(queues, key=lambda queue: queue[0][:2]))
+            parcel.items = [item for item in parcel.items if not item.answered]
+            if not parcel.items or self._model_gone(parcel):
+                continue
+            item = parcel.items[0]
+            parcel.digest = parcel.digest or item.call.digest
+            home = self._homes.get(item.group) if item.group is not None else None
+            member = choose(self._members.values(), parcel, now, home)
+            if member is None:
+                passed.append(parcel)
+                continue
+            if parcel.fresh and parcel.cost <= EXPRESS_BYTES:
+                self._join(parcel, member)
+            self._start(parcel, member, now)
+        for parcel in passed:
+            self._push(parcel)
+
+    def _has_slot(self) -> bool:
+        return any(len(m.parcels) <= SLOTS and not m.gray for m in self._members.values())
+
+    def _model_gone(self, parcel: Parcel) -> bool:
+        """Whether no replica serves the parcel's model any more; its calls begin again then."""
+        digest = parcel.digest or parcel.items[0].call.digest
+        serving = {member.digest for member in self._members.values()}
+        if digest is None or not serving or digest in serving:
+            return False
+        for call in {item.call for item in parcel.items if item.call.digest == digest}:
+            self._restart(call)
+        return True
+
+    def _join(self, parcel: Parcel, member: Member) -> None:
+        """Puts small parcels of the same priority into one that leaves: a fair share of them, so
+        that the other free replicas get theirs."""
+        free = sum(max(0, SLOTS - len(m.parcels)) for m in self._members.values())
+        # Few wait: they are worth more on a free replica of their own than in one parcel.
+        most = -(-(len(self._small) + 1) // max(1, free)) - 1
+        cost, passed = parcel.cost, list[Parcel]()
+        while self._small and most > 0 and len(passed) < SCAN:
+            order, _, other = self._small[0]
+            if order[0] != parcel.order[0]:
+                break
+            heapq.heappop(self._small)
+            other.items = [item for item in other.items if not item.answered]
+            if not other.items:
+                continue
+            if not other.fresh or not self._may_join(other.items[0], member):
+                passed.append(other)
+                continue
+            cost += other.cost
+            if cost > COALESCE_BYTES:
+                passed.append(other)
+                break
+            parcel.items += other.items
+            most -= 1
+        for other in passed:
+            self._push(other)
+
+    def _may_join(self, item: Item, member: Member) -> bool:
+        if item.call.digest not in (None, member.digest):
+            return False
+        home = self._members.get(self._homes.get(item.group, "")) if item.group else None
+        # Its group's replica will take it soon, with the prefix that it has at hand.
+        return home is None or home is member or len(home.parcels) > SLOTS
+
+    # On the way.
+
+    def _start(self, parcel: Parcel, member: Member, now: float) -> None:
+        parcel.digest = member.digest
+        attempt = _Attempt(member, parcel, now)
+        for item in parcel.items:
+            item.call.digest = member.digest
+            item.attempts.append(attempt)
+            if item.group is not None:
+                self._homes[item.group] = member.name
+                self._homes.move_to_end(item.group)
+        while len(self._homes) > REMEMBERED_GROUPS:
+            self._homes.popitem(last=False)
+        member.parcels.append(parcel)
+        self._attempts.add(attempt)
+        attempt.task = asyncio.get_running_loop().create_task(self._attempt(attempt))
+
+    async def _attempt(self, attempt: _Attempt) -> None:
+        member, parcel = attempt.member, attempt.parcel
+        items = tuple(parcel.items)
+        try:
+            table = await _table(items)
+            left = max(item.order[1] for item in items) - self._clock()
+            result = await self._send(member.name, table, parcel.order, left)
+            check_scores(result, table.num_rows)
+        except Died:
+            self._on_death(attempt)
+        except Refused:
+            self._members.pop(member.name, None)
+            if not attempt.moved:
+                self._push(parcel)
+        except Unreachable:
+            member.resting_until = self._clock() + REST_S
+            self._move(attempt)
+        except Exception as error:  # whatever it is, the callers must hear of it
+            self._on_failure(attempt, error)
+        else:
+            self._on_result(attempt, result)
+        finally:
+            self._attempts.discard(attempt)
+            member.parcels.remove(parcel)
+            if not member.parcels:
+                member.reserved = False
+            for item in items:
+                item.attempts.remove(attempt)
+            self._wake()
+
+    def _on_result(self, attempt: _Attempt, result: pa.Table) -> None:
+        member, parcel = attempt.member, attempt.parcel
+        member.failed_in_a_row, member.gray = 0, False
+        self._budget.earn()
+        self.counters["parcels"] += 1
+        self.counters["rows"] += result.num_rows
+        digest = provenance(result).get("model_digest", "")
+        self._provenance[digest] = provenance(result)
+        member.digest = digest
+        start = 0
+        for item in parcel.items:
+            part = result.slice(start, len(item.rows))
+            start += len(item.rows)
+            if not item.answered:
+                if item.call.digest == digest:
+                    self._answer(item, part)
+                else:
+                    self._restart(item.call)
+
+    def _answer(self, item: Item, result: pa.Table) -> None:
+        call = item.call
+        item.answered = True
+        call.items.discard(item)
+        call.answers.append((item.rows, result))
+        call.left -= len(item.rows)
+        self._abandon(item)
+        if call.left == 0 and not call.done.done():
+            call.done.set_result(None)
+
+    def _abandon(self, item: Item) -> None:
+        """Stops replicas from working on what nobody waits for any more."""
+        for attempt in item.attempts:
+            if attempt.task is not asyncio.current_task() and all(
+                one.answered for one in attempt.parcel.items
+            ):
+                attempt.task.cancel()
+
+    def _end(self, call: _Call) -> None:
+        for item in call.items:
+            item.answered = True
+            self._abandon(item)
+        call.items.clear()
+
+    def _restart(self, call: _Call) -> None:
+        """Begins a call again, so that its scores are of one model."""
+        self._end(call)
+        call.restarts += 1
+        self.counters["restarts"] += 1
+        if call.restarts > MAX_RESTARTS:
+            call.fail(PoolError(f"the pool changed its model {call.restarts} times in one call"))
+        elif not call.done.done():
+            self._begin(call)
+
+    # When it goes wrong.
+
+    def _on_death(self, attempt: _Attempt) -> None:
+        """A replica died. What it held goes elsewhere; what is with two deaths goes in parts."""
+        parcel = attempt.parcel
+        self._bury(attempt.member.name)
+        parcel.items = [item for item in parcel.items if not item.answered]
+        if attempt.moved or not parcel.items:
+            return
+        parcel.losses += 1
+        parcel.avoid |= {attempt.member.name}
+        if parcel.guilty:
+            self._convict(parcel.items[0])
+        elif parcel.losses >= LOSSES_ALONE and parcel.num_rows > 1:
+            for part in split(parcel):
+                for item in part.items:
+                    item.call.items.add(item)
+                self._repeat(part)
+        else:
+            self._repeat(parcel)
+
+    def _bury(self, name: str) -> None:
+        self._members.pop(name, None)
+        if name not in self._dead:
+            self.counters["deaths"] += 1
+            self._dead[name] = None
+        if len(self._dead) > REMEMBERED_DEAD:
+            del self._dead[next(iter(self._dead))]
+
+    def _on_failure(self, attempt: _Attempt, error: Exception) -> None:
+        member, parcel = attempt.member, attempt.parcel
+        member.failed_in_a_row += 1
+        if member.failed_in_a_row >= MAX_FAILURES:
+            member.resting_until = self._clock() + REST_S
+        parcel.failures += 1
+        if attempt.moved or parcel.failures < MAX_FAILURES:
+            self._move(attempt)
+            return
+        logger.warning("%s failed %s times, last: %s", member.name, parcel.failures, error)
+        if not isinstance(error, PolarRayError):
+            error = PoolError(f"replicas fail on this batch: {type(error).__name__}: {error}")
+        for item in parcel.items:
+            item.call.fail(error)
+
+    def _move(self, attempt: _Attempt) -> None:
+        """Gives a parcel to another replica, whatever becomes of it at this one."""
+        if attempt.moved:
+            return
+        attempt.moved = True
+        old = attempt.parcel
+        avoid = old.avoid | {attempt.member.name}
+        items = [item for item in old.items if not item.answered]
+        self._repeat(Parcel(items, old.order, old.digest, old.losses, old.failures, avoid))
+
+    def _repeat(self, parcel: Parcel) -> None:
+        self.counters["repeats"] += 1
+        if self._budget.spend(self._clock()):
+            self._push(parcel)
+        else:
+            self._postponed.append(parcel)
+
+    def _convict(self, item: Item) -> None:
+        """Reports a record that killed replicas, and remembers it."""
+        [row] = item.rows
+        logger.warning("a record that ends every replica that scores it is given up")
+        self.counters["convicted"] += 1
+        self._quarantine.add(item.call.table, int(row), self._clock())
+        self._answer(item, self._poisoned(item.call.digest))
+
+    def _answer_for(self, call: _Call, row: int) -> None:
+        """Answers one row that is known already, and takes it out of what is to be scored."""
+        for item in list(call.items):
+            at = np.flatnonzero(item.rows == row)
+            if len(at) == 0:
+                continue
+            known = Item(call, item.rows[at], 0, item.order)
+            item.rows = np.delete(item.rows, at)
+            if len(item.rows) == 0:
+                item.answered = True
+                call.items.discard(item)
+            self._answer(known, self._poisoned(call.digest))
+
+    def _poisoned(self, digest: str | None) -> pa.Table:
+        error = row_error("poison", "replicas died whenever they scored this record; drop it")
+        served = self._provenance.get(digest, {}) if digest else self.served or {}
+        return score_table(
+            np.full(1, np.nan, np.float32),
+            [error],
+            truncated=[False],
+            num_tokens=[0],
+            control_text=[False],
+            provenance=served,
+        )
+
+    # Is anybody there?
+
+    def _feel(self, member: Member, now: float) -> None:
+        if member.name not in self._pulses:
+            task = asyncio.get_running_loop().create_task(self._feel_pulse(member))
+            self._pulses[member.name] = (now, task)
+
+    async def _feel_pulse(self, member: Member) -> None:
+        try:
+            await self._pulse(member.name)
+        except Exception as error:  # the attempts themselves say what became of it
+            logger.info("no pulse of %s: %s", member.name, error)
+        else:
+            if member.gray:
+                logger.warning("replica %s answers again", member.name)
+            member.gray = False
+        finally:
+            del self._pulses[member.name]
+            self._wake()
+
+    def _turn_gray(self, name: str) -> None:
+        member = self._members.get(name)
+        if member is not None and not member.gray:
+            logger.warning("replica %s does not answer; its work goes elsewhere", name)
+            member.gray = True
+        for attempt in list(self._attempts):
+            if attempt.member.name == name:
+                self._move(attempt)
+
+
+async def _table(items: Sequence[Item]) -> pa.Table:
+    """The rows of a parcel as one table."""
+    if sum(item.cost for item in items) > EXPRESS_BYTES:
+        return await asyncio.to_thread(_gather, items)
+    return _gather(items)
+
+
+def _gather(items: Sequence[Item]) -> pa.Table:
+    parts = []
+    for item in items:
+        table = item.call.table
+        whole = len(item.rows) == table.num_rows
+        parts.append(table if whole else table.take(pa.array(item.rows)))
+    if len(parts) == 1:
+        return parts[0].combine_chunks()
+    # Only some callers name wrappers; the others' are null, which means the same as the default.
+    return pa.concat_tables(parts, promote_options="default").combine_chunks()
