@@ -93,6 +93,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     RecordError: 422,
     TooLarge: 413,
     EngineError: 500,
+    OutOfMemory: 500,
     ScoreError: 422,
     PoolError: 503,
     Overloaded: 429,

@@ -4,7 +4,6 @@ before it is trusted."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from varlen_plain import plain
 
 from polar_ray.model.attention import BlockedAttention, Recall, SpanTuple, lineages
 from polar_ray.model.flash import TRIAL_ENDS, TRIAL_SPANS, find_varlen
@@ -20,31 +20,6 @@ from polar_ray.model.transfer import send
 from polar_ray.model.varlen import VarlenAttention, plan_runs
 
 N, K, H = 4, 2, 8
-
-
-def plain(
-    q_XNH: Tensor,
-    k_CKH: Tensor,
-    v_CKH: Tensor,
-    query_borders: Tensor,
-    key_borders: Tensor,
-    most_queries: int,
-    most_keys: int,
-) -> Tensor:
-    """A `Varlen` in elementary operations, for devices without flash attention."""
-    out = []
-    queries, keys = query_borders.tolist(), key_borders.tolist()
-    group = q_XNH.shape[1] // k_CKH.shape[1]
-    for (q0, q1), (k0, k1) in zip(pairwise(queries), pairwise(keys), strict=True):
-        q_NXH = q_XNH[q0:q1].transpose(0, 1).float()
-        k_NCH, v_NCH = (
-            x[k0:k1].transpose(0, 1).repeat_interleave(group, dim=0).float() for x in (k_CKH, v_CKH)
-        )
-        logits_NXC = q_NXH @ k_NCH.transpose(1, 2) / q_NXH.shape[-1] ** 0.5
-        seen_XC = torch.ones_like(logits_NXC[0], dtype=torch.bool).tril((k1 - k0) - (q1 - q0))
-        weights_NXC = logits_NXC.masked_fill(~seen_XC, -torch.inf).softmax(-1)
-        out.append((weights_NXC @ v_NCH).transpose(0, 1).to(q_XNH.dtype))
-    return torch.cat(out)
 
 
 @st.composite
