@@ -1,27 +1,28 @@
-"""Dispatch: the router's queue, and what happens to work between a caller and its scores.
+"""Dispatch: what happens to work between a caller and its scores.
 
-Late binding: work waits here, in order of priority and deadline, until a replica has a free slot.
-What a replica does not bring back goes to another; a record that kills replicas is cut out of its
-parcel and reported; every row is answered once. Owns no clock and no connection: replicas are
-reached by the two callables that it is given. Knows nothing of Ray.
+Late binding: work waits in the router's queue until a replica has a free slot. What a replica does
+not bring back goes to another; a record that kills replicas is cut out of its parcel and reported;
+every row is answered once. Owns no clock and no connection: replicas are reached by the two
+callables that it is given. Decides little by itself, see `pool.policy`. Knows nothing of Ray.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from polar_ray.errors import PolarRayError, PoolError
-from polar_ray.planning.shard import Rows, merge
+from polar_ray.planning.shard import Cut
+from polar_ray.pool import pulse
+from polar_ray.pool.call import Call, gather
 from polar_ray.pool.policy import (
     EXPRESS_BYTES,
     LOSSES_ALONE,
@@ -35,27 +36,16 @@ from polar_ray.pool.policy import (
     split,
 )
 from polar_ray.pool.quarantine import Quarantine
+from polar_ray.pool.queue import SCAN, Queue
 from polar_ray.records import check_scores, provenance, row_error, score_table
 
 logger = logging.getLogger(__name__)
-
-COALESCE_BYTES = 1 << 18
-"""Small calls travel together up to this cost."""
-
-SCAN = 64
-"""Parcels that cannot leave now are passed over up to this number, so that a wake-up is cheap."""
 
 MAX_FAILURES = 3
 """Errors of replicas for one parcel, after which the callers hear of the last."""
 
 MAX_RESTARTS = 5
 """Changes of the model during one call, after which it ends."""
-
-PULSE_AFTER_S = 1.0
-"""A replica that holds a parcel for longer is asked whether it is alive."""
-
-SILENT_S = 5.0
-"""A replica that does not answer that for so long is gray: its work goes elsewhere."""
 
 REST_S = 5.0
 """How long a replica is passed over that could not be reached or failed three times."""
@@ -84,41 +74,6 @@ class Send(Protocol):
     ) -> Awaitable[pa.Table]: ...
 
 
-Pulse = Callable[[str], Awaitable[Any]]
-"""Returns as soon as the replica says that it is alive."""
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """One caller's batch, or its second try after the model changed."""
-
-    table: pa.Table
-    shards: Sequence[Rows]
-    costs: Sequence[int]
-    order: Order
-    group: int | None
-    done: asyncio.Future[None]
-    restarts: int = 0
-    digest: str | None = None
-    """The model whose scores it has; decided when its first item leaves."""
-
-    left: int = 0
-    items: set[Item] = field(default_factory=set)
-    answers: list[tuple[Rows, pa.Table]] = field(default_factory=list)
-
-    def begin(self) -> list[Item]:
-        """Its rows as items that nobody has answered yet."""
-        self.digest, self.answers, self.left = None, [], self.table.num_rows
-        pairs = zip(self.shards, self.costs, strict=True)
-        items = [Item(self, rows, cost, self.order, self.group) for rows, cost in pairs]
-        self.items = set(items)
-        return items
-
-    def fail(self, error: Exception) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
-
-
 @dataclass(slots=True, eq=False)
 class _Attempt:
     """A parcel at a replica."""
@@ -135,16 +90,15 @@ class Dispatcher:
     """Brings every row of every call to a replica and its score back. For one event loop."""
 
     def __init__(
-        self, send: Send, pulse: Pulse, *, clock: Callable[[], float] = time.monotonic
+        self, send: Send, ask: pulse.Ask, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._send, self._pulse, self._clock = send, pulse, clock
+        self._send, self._clock = send, clock
         self._members: dict[str, Member] = {}
         self._provenance: dict[str, Mapping[str, str]] = {}
-        self._fat: list[tuple[Order, int, Parcel]] = []
-        self._small: list[tuple[Order, int, Parcel]] = []
+        self._queue = Queue()
         self._postponed: deque[Parcel] = deque()
         self._attempts: set[_Attempt] = set()
-        self._pulses: dict[str, tuple[float, asyncio.Task[None]]] = {}
+        self._pulses = pulse.Pulses(ask, self._wake)
         self._homes: OrderedDict[int, str] = OrderedDict()
         self._budget = RetryBudget()
         self._quarantine = Quarantine()
@@ -180,64 +134,48 @@ class Dispatcher:
             del self._members[name]
         self._wake()
 
-    async def score(
-        self,
-        table: pa.Table,
-        shards: Sequence[Rows],
-        costs: Sequence[int],
-        *,
-        rank: int,
-        deadline: float,
-        group: int | None = None,
-    ) -> pa.Table:
-        """The result table of a request table that is cut into `shards`.
+    async def score(self, table: pa.Table, cut: Cut, *, rank: int, deadline: float) -> pa.Table:
+        """The result table of a request table that is divided into `cut`.
 
         `deadline` (by this dispatcher's clock) orders and bounds the work; the caller ends the
         wait by cancelling it. Raises what replicas answered repeatedly instead of scores.
         """
         loop = asyncio.get_running_loop()
         self._number += 1
-        order = (rank, deadline, self._number)
-        call = _Call(table, shards, costs, order, group, loop.create_future())
+        call = Call(table, cut, (rank, deadline, self._number), loop.create_future())
         try:
             self._begin(call)
             await call.done
         finally:
             self._end(call)
-        if len(call.answers) == 1:
-            return call.answers[0][1]
-        return merge(*zip(*call.answers, strict=True))
+        return call.result()
 
     def tick(self) -> None:
         """What time alone brings about; to be called about once a second."""
         now = self._clock()
         while self._postponed and self._budget.spend(now):
-            self._push(self._postponed.popleft())
+            self._queue.push(self._postponed.popleft())
         for attempt in self._attempts:
-            if now - attempt.began > PULSE_AFTER_S:
-                self._feel(attempt.member, now)
+            if now - attempt.began > pulse.AFTER_S:
+                self._pulses.feel(attempt.member, now)
         for member in self._members.values():
             if member.gray:
-                self._feel(member, now)
-        for name, (began, _) in list(self._pulses.items()):
-            if now - began > SILENT_S:
-                self._turn_gray(name)
+                self._pulses.feel(member, now)
+        silent = self._pulses.silent(now)
+        for attempt in list(self._attempts):
+            if attempt.member in silent:
+                self._move(attempt)
         self._wake()
 
     # The queue.
 
-    def _begin(self, call: _Call) -> None:
+    def _begin(self, call: Call) -> None:
         for item in call.begin():
-            self._push(Parcel([item], item.order))
+            self._queue.push(Parcel([item], item.order))
         known = self._quarantine.find(call.table, self._clock())
         for row in known:
             self._answer_for(call, row)
         self._wake()
-
-    def _push(self, parcel: Parcel) -> None:
-        self._number += 1
-        queue = self._small if parcel.cost <= EXPRESS_BYTES else self._fat
-        heapq.heappush(queue, (parcel.order, self._number, parcel))
 
     def _wake(self) -> None:
         """Lets all that comes within one turn of the event loop be sorted together."""
@@ -250,13 +188,8 @@ class Dispatcher:
         self._woken = False
         now = self._clock()
         passed: list[Parcel] = []
-        while self._has_slot():
-            queues = [queue for queue in (self._small, self._fat) if queue]
-            if not queues or len(passed) >= SCAN:
-                break
-            _, _, parcel = heapq.heappop(min(queues, key=lambda queue: queue[0][:2]))
-            parcel.items = [item for item in parcel.items if not item.answered]
-            if not parcel.items or self._model_gone(parcel):
+        while self._has_slot() and len(passed) < SCAN and (parcel := self._queue.pop()):
+            if self._model_gone(parcel):
                 continue
             item = parcel.items[0]
             parcel.digest = parcel.digest or item.call.digest
@@ -266,10 +199,10 @@ class Dispatcher:
                 passed.append(parcel)
                 continue
             if parcel.fresh and parcel.cost <= EXPRESS_BYTES:
-                self._join(parcel, member)
+                self._fill(parcel, member)
             self._start(parcel, member, now)
         for parcel in passed:
-            self._push(parcel)
+            self._queue.push(parcel)
 
     def _has_slot(self) -> bool:
         return any(len(m.parcels) <= SLOTS and not m.gray for m in self._members.values())
@@ -284,39 +217,20 @@ class Dispatcher:
             self._restart(call)
         return True
 
-    def _join(self, parcel: Parcel, member: Member) -> None:
-        """Puts small parcels of the same priority into one that leaves: a fair share of them, so
-        that the other free replicas get theirs."""
+    def _fill(self, parcel: Parcel, member: Member) -> None:
+        """Puts other small calls into a parcel that leaves: a fair share of them, so that the
+        other free replicas get theirs."""
         free = sum(max(0, SLOTS - len(m.parcels)) for m in self._members.values())
-        # Few wait: they are worth more on a free replica of their own than in one parcel.
-        most = -(-(len(self._small) + 1) // max(1, free)) - 1
-        cost, passed = parcel.cost, list[Parcel]()
-        while self._small and most > 0 and len(passed) < SCAN:
-            order, _, other = self._small[0]
-            if order[0] != parcel.order[0]:
-                break
-            heapq.heappop(self._small)
-            other.items = [item for item in other.items if not item.answered]
-            if not other.items:
-                continue
-            if not other.fresh or not self._may_join(other.items[0], member):
-                passed.append(other)
-                continue
-            cost += other.cost
-            if cost > COALESCE_BYTES:
-                passed.append(other)
-                break
-            parcel.items += other.items
-            most -= 1
-        for other in passed:
-            self._push(other)
+        share = -(-(self._queue.num_small + 1) // max(1, free)) - 1
 
-    def _may_join(self, item: Item, member: Member) -> bool:
-        if item.call.digest not in (None, member.digest):
-            return False
-        home = self._members.get(self._homes.get(item.group, "")) if item.group else None
-        # Its group's replica will take it soon, with the prefix that it has at hand.
-        return home is None or home is member or len(home.parcels) > SLOTS
+        def fits(item: Item) -> bool:
+            if item.call.digest not in (None, member.digest):
+                return False
+            home = self._members.get(self._homes.get(item.group, "")) if item.group else None
+            # Its group's replica will take it soon, with the prefix that it has at hand.
+            return home is None or home is member or len(home.parcels) > SLOTS
+
+        self._queue.fill(parcel, share, fits)
 
     # On the way.
 
@@ -339,7 +253,7 @@ class Dispatcher:
         member, parcel = attempt.member, attempt.parcel
         items = tuple(parcel.items)
         try:
-            table = await _table(items)
+            table = await gather(items)
             left = max(item.order[1] for item in items) - self._clock()
             result = await self._send(member.name, table, parcel.order, left)
             check_scores(result, table.num_rows)
@@ -348,7 +262,7 @@ class Dispatcher:
         except Refused:
             self._members.pop(member.name, None)
             if not attempt.moved:
-                self._push(parcel)
+                self._queue.push(parcel)
         except Unreachable:
             member.resting_until = self._clock() + REST_S
             self._move(attempt)
@@ -385,14 +299,8 @@ class Dispatcher:
                     self._restart(item.call)
 
     def _answer(self, item: Item, result: pa.Table) -> None:
-        call = item.call
-        item.answered = True
-        call.items.discard(item)
-        call.answers.append((item.rows, result))
-        call.left -= len(item.rows)
+        item.call.answer(item, result)
         self._abandon(item)
-        if call.left == 0 and not call.done.done():
-            call.done.set_result(None)
 
     def _abandon(self, item: Item) -> None:
         """Stops replicas from working on what nobody waits for any more."""
@@ -402,13 +310,13 @@ class Dispatcher:
             ):
                 attempt.task.cancel()
 
-    def _end(self, call: _Call) -> None:
+    def _end(self, call: Call) -> None:
         for item in call.items:
             item.answered = True
             self._abandon(item)
         call.items.clear()
 
-    def _restart(self, call: _Call) -> None:
+    def _restart(self, call: Call) -> None:
         """Begins a call again, so that its scores are of one model."""
         self._end(call)
         call.restarts += 1
@@ -475,7 +383,7 @@ class Dispatcher:
     def _repeat(self, parcel: Parcel) -> None:
         self.counters["repeats"] += 1
         if self._budget.spend(self._clock()):
-            self._push(parcel)
+            self._queue.push(parcel)
         else:
             self._postponed.append(parcel)
 
@@ -487,7 +395,7 @@ class Dispatcher:
         self._quarantine.add(item.call.table, int(row), self._clock())
         self._answer(item, self._poisoned(item.call.digest))
 
-    def _answer_for(self, call: _Call, row: int) -> None:
+    def _answer_for(self, call: Call, row: int) -> None:
         """Answers one row that is known already, and takes it out of what is to be scored."""
         for item in list(call.items):
             at = np.flatnonzero(item.rows == row)
@@ -511,51 +419,3 @@ class Dispatcher:
             control_text=[False],
             provenance=served,
         )
-
-    # Is anybody there?
-
-    def _feel(self, member: Member, now: float) -> None:
-        if member.name not in self._pulses:
-            task = asyncio.get_running_loop().create_task(self._feel_pulse(member))
-            self._pulses[member.name] = (now, task)
-
-    async def _feel_pulse(self, member: Member) -> None:
-        try:
-            await self._pulse(member.name)
-        except Exception as error:  # the attempts themselves say what became of it
-            logger.info("no pulse of %s: %s", member.name, error)
-        else:
-            if member.gray:
-                logger.warning("replica %s answers again", member.name)
-            member.gray = False
-        finally:
-            del self._pulses[member.name]
-            self._wake()
-
-    def _turn_gray(self, name: str) -> None:
-        member = self._members.get(name)
-        if member is not None and not member.gray:
-            logger.warning("replica %s does not answer; its work goes elsewhere", name)
-            member.gray = True
-        for attempt in list(self._attempts):
-            if attempt.member.name == name:
-                self._move(attempt)
-
-
-async def _table(items: Sequence[Item]) -> pa.Table:
-    """The rows of a parcel as one table."""
-    if sum(item.cost for item in items) > EXPRESS_BYTES:
-        return await asyncio.to_thread(_gather, items)
-    return _gather(items)
-
-
-def _gather(items: Sequence[Item]) -> pa.Table:
-    parts = []
-    for item in items:
-        table = item.call.table
-        whole = len(item.rows) == table.num_rows
-        parts.append(table if whole else table.take(pa.array(item.rows)))
-    if len(parts) == 1:
-        return parts[0].combine_chunks()
-    # Only some callers name wrappers; the others' are null, which means the same as the default.
-    return pa.concat_tables(parts, promote_options="default").combine_chunks()

@@ -109,9 +109,7 @@ class Router:
             )
             few = table.num_rows <= SMALL_ROWS
             shards = divide() if few else await asyncio.to_thread(divide)
-            result = await self._dispatcher.score(
-                table, shards.rows, shards.costs, rank=rank, deadline=deadline, group=shards.group
-            )
+            result = await self._dispatcher.score(table, shards, rank=rank, deadline=deadline)
         if ids is not None:
             result = result.add_column(0, "id", ids)
         return with_row_errors(result, batch.errors)

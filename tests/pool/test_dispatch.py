@@ -11,9 +11,12 @@ import pyarrow as pa
 import pytest
 
 from polar_ray.errors import EngineError, PoolError
+from polar_ray.planning.shard import Cut
 from polar_ray.pool import dispatch as module
+from polar_ray.pool.call import _gather
 from polar_ray.pool.dispatch import Died, Dispatcher, Refused, Unreachable
 from polar_ray.pool.policy import EXPRESS_BYTES, Order
+from polar_ray.pool.pulse import SILENT_S
 from polar_ray.records import provenance, score_table
 
 FAT = 10 * EXPRESS_BYTES
@@ -92,14 +95,9 @@ class Cluster:
         rows = np.array_split(np.arange(len(texts)), shards)
 
         async def score() -> list[float]:
-            result = await self.dispatcher.score(
-                table,
-                rows,
-                [cost] * shards,
-                rank=rank,
-                deadline=self.now + deadline_s,
-                group=group,
-            )
+            cut = Cut(rows, [cost] * shards, group)
+            deadline = self.now + deadline_s
+            result = await self.dispatcher.score(table, cut, rank=rank, deadline=deadline)
             assert provenance(result)
             found: list[float] = result["score"].to_pylist()
             return found
@@ -130,9 +128,9 @@ async def settle() -> None:
 @pytest.fixture(autouse=True)
 def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     async def gather(items: Any) -> pa.Table:
-        return module._gather(items)
+        return _gather(items)
 
-    monkeypatch.setattr(module, "_table", gather)
+    monkeypatch.setattr(module, "gather", gather)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -392,7 +390,7 @@ def test_a_replica_that_does_not_answer_loses_its_work_and_a_late_answer_changes
         await settle()
         [(name, pulse)] = cluster.pulses
         assert name == stuck.replica
-        cluster.now += module.SILENT_S + 1
+        cluster.now += SILENT_S + 1
         cluster.dispatcher.tick()
         await settle()
         assert len(cluster.sent) == 2
@@ -561,13 +559,9 @@ def test_wrappers_and_their_absence_travel_together() -> None:
         await settle()
 
         async def one(**columns: list[str]) -> pa.Table:
-            return await cluster.dispatcher.score(
-                pa.table({**plain, **columns}),
-                [np.array([0])],
-                [100],
-                rank=0,
-                deadline=cluster.now + 60,
-            )
+            table = pa.table({**plain, **columns})
+            cut = Cut([np.array([0])], [100], None)
+            return await cluster.dispatcher.score(table, cut, rank=0, deadline=cluster.now + 60)
 
         calls = [asyncio.create_task(one()), asyncio.create_task(one(wrapper=["pretrain"]))]
         await settle()
