@@ -155,6 +155,10 @@ class HttpConfig(Config):
     max_rows: int = Field(default=100_000, ge=1)
     """A batch of more records is refused with 413."""
 
+    token_file: str | None = None
+    """A file with one bearer token a line, on every node with a router; read again when it changes.
+    None: no token is asked for, and HTTP may listen on this machine only."""
+
 
 class AdmissionConfig(Config):
     """What a router holds at once, over all callers; beyond it calls are refused with 429."""

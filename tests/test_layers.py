@@ -38,6 +38,7 @@ ALLOWED = {
     },
     "torch": {"model", "engine", "train"},
     "fastapi": {"pool/http.py"},
+    "starlette": {"pool/http.py", "pool/auth.py"},
 }
 
 

@@ -10,6 +10,7 @@ import os
 import time
 from contextvars import Context
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,10 +30,11 @@ from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
 from polar_ray.planning.shard import cut
 from polar_ray.pool import members
 from polar_ray.pool.admission import Admission
+from polar_ray.pool.auth import Tokens
 from polar_ray.pool.dispatch import Died, Dispatcher, Refused, Unreachable
 from polar_ray.pool.http import build_http
 from polar_ray.pool.policy import Order
-from polar_ray.pool.settings import check_environment
+from polar_ray.pool.settings import check_binding, check_environment
 from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
 
 READY_TIMEOUT_S = 5.0
@@ -67,6 +69,9 @@ class Router:
         handle = replicas.options(_by_reference=True)
         self._score_there, self._pulse_there = handle.score, handle.pulse
         self._pool = handle.app_name
+        path = config.http.token_file
+        self.tokens = Tokens(Path(path)) if path is not None else None
+        check_binding(_http_host(), has_tokens=path is not None)
         self._ticking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
@@ -203,6 +208,18 @@ class Router:
                 reason = "raise timeout_s, send smaller batches or add replicas"
             return DeadlineExceeded(f"no answer within {round(timeout_s, 2):g} s: {reason}")
         return PoolError(f"{type(error).__name__}: {error}")
+
+
+def _http_host() -> str | None:
+    """Where Serve's HTTP proxies listen; None outside Serve."""
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return None
+    from ray.serve.context import _get_global_client
+
+    host: str = _get_global_client().http_config.host
+    return host
 
 
 async def _read(records: Any) -> Batch:
