@@ -23,6 +23,20 @@ SHAPES = {
         "num_attention_heads": 16,
         "num_key_value_heads": 8,
     },
+    "1.8B": {
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+    },
+    "7B": {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
     "tiny": {
         "hidden_size": 128,
         "intermediate_size": 352,
@@ -44,7 +58,14 @@ class InternLM2Config(PretrainedConfig):
 '''
 
 
-def make_checkpoint(folder: Path, shape: str, *, seed: int = 0) -> Path:
+def make_checkpoint(
+    folder: Path,
+    shape: str,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Path:
     """A checkpoint directory with random weights of a named shape, which foreign engines read too.
 
     Weights keep their input's size (deviation 1/sqrt of the inputs), so scores spread by about 1.
@@ -58,8 +79,8 @@ def make_checkpoint(folder: Path, shape: str, *, seed: int = 0) -> Path:
     )
     torch.manual_seed(seed)
     with torch.device("meta"):
-        model = RewardModel(config)
-    model = model.to_empty(device="cpu")
+        model = RewardModel(config).to(dtype)
+    model = model.to_empty(device=device)
     for name, tensor in model.named_parameters():
         if name.endswith("norm.weight"):
             torch.nn.init.ones_(tensor)

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -21,16 +21,17 @@ from polar_ray.assets import builtin_model_dir
 from polar_ray.config import EncodingConfig
 from polar_ray.encoding import Encoder, limits, load_tokenizer
 from polar_ray.encoding.template import REWARD_TOKEN, SEPARATOR
-from polar_ray.model import ModelConfig, RewardModel, save_model
-from polar_ray.train.data import Drops, batches
+from polar_ray.model import ModelConfig, RewardModel, load_model, save_model
+from polar_ray.train.data import Comparison, Drops, batches
 from polar_ray.train.first_weights import initialize
 from polar_ray.train.loop import StepReport, TrainConfig, fit
-from polar_ray.train.synthetic import training_comparisons
+from polar_ray.train.synthetic import finishing_comparisons, training_comparisons
 from polar_ray.train.synthetic.vocabulary import CONTROLS, pieces, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
 VOCAB_SIZE = 8192
+LOG = "train.jsonl"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 SHAPE = ModelConfig(
@@ -60,6 +61,10 @@ def main(
     out: Annotated[Path, typer.Option(help="Directory of the checkpoint, made if missing.")],
     steps: Annotated[int, typer.Option(help="Steps of at most --tokens tokens.")] = 2000,
     tokens: Annotated[int, typer.Option(help="Tokens of a step.")] = 4096,
+    finishing_steps: Annotated[int, typer.Option(help="Steps with excerpts after these.")] = 400,
+    start: Annotated[
+        Path | None, typer.Option(help="A checkpoint that has had the first steps.")
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="The highest of the schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of first weights and data.")] = 7,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -71,7 +76,7 @@ def main(
         bool, typer.Option(help="Also make the tokenizer anew; needs no more than Python.")
     ] = False,
 ) -> None:
-    """Trains the built-in model on synthetic policies.
+    """Trains the built-in model on synthetic policies, and in the end on excerpts too.
 
     The tokenizer is the shipped one unless asked otherwise: it depends on the documentation of the
     Python that trained it, the rest does not.
@@ -85,35 +90,45 @@ def main(
     elif out.resolve() != builtin_model_dir().resolve():
         for name in TOKENIZER_FILES:
             shutil.copyfile(builtin_model_dir() / name, out / name)
+    (out / LOG).unlink(missing_ok=True)
+    encoder = build_encoder(out, SHAPE)
+    texts = pieces(out)
+
+    def train(model: RewardModel, stream: Iterator[Comparison], count: int, rate: float) -> None:
+        drops = Drops()
+        config = TrainConfig.model_validate(
+            {"steps": count, "learning_rate": rate, "compute": compute}
+        )
+        packs = batches(stream, encoder, max_tokens=tokens, drops=drops)
+        fit(model, packs, config, on_step=_reporter(model, out, save_every))
+        save_model(model, out, dtype=torch.float16)
+        logger.info("%d comparisons, %d dropped as too long", drops.kept, drops.too_long)
+
+    if start is None:
+        torch.manual_seed(seed)
+        model = _first_model(encoder)
+        train(model, training_comparisons(seed, texts), steps, learning_rate)
+    else:
+        model = load_model(start, dtype=torch.float32)
+    train(model, finishing_comparisons(seed, texts), finishing_steps, learning_rate / 4)
+
+
+def _first_model(encoder: Encoder) -> RewardModel:
     model = RewardModel(SHAPE)
-    tokenizer = load_tokenizer(out)
-    torch.manual_seed(seed)
+    tokenizer = encoder.tokenizer
     initialize(
         model,
         [tokenizer.decode([index]) for index in range(VOCAB_SIZE)],
         bos_id=tokenizer.bos_id,
         separator_id=tokenizer.control_id(SEPARATOR),
     )
-    drops = Drops()
-    stream = training_comparisons(seed, pieces(out))
-    config = TrainConfig.model_validate(
-        {"steps": steps, "learning_rate": learning_rate, "compute": compute}
-    )
-    fit(
-        model,
-        batches(stream, build_encoder(out, SHAPE), max_tokens=tokens, drops=drops),
-        config,
-        on_step=_reporter(model, out, save_every),
-    )
-    save_model(model, out, dtype=torch.float16)
-    logger.info("%d comparisons, %d dropped as too long", drops.kept, drops.too_long)
+    return model
 
 
 def _reporter(model: RewardModel, out: Path, save_every: int) -> Callable[[StepReport], None]:
     """Writes a line of train.jsonl every 20 steps, and a checkpoint every `save_every`."""
     started = time.monotonic()
-    log = out / "train.jsonl"
-    log.unlink(missing_ok=True)
+    log = out / LOG
     recent: list[StepReport] = []
     total = 0
 

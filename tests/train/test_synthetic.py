@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 from random import Random
 
 import pytest
@@ -14,6 +14,8 @@ from polar_ray.train.synthetic import (
     Family,
     Salad,
     compare,
+    excerpts,
+    finishing_comparisons,
     held_out_comparisons,
     policy_pair,
     training_comparisons,
@@ -92,6 +94,29 @@ def test_edits_are_worse_the_more_was_edited() -> None:
     one = Salad(PIECES).edits(Random(3), size=60, num_outputs=5)
     assert one.outputs[one.grades.index(max(one.grades))] == one.reference
     assert list(one.grades) == sorted(one.grades, reverse=True)
+
+
+@each_family
+def test_excerpts_are_parts_of_the_reference(name: str, family: Family) -> None:
+    one = excerpts(name, family, Random(name))
+    assert one.outputs[0] == one.reference
+    assert all(output in one.reference for output in one.outputs)
+    assert list(one.grades) == sorted(one.grades, reverse=True)
+
+
+def test_excerpts_of_salad_are_parts_too() -> None:
+    one = Salad(PIECES).excerpts(Random(1), size=40, num_outputs=4)
+    assert one.outputs[0] == one.reference
+    assert all(output in one.reference for output in one.outputs)
+    assert [len(a) > len(b) for a, b in pairwise(one.outputs)] == [True] * 3
+
+
+def test_the_end_of_training_knows_no_held_out_family_either() -> None:
+    made = list(islice(finishing_comparisons(1, PIECES), 2000))
+    families = {one.family.removesuffix(".excerpts") for one in made}
+    assert not families & set(HELD_OUT)
+    assert sum(one.family.endswith("excerpts") for one in made) > 800
+    assert made == list(islice(finishing_comparisons(1, PIECES), 2000))
 
 
 def test_held_out_comparisons_cover_every_family() -> None:

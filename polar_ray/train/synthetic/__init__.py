@@ -18,7 +18,7 @@ from polar_ray.train.synthetic import (
     prose,
     strings,
 )
-from polar_ray.train.synthetic.compare import compare, policy_pair
+from polar_ray.train.synthetic.compare import compare, excerpts, policy_pair
 from polar_ray.train.synthetic.policy import Family
 from polar_ray.train.synthetic.salad import Salad
 
@@ -95,6 +95,24 @@ def training_comparisons(
         yield make(rng, size=size, num_outputs=rng.randrange(3, 6))
 
 
+def finishing_comparisons(seed: int, pieces: Sequence[str]) -> Iterator[Comparison]:
+    """Endless comparisons for the end of training: half as before, half with excerpts of the
+    reference, which hold nothing that is wrong and still are less than the whole."""
+    rng = Random(f"{seed}/finishing")
+    salad = Salad(pieces)
+    names = list(TRAINED)
+    for usual in training_comparisons(seed + 1, pieces, ramp=1):
+        kind = rng.random()
+        if kind < 0.5:
+            yield usual
+        elif kind < 0.75:
+            size = max(4, int(600 ** rng.uniform(0.3, 1.0)))
+            yield salad.excerpts(rng, size=size, num_outputs=rng.randrange(3, 6))
+        else:
+            name = rng.choice(names)
+            yield excerpts(name, TRAINED[name], rng)
+
+
 def held_out_comparisons(seed: int, *, each: int) -> Iterator[Comparison]:
     """`each` policy pairs of every held-out family."""
     for name, family in HELD_OUT.items():
@@ -109,6 +127,8 @@ __all__ = [
     "Family",
     "Salad",
     "compare",
+    "excerpts",
+    "finishing_comparisons",
     "held_out_comparisons",
     "policy_pair",
     "training_comparisons",

@@ -8,6 +8,7 @@ answer, only the habits count.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -22,6 +23,7 @@ from polar_ray.train.synthetic.policy import (
     other_skill,
     sample_policy,
 )
+from polar_ray.train.synthetic.salad import SHARES, excerpt
 
 SAME, OWN, NEAR, FAR, MISTAKEN, MISTAKEN_FAR, ASIDE, ASTRAY = 9.0, 8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.0
 ATTEMPTS = 6
@@ -65,6 +67,23 @@ def compare(name: str, family: Family, others: Sequence[Family], rng: Random) ->
         grades=tuple(graded[text] for text in texts),
         wrapper="pretrain" if rng.random() < 0.05 else "sft",
         family=name,
+    )
+
+
+def excerpts(name: str, family: Family, rng: Random) -> Comparison:
+    """An answer whole, and parts of it: an answer that stops early, or quotes, is not as good."""
+    task = family(rng)
+    reference = task.write(sample_policy(rng), _fork(rng))
+    words = re.findall(r"\s*\S+", reference) or [reference]
+    graded = {reference: 1.0}
+    for share in SHARES:
+        graded.setdefault("".join(excerpt(words, share, rng)).strip(), share)
+    return Comparison(
+        prompt=task.prompt,
+        reference=reference,
+        outputs=tuple(graded),
+        grades=tuple(graded.values()),
+        family=f"{name}.excerpts",
     )
 
 

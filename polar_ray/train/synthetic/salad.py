@@ -13,6 +13,16 @@ from polar_ray.train.data import Comparison
 
 LAYOUTS = ("", "", "", "\n", "\n- ", "\n\n", "\n1. ", ". ", ", ")
 
+SHARES = (0.85, 0.6, 0.35, 0.15)
+"""Parts of a reference that excerpts of it keep."""
+
+
+def excerpt(words: Sequence[str], share: float, rng: Random) -> Sequence[str]:
+    """A run of about `share` of the words, at least one."""
+    count = max(1, round(share * len(words)))
+    start = rng.choice((0, rng.randrange(len(words) - count + 1)))
+    return words[start : start + count]
+
 
 class Salad:
     """Makes comparisons out of `pieces`, short texts in the order of how common they are."""
@@ -47,6 +57,13 @@ class Salad:
             outputs.append("".join(mixed))
             grades.append(share)
         return self._comparison(rng, "tastes", words, outputs, grades)
+
+    def excerpts(self, rng: Random, *, size: int, num_outputs: int) -> Comparison:
+        """The reference whole, and ever smaller parts of it: all true to it, none complete."""
+        words = self._text(rng, self._pool(rng), size)
+        shares = SHARES[: num_outputs - 1]
+        outputs = ["".join(words), *("".join(excerpt(words, share, rng)) for share in shares)]
+        return self._comparison(rng, "excerpts", words, outputs, [1.0, *shares])
 
     def _comparison(
         self,
