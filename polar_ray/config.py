@@ -117,6 +117,12 @@ class StubEngineConfig(Config):
     seconds_per_token: float = Field(default=0.0, ge=0)
     """Sleep that stands in for a forward pass."""
 
+    salt: int = 0
+    """Another number makes other scores and another digest: it stands in for another model."""
+
+    fatal_token: int | None = None
+    """A record that contains this token ends the process, as one does that crashes a kernel."""
+
 
 def _native_unless_said(value: Any) -> Any:
     """`engine.device=cpu` alone means the native engine."""

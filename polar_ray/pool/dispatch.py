@@ -12,9 +12,8 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,21 +22,22 @@ from polar_ray.errors import PolarRayError, PoolError
 from polar_ray.planning.shard import Cut
 from polar_ray.pool import pulse
 from polar_ray.pool.call import Call, gather
+from polar_ray.pool.fate import Died, Refused, Send, Unreachable
 from polar_ray.pool.policy import (
     EXPRESS_BYTES,
     LOSSES_ALONE,
     SLOTS,
     Item,
     Member,
-    Order,
+    Pace,
     Parcel,
     RetryBudget,
     choose,
     split,
 )
-from polar_ray.pool.quarantine import Quarantine
+from polar_ray.pool.quarantine import Quarantine, poisoned
 from polar_ray.pool.queue import SCAN, Queue
-from polar_ray.records import check_scores, provenance, row_error, score_table
+from polar_ray.records import check_scores, provenance
 
 logger = logging.getLogger(__name__)
 
@@ -52,26 +52,6 @@ REST_S = 5.0
 
 REMEMBERED_GROUPS = 100_000
 REMEMBERED_DEAD = 1_000
-
-
-class Died(Exception):
-    """The replica's process ended while it held the parcel."""
-
-
-class Unreachable(Exception):
-    """The replica may or may not have done the work; nobody knows."""
-
-
-class Refused(Exception):
-    """The replica is not there any more and never took the parcel."""
-
-
-class Send(Protocol):
-    """One parcel's way to a replica and back; raises `Died`, `Unreachable`, `Refused`."""
-
-    def __call__(
-        self, replica: str, table: pa.Table, order: Order, timeout_s: float
-    ) -> Awaitable[pa.Table]: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -101,6 +81,7 @@ class Dispatcher:
         self._pulses = pulse.Pulses(ask, self._wake)
         self._homes: OrderedDict[int, str] = OrderedDict()
         self._budget = RetryBudget()
+        self._pace = Pace()
         self._quarantine = Quarantine()
         self._dead: dict[str, None] = {}
         self._number = 0
@@ -165,7 +146,17 @@ class Dispatcher:
         for attempt in list(self._attempts):
             if attempt.member in silent:
                 self._move(attempt)
+        self._hedge(now)
         self._wake()
+
+    def _hedge(self, now: float) -> None:
+        """Has an idle replica repeat what a slow one is late with; the first answer counts."""
+        idle = sum(not (m.parcels or m.gray) for m in self._members.values())
+        for attempt in list(self._attempts) if not self._queue else []:
+            late = self._pace.overdue(attempt.parcel.cost, now - attempt.began)
+            if idle > 0 and late and not (attempt.moved or attempt.parcel.alone):
+                self._move(attempt)
+                idle -= 1
 
     # The queue.
 
@@ -283,6 +274,7 @@ class Dispatcher:
         member, parcel = attempt.member, attempt.parcel
         member.failed_in_a_row, member.gray = 0, False
         self._budget.earn()
+        self._pace.learn(parcel.cost, self._clock() - attempt.began)
         self.counters["parcels"] += 1
         self.counters["rows"] += result.num_rows
         digest = provenance(result).get("model_digest", "")
@@ -393,7 +385,7 @@ class Dispatcher:
         logger.warning("a record that ends every replica that scores it is given up")
         self.counters["convicted"] += 1
         self._quarantine.add(item.call.table, int(row), self._clock())
-        self._answer(item, self._poisoned(item.call.digest))
+        self._answer(item, poisoned(self._provenance[item.call.digest]))
 
     def _answer_for(self, call: Call, row: int) -> None:
         """Answers one row that is known already, and takes it out of what is to be scored."""
@@ -406,16 +398,4 @@ class Dispatcher:
             if len(item.rows) == 0:
                 item.answered = True
                 call.items.discard(item)
-            self._answer(known, self._poisoned(call.digest))
-
-    def _poisoned(self, digest: str | None) -> pa.Table:
-        error = row_error("poison", "replicas died whenever they scored this record; drop it")
-        served = self._provenance.get(digest, {}) if digest else self.served or {}
-        return score_table(
-            np.full(1, np.nan, np.float32),
-            [error],
-            truncated=[False],
-            num_tokens=[0],
-            control_text=[False],
-            provenance=served,
-        )
+            self._answer(known, poisoned(self.served or {}))

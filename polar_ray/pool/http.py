@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol
@@ -238,7 +239,8 @@ async def _on_error(request: Request, error: Exception, status: int | None = Non
         logger.warning("%s %s: %s: %s", request.method, request.url.path, status, error)
     headers = {}
     if isinstance(error, Overloaded):
-        headers["Retry-After"] = f"{error.retry_after_s:.3g}"
+        # Whole seconds are all that the header may hold.
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, AuthError):
         headers["WWW-Authenticate"] = "Bearer"
     detail = {"type": type(error).__name__, "message": str(error)}

@@ -181,6 +181,29 @@ def _cut(item: Item, largest: int) -> Sequence[Item]:
     ]
 
 
+class Pace:
+    """How long parcels take, and which one takes far longer than that."""
+
+    TIMES = 4.0
+    """An attempt that takes so many times longer than others is given to a second replica."""
+
+    AT_LEAST_S = 2.0
+
+    def __init__(self) -> None:
+        self._s_per_byte: float | None = None
+
+    def learn(self, cost: int, took_s: float) -> None:
+        """One parcel came home."""
+        one = took_s / max(1, cost)
+        self._s_per_byte = one if self._s_per_byte is None else 0.9 * self._s_per_byte + 0.1 * one
+
+    def overdue(self, cost: int, took_s: float) -> bool:
+        """Whether a parcel that is still on its way is late; never before any came home."""
+        if self._s_per_byte is None:
+            return False
+        return took_s > max(self.AT_LEAST_S, self.TIMES * self._s_per_byte * cost)
+
+
 class RetryBudget:
     """Bounds repeated work: a share of what succeeds, and a trickle so that it never ends.
 

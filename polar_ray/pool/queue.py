@@ -27,6 +27,9 @@ class Queue:
         self._small: _Heap = []
         self._number = 0
 
+    def __len__(self) -> int:
+        return len(self._fat) + len(self._small)
+
     @property
     def num_small(self) -> int:
         return len(self._small)

@@ -31,7 +31,8 @@ from polar_ray.planning.shard import cut
 from polar_ray.pool import members
 from polar_ray.pool.admission import Admission
 from polar_ray.pool.auth import Tokens
-from polar_ray.pool.dispatch import Died, Dispatcher, Refused, Unreachable
+from polar_ray.pool.dispatch import Dispatcher
+from polar_ray.pool.fate import Died, Refused, Unreachable
 from polar_ray.pool.http import build_http
 from polar_ray.pool.policy import Order
 from polar_ray.pool.settings import check_binding, check_environment
@@ -174,7 +175,7 @@ class Router:
     async def _send(
         self, replica: str, table: pa.Table, order: Order, timeout_s: float
     ) -> pa.Table:
-        """One parcel to one replica; see `dispatch.Send`."""
+        """One parcel to one replica; see `fate.Send`."""
         shard: Any = table
         if table.nbytes > INLINE_BYTES:
             shard = [await asyncio.to_thread(ray.put, table)]

@@ -12,7 +12,11 @@ from typing import Any
 
 from polar_ray.errors import ConfigError
 
+# One line for each request helps nobody at this rate.
+LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
+
 REPLICA: dict[str, Any] = {
+    "logging_config": LOGGING,
     # The routers count slots themselves; this is what their cancelled work may add to.
     "max_ongoing_requests": 100,
     "max_queued_requests": 1_000,
@@ -24,6 +28,7 @@ REPLICA: dict[str, Any] = {
     "graceful_shutdown_timeout_s": 60.0,
 }
 ROUTER: dict[str, Any] = {
+    "logging_config": LOGGING,
     # Most calls wait; admission bounds them with a reason, before Serve does without.
     "max_ongoing_requests": 20_000,
     "max_queued_requests": 20_000,

@@ -14,7 +14,8 @@ from polar_ray.errors import EngineError, PoolError
 from polar_ray.planning.shard import Cut
 from polar_ray.pool import dispatch as module
 from polar_ray.pool.call import _gather
-from polar_ray.pool.dispatch import Died, Dispatcher, Refused, Unreachable
+from polar_ray.pool.dispatch import Dispatcher
+from polar_ray.pool.fate import Died, Refused, Unreachable
 from polar_ray.pool.policy import EXPRESS_BYTES, Order
 from polar_ray.pool.pulse import SILENT_S
 from polar_ray.records import provenance, score_table
@@ -424,6 +425,35 @@ def test_a_busy_replica_that_answers_keeps_its_work() -> None:
         assert len(cluster.sent) == 1
         cluster.sent[0].answer()
         assert await call == [1]
+
+    run(main)
+
+
+def test_an_idle_replica_repeats_what_a_slow_one_is_late_with() -> None:
+    async def main() -> None:
+        cluster = Cluster("a", "b")
+        for n in range(10):
+            call = cluster.call([n])
+            await settle()
+            cluster.now += 1.0
+            cluster.sent[-1].answer()
+            await call
+        slow = cluster.call([77])
+        await settle()
+        for seconds, copies in ((3.5, 1), (1.0, 2), (9.0, 2)):
+            cluster.now += seconds
+            cluster.dispatcher.tick()
+            await settle()
+            for _, pulse in cluster.pulses:
+                if not pulse.done():
+                    pulse.set_result(None)
+            await settle()
+            assert len(cluster.sent) == 10 + copies
+        first, second = cluster.sent[10:]
+        assert first.replica != second.replica
+        second.answer()
+        assert await slow == [77]
+        assert first.result.cancelled()
 
     run(main)
 

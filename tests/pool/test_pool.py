@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from polar_ray.cli import cli
 from polar_ray.client import Client, connect
-from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
+from polar_ray.config import HttpConfig, PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import (
+    AuthError,
     ConfigError,
     DeadlineExceeded,
     PoolError,
@@ -41,8 +42,10 @@ BATCH = [{**record, "output": f"{record['output']} {i}"} for i in range(20) for 
 
 @pytest.fixture(scope="module")
 def url(cluster: None, tiny_dir: Path) -> Iterator[str]:
-    """A pool of two replicas with the native engine, small shards."""
-    config = PoolConfig(model=str(tiny_dir), num_replicas=2, num_cpus=0.1, min_shard_bytes=64)
+    """A pool of two routers and two replicas with the native engine, small shards."""
+    config = PoolConfig(
+        model=str(tiny_dir), num_replicas=2, num_routers=2, num_cpus=0.1, min_shard_bytes=64
+    )
     with pool(config, name="native") as address:
         yield address
 
@@ -269,13 +272,26 @@ def replica_pids(name: str) -> list[int]:
     ]
 
 
-def test_a_call_outlives_its_replica(cluster: None, tiny_dir: Path) -> None:
-    engine = StubEngineConfig(seconds_per_token=0.0005)
+def test_a_call_outlives_its_replica_and_http_asks_for_a_token(
+    cluster: None, tiny_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("secret\n")
     config = PoolConfig(
-        model=str(tiny_dir), num_replicas=2, num_cpus=0.1, engine=engine, max_tokens=256
+        model=str(tiny_dir),
+        num_replicas=2,
+        num_cpus=0.1,
+        engine=StubEngineConfig(seconds_per_token=0.0005),
+        max_tokens=256,
+        http=HttpConfig(token_file=str(tmp_path / "tokens")),
     )
     stub = Scorer(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig(), max_tokens=256))
-    with pool(config, name="mortal", route_prefix="/mortal"):
+    with pool(config, name="mortal", route_prefix="/mortal") as address:
+        with connect(address=address, token="secret") as web:
+            assert_same(web.score_table(GROUPS), stub.score(GROUPS))
+        for wrong in (None, "guess"):
+            with connect(address=address, token=wrong) as web, pytest.raises(AuthError):
+                web.score(GROUPS)
+        assert httpx.get(address + "/ready").status_code == 200
         client = connect(app_name="mortal")
         for victim in range(2):
             # The first time one of two, the second time what has come up since then.

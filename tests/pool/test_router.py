@@ -37,7 +37,7 @@ from polar_ray.errors import (
 )
 from polar_ray.pool import members
 from polar_ray.pool import router as module
-from polar_ray.pool.dispatch import Died, Refused, Unreachable
+from polar_ray.pool.fate import Died, Refused, Unreachable
 from polar_ray.pool.router import Router, _fate
 
 
