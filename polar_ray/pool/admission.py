@@ -18,7 +18,7 @@ SHARES = (1.0, 0.8, 0.5)
 """What calls of each priority may fill: there is always room for those above them."""
 
 WINDOW_S = 10.0
-"""Over how long the rate is measured at which work leaves."""
+"""Over how long it is measured how many calls come and go."""
 
 SOONEST_S, LATEST_S = 0.1, 30.0
 """Bounds of what a refused caller is told to wait."""
@@ -34,8 +34,10 @@ class Admission:
         self.calls = 0
         self.size_bytes = 0
         self.refused = 0
-        self._left_bytes = 0.0
-        self._left_at = clock()
+        self._left = self._came_back = 0.0
+        """Calls that were served, and that were refused, over about the last `WINDOW_S`."""
+
+        self._faded_at = clock()
 
     @contextmanager
     def call(self, rank: int) -> Iterator[Callable[[int], None]]:
@@ -44,7 +46,7 @@ class Admission:
         Raises `Overloaded` where there is no room, `TooLarge` for what never has any.
         """
         if self.calls >= self._limits.max_calls:
-            raise self._overloaded(f"{self.calls} calls are waiting", 1)
+            raise self._overloaded(f"{self.calls} calls are waiting")
         held = 0
 
         def add(size: int) -> None:
@@ -54,10 +56,10 @@ class Admission:
                     f"a batch of {held + size} bytes is over admission.max_bytes="
                     f"{self._limits.max_bytes}; send several"
                 )
-            room = SHARES[rank] * self._limits.max_bytes - self.size_bytes - size
-            if room < 0 and self.size_bytes > held:
+            full = self.size_bytes + size > SHARES[rank] * self._limits.max_bytes
+            if full and self.size_bytes > held:
                 waiting = f"{self.size_bytes} bytes are waiting"
-                raise self._overloaded(f"{waiting} before this {PRIORITIES[rank]} call", -room)
+                raise self._overloaded(f"{waiting} before this {PRIORITIES[rank]} call")
             held += size
             self.size_bytes += size
 
@@ -67,17 +69,23 @@ class Admission:
         finally:
             self.calls -= 1
             self.size_bytes -= held
-            self._leave(held)
+            self._leave()
 
-    def _leave(self, size: int) -> None:
+    def _leave(self) -> None:
+        self._fade()
+        self._left += 1
+
+    def _fade(self) -> None:
         now = self._clock()
-        self._left_bytes *= math.exp((self._left_at - now) / WINDOW_S)
-        self._left_bytes += size
-        self._left_at = now
+        kept = math.exp((self._faded_at - now) / WINDOW_S)
+        self._left *= kept
+        self._came_back *= kept
+        self._faded_at = now
 
-    def _overloaded(self, reason: str, excess: float) -> Overloaded:
+    def _overloaded(self, reason: str) -> Overloaded:
         self.refused += 1
-        self._leave(0)
-        rate = self._left_bytes / WINDOW_S
-        wait = excess / rate if rate > 0 else 1.0
+        self._fade()
+        self._came_back += 1
+        # Those who were refused lately wait too, and would all be back at once.
+        wait = WINDOW_S * (self.calls + self._came_back) / max(self._left, 1.0)
         return Overloaded(f"the pool is full: {reason}", min(max(wait, SOONEST_S), LATEST_S))

@@ -2,7 +2,7 @@
 
 The next forward is formed when the engine is free, from the most urgent that has arrived by then,
 up to a token budget; meanwhile the shards behind it are tokenised. Between two packs of a long
-forward, shards that fit into one pack go first. Knows nothing of Ray.
+forward, shards of a higher priority go first, and such as fit into one pack. Knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import pyarrow as pa
 from polar_ray.encoding import Encoded
 from polar_ray.scorer import Scorer
 
-ENCODE_ROWS = 256
+ENCODE_ROWS = 64
 """Rows that are tokenised in one go; then another shard has its turn."""
+
+NO_RANK = 1_000
+"""Above every priority's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -91,9 +94,11 @@ class Batcher:
         while jobs := self._take(self._scorer.max_tokens):
             await loop.run_in_executor(self._engine, self._serve, jobs, loop)
 
-    def _take(self, max_tokens: int, rank: int | None = None) -> list[_Job]:
+    def _take(
+        self, max_tokens: int, *, above: int = NO_RANK, beside: int | None = None
+    ) -> list[_Job]:
         with self._lock:
-            return take(self._jobs, max_tokens, rank)
+            return take(self._jobs, max_tokens, above=above, beside=beside)
 
     def _serve(
         self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop, *, nested: bool = False
@@ -107,9 +112,12 @@ class Batcher:
             self._pack_began = time.monotonic()
             if all(job.result.done() for job in jobs):
                 raise _NobodyWaits
-            # One pack of others between two of these: the small do not wait, the large go on.
-            if not (nested or first) and (small := self._take(self._scorer.max_tokens, rank)):
-                self._serve(small, loop, nested=True)
+            if not (nested or first):
+                while above := self._take(self._scorer.max_tokens, above=rank):
+                    self._serve(above, loop, nested=True)
+                # One pack of equals between two of these: the small do not wait, the large go on.
+                if small := self._take(self._scorer.max_tokens, beside=rank):
+                    self._serve(small, loop, nested=True)
             first = False
 
         try:
@@ -148,22 +156,25 @@ def _fail(jobs: Sequence[_Job], error: Exception) -> None:
             job.result.set_exception(error)
 
 
-def take(jobs: list[_Job], max_tokens: int, rank: int | None = None) -> list[_Job]:
+def take(
+    jobs: list[_Job], max_tokens: int, *, above: int = NO_RANK, beside: int | None = None
+) -> list[_Job]:
     """Removes the next forward's jobs from the heap: those nobody waits for any more are dropped,
-    the rest taken by urgency while they fit into `max_tokens`.
+    the rest taken by urgency while they fit into `max_tokens`, at least one, however large.
 
-    At least one is taken, however large; with `rank`, only those that fit, and none of a lower
-    priority.
+    `above`: only jobs of a higher priority than this rank. `beside`: only jobs of this rank or
+    above that fit, possibly none.
     """
     taken: list[_Job] = []
     passed: list[_Job] = []
-    while jobs and (rank is None or jobs[0].urgency[0] <= rank):
+    last = above - 1 if beside is None else beside
+    while jobs and jobs[0].urgency[0] <= last:
         job = heapq.heappop(jobs)
         if job.result.done():
             continue
-        if job.num_tokens > max_tokens and (taken or rank is not None):
+        if job.num_tokens > max_tokens and (taken or beside is not None):
             passed.append(job)
-            if rank is None:
+            if beside is None:
                 break
             continue
         taken.append(job)

@@ -196,7 +196,11 @@ class Dispatcher:
             self._queue.push(parcel)
 
     def _has_slot(self) -> bool:
-        return any(len(m.parcels) <= SLOTS and not m.gray for m in self._members.values())
+        """Whether a look at the queue is worth while."""
+        if not self._queue:
+            return False
+        rank = self._queue.rank
+        return any(m.held(rank) <= SLOTS and not m.gray for m in self._members.values())
 
     def _model_gone(self, parcel: Parcel) -> bool:
         """Whether no replica serves the parcel's model any more; its calls begin again then."""
@@ -211,7 +215,8 @@ class Dispatcher:
     def _fill(self, parcel: Parcel, member: Member) -> None:
         """Puts other small calls into a parcel that leaves: a fair share of them, so that the
         other free replicas get theirs."""
-        free = sum(max(0, SLOTS - len(m.parcels)) for m in self._members.values())
+        rank = parcel.order[0]
+        free = sum(max(0, SLOTS - m.held(rank)) for m in self._members.values())
         share = -(-(self._queue.num_small + 1) // max(1, free)) - 1
 
         def fits(item: Item) -> bool:
@@ -219,7 +224,7 @@ class Dispatcher:
                 return False
             home = self._members.get(self._homes.get(item.group, "")) if item.group else None
             # Its group's replica will take it soon, with the prefix that it has at hand.
-            return home is None or home is member or len(home.parcels) > SLOTS
+            return home is None or home is member or home.held(rank) > SLOTS
 
         self._queue.fill(parcel, share, fits)
 

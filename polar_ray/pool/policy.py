@@ -12,7 +12,8 @@ from typing import Any
 from polar_ray.planning.shard import Rows
 
 SLOTS = 2
-"""Parcels of any size that a replica holds at once: one that runs, one that is there next."""
+"""Parcels of any size that a replica holds at once: one that runs, one that is there next. Those of
+a lower priority do not count; the replica lets the others pass them."""
 
 EXPRESS_BYTES = 1 << 16
 """A parcel of at most this cost may take one slot more: it is not to wait for the fat ones."""
@@ -113,14 +114,17 @@ class Member:
     reserved: bool = False
     """It gets no more work until it is empty, for a parcel that must be alone."""
 
+    def held(self, rank: int) -> int:
+        """How many parcels of this priority or a higher one it holds."""
+        return sum(one.order[0] <= rank for one in self.parcels)
+
     def takes(self, parcel: Parcel) -> bool:
         """Whether it has a slot for this parcel now."""
-        held = len(self.parcels)
         if parcel.alone:
-            return held == 0
+            return not self.parcels
         if self.reserved or any(one.alone for one in self.parcels):
             return False
-        return held < SLOTS + (parcel.cost <= EXPRESS_BYTES)
+        return self.held(parcel.order[0]) < SLOTS + (parcel.cost <= EXPRESS_BYTES)
 
 
 def choose(
@@ -138,11 +142,12 @@ def choose(
         if parcel.alone and able and not any(m.reserved for m in able):
             min(able, key=lambda m: len(m.parcels)).reserved = True
         return None
-    fewest = min(len(m.parcels) for m in free)
+    held = {m.name: m.held(parcel.order[0]) for m in free}
+    fewest = min(held.values())
     for member in free:
-        if member.name == home and (len(member.parcels) == 0 or fewest > 0):
+        if member.name == home and (held[home] == 0 or fewest > 0):
             return member
-    return min(free, key=lambda m: (len(m.parcels), sum(one.cost for one in m.parcels)))
+    return min(free, key=lambda m: (held[m.name], sum(one.cost for one in m.parcels)))
 
 
 def reachable(members: Iterable[Member], now: float) -> list[Member]:

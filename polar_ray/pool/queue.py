@@ -31,6 +31,11 @@ class Queue:
         return len(self._fat) + len(self._small)
 
     @property
+    def rank(self) -> int:
+        """The priority of the most urgent parcel; only where there is one."""
+        return min(heap[0][0] for heap in (self._small, self._fat) if heap)[0]
+
+    @property
     def num_small(self) -> int:
         return len(self._small)
 

@@ -155,10 +155,16 @@ def replica_pids(name: str, deployment: str = "Replica") -> list[int]:
 
 
 async def hit(
-    name: str, what: signal.Signals, account: list[int], *, every_s: float, chance: random.Random
+    name: str,
+    what: signal.Signals,
+    account: list[int],
+    enough: asyncio.Event,
+    every_s: float,
+    chance: random.Random,
 ) -> None:
     """Sends a signal to a random replica again and again, as long as it is not the last; `account`
-    gets their process ids. One that was stopped goes on when the next is hit."""
+    gets their process ids, `enough` is set at the tenth. One that was stopped goes on when the next
+    is hit."""
     while True:
         await asyncio.sleep(every_s)
         if account and what == signal.SIGSTOP:
@@ -167,6 +173,8 @@ async def hit(
             victim = chance.choice(pids)
             os.kill(victim, what)
             account.append(victim)
+        if len(account) >= 10:
+            enough.set()
 
 
 def let_go(name: str, pid: int) -> None:

@@ -8,13 +8,13 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from chaos.load import Account, Oracle, batch, by, hit, let_go, run_load
+from chaos.load import Account, Call, Oracle, batch, by, hit, let_go, run_load
 
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
@@ -42,12 +42,15 @@ def three(cluster: None, model: str) -> Iterator[None]:
         yield
 
 
-async def under_fire(load: Awaitable[Account], what: signal.Signals, every_s: float) -> Account:
-    """A load while replicas are hit; they are let go on at the end."""
+async def under_fire(
+    call: Call, oracle: Oracle, what: signal.Signals, *, every_s: float, records: int
+) -> Account:
+    """A load while replicas are hit, ten times at least; they are let go on at the end."""
     hits: list[int] = []
-    hitting = asyncio.create_task(hit(NAME, what, hits, every_s=every_s, chance=random.Random(1)))
+    enough = asyncio.Event()
+    hitting = asyncio.create_task(hit(NAME, what, hits, enough, every_s, random.Random(1)))
     try:
-        account = await load
+        account = await run_load(call, oracle, records=records, until=enough)
     finally:
         hitting.cancel()
         for pid in set(hits):
@@ -64,8 +67,10 @@ def assert_exact(account: Account, records: int) -> None:
 
 
 def test_a_killed_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:
-    load = run_load(by(connect(app_name=NAME)), Oracle(tiny_dir), records=RECORDS)
-    account = asyncio.run(under_fire(load, signal.SIGKILL, 2.0))
+    fire = under_fire(
+        by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGKILL, every_s=2.0, records=RECORDS
+    )
+    account = asyncio.run(fire)
     figure(account.summary())
     assert_exact(account, RECORDS)
 
@@ -95,8 +100,8 @@ def test_without_this_router_the_same_fire_loses_records(
             raise ReplicaLost(str(error)) from None
         return result.add_column(0, "id", table["id"])
 
-    load = run_load(call, Oracle(tiny_dir), records=min(RECORDS, 50_000))
-    account = asyncio.run(under_fire(load, signal.SIGKILL, 2.0))
+    fire = under_fire(call, Oracle(tiny_dir), signal.SIGKILL, every_s=2.0, records=RECORDS // 2)
+    account = asyncio.run(fire)
     figure(account.summary())
     assert account.kills > 0
     assert account.lost > 0
@@ -104,10 +109,12 @@ def test_without_this_router_the_same_fire_loses_records(
 
 
 def test_a_stopped_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:
-    load = run_load(by(connect(app_name=NAME)), Oracle(tiny_dir), records=RECORDS // 2)
-    account = asyncio.run(under_fire(load, signal.SIGSTOP, 8.0))
+    fire = under_fire(
+        by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGSTOP, every_s=8.0, records=RECORDS
+    )
+    account = asyncio.run(fire)
     figure(account.summary())
-    assert_exact(account, RECORDS // 2)
+    assert_exact(account, RECORDS)
 
 
 def test_one_record_of_4096_that_kills_is_reported_alone(

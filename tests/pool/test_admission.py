@@ -89,17 +89,23 @@ def test_what_comes_in_pieces_is_counted_as_it_comes(admission: Admission) -> No
         assert admission.size_bytes == 400
 
 
-def test_who_is_refused_is_told_when_there_will_be_room(admission: Admission, clock: Clock) -> None:
-    for _ in range(20):  # 200 bytes a second
-        clock.now += 1
+def test_who_is_refused_is_told_when_there_will_be_room(clock: Clock) -> None:
+    admission = Admission(AdmissionConfig(max_calls=10), clock=clock)
+    for _ in range(300):  # 10 calls a second
+        clock.now += 0.1
         with ExitStack() as stack:
-            enter(stack, admission, 200)
+            enter(stack, admission, 1)
+    waits: list[float] = []
     with ExitStack() as stack:
-        enter(stack, admission, 1000)
-        with pytest.raises(Overloaded) as caught:
-            enter(stack, admission, 600)
-        assert 2 < caught.value.retry_after_s < 6
+        for _ in range(10):
+            enter(stack, admission, 1)
+        for _ in range(100):
+            with pytest.raises(Overloaded) as caught:
+                enter(stack, admission, 1)
+            waits.append(caught.value.retry_after_s)
+        assert waits[0] == pytest.approx(1.1, rel=0.2), "ten are before it"
+        assert waits[-1] == pytest.approx(11, rel=0.2), "and a hundred who were refused"
         clock.now += 1000
         with pytest.raises(Overloaded) as caught:
-            enter(stack, admission, 600)
-        assert SOONEST_S <= caught.value.retry_after_s <= LATEST_S
+            enter(stack, admission, 1)
+    assert SOONEST_S <= caught.value.retry_after_s <= LATEST_S, "nothing has left for long"

@@ -192,6 +192,32 @@ def test_small_jobs_go_between_the_packs_of_a_large_one(tiny_dir: Path, rank: in
     assert done == (["small", "large"] if rank == 0 else ["large", "small"])
 
 
+def test_a_higher_priority_passes_a_long_forward_whatever_its_size(tiny_dir: Path) -> None:
+    scorer = small_packs(tiny_dir)
+    packs = Packs(scorer)
+    done: list[str] = []
+
+    async def main() -> None:
+        batcher = Batcher(scorer)
+
+        async def score(name: str, times: int, rank: int) -> None:
+            table = pa.Table.from_pylist(GROUPS * times)
+            assert (await batcher.score(table, rank=rank)).num_rows == table.num_rows
+            done.append(name)
+
+        offline = asyncio.create_task(score("offline", 16, 2))
+        await asyncio.to_thread(packs.reached.acquire)
+        train = [asyncio.create_task(score("train", 4, 0)) for _ in range(3)]
+        await until_waiting(batcher, 3)
+        for _ in range(1000):
+            packs.go.release()
+        await asyncio.gather(offline, *train)
+        batcher.close()
+
+    asyncio.run(main())
+    assert done == ["train"] * 3 + ["offline"]
+
+
 def test_a_stream_of_small_jobs_does_not_hold_up_a_large_one(tiny_dir: Path) -> None:
     scorer = small_packs(tiny_dir)
     packs = Packs(scorer)

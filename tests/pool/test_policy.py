@@ -44,6 +44,19 @@ def test_small_work_has_a_slot_of_its_own() -> None:
     assert chosen(members(3, 3), parcel(EXPRESS_BYTES)) is None
 
 
+def test_lower_priorities_take_no_slot_from_higher_ones() -> None:
+    def ranked(rank: int) -> Parcel:
+        item = Item(None, np.arange(1), FAT, (rank, 1.0, 1))
+        return Parcel([item], item.order)
+
+    full = Member("m0", "d", [ranked(2), ranked(2)])
+    half = Member("m1", "d", [ranked(1)])
+    assert chosen([full], ranked(2)) is None
+    assert chosen([full], ranked(1)) == "m0"
+    assert chosen([full, half], ranked(0)) == "m1", "it has less to do"
+    assert chosen([full, half], ranked(1)) == "m0", "its work waits for this"
+
+
 def test_a_group_goes_home_unless_somebody_is_idle() -> None:
     assert chosen(members(1, 1), parcel(), home="m1") == "m1"
     assert chosen(members(0, 1), parcel(), home="m1") == "m0"
