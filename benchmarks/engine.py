@@ -29,7 +29,6 @@ from engines.planner import measure_planner
 from engines.worker import LAGGED, NAIVE, NO_REUSE, OURS, SORTED, save_ids
 from rich.console import Console
 
-from polar_ray.config import ScorerConfig
 from polar_ray.planning import Ids
 
 HERE = Path(__file__).parent
@@ -113,7 +112,9 @@ def main(
     engines: Annotated[str, typer.Option(help="of " + ",".join(ENGINES))] = ",".join(ENGINES),
     threads: Annotated[int, typer.Option()] = 1,
     repeat: Annotated[int, typer.Option(help="the fastest run counts")] = 1,
-    max_tokens: Annotated[int, typer.Option(help="of a pack")] = ScorerConfig().max_tokens,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="of a pack; default: the engine's own choice")
+    ] = None,
     data: Annotated[Path, typer.Option(help="with rollouts.parquet")] = Path("../shared/data"),
     groups: Annotated[int, typer.Option(help="of `rollouts`")] = 4,
     vllm: Annotated[Path | None, typer.Option(help="a virtual environment with vllm")] = None,

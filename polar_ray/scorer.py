@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,14 @@ from polar_ray.encoding.template import TEMPLATE_VERSION
 from polar_ray.engine import build_engine
 from polar_ray.engine.protocol import Pending, Scores
 from polar_ray.errors import ConfigError, EngineError, OutOfMemory
-from polar_ray.planning import Counts, Pack, pack
+from polar_ray.planning import Counts, Pack, merge, pack, shard
+from polar_ray.planning.shard import row_costs, row_groups
 from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
 
 logger = logging.getLogger(__name__)
+
+SLICE_BYTES = 1 << 20
+"""Text that is encoded at once: some packs' worth, so that sharing loses nothing to the cut."""
 
 IN_FLIGHT = 2
 """Packs that the engine has at once: one that it computes, one that waits for it."""
@@ -91,9 +96,24 @@ class Scorer:
         Raises `RecordError` if this is no batch; a bad record is an error in its own row.
         """
         batch = to_batch(records)
-        encoded = self.encode(batch.table)
-        table = self.results(batch.table, encoded, self.forward(encoded))
+        rows = shard(
+            row_costs(batch.table),
+            row_groups(batch.table),
+            max_shards=batch.table.num_rows,
+            min_cost=SLICE_BYTES,
+        )
+        if len(rows) <= 1:
+            table = self._score(batch.table, self.encode(batch.table))
+        else:
+            slices = [batch.table.take(pa.array(taken)) for taken in rows]
+            # While the engine is busy with one slice, the next are turned into ids.
+            with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
+                encoded = ahead.map(self.encode, slices)
+                table = merge(rows, list(map(self._score, slices, encoded)))
         return with_row_errors(table, batch.errors)
+
+    def _score(self, table: pa.Table, encoded: Sequence[Encoded]) -> pa.Table:
+        return self.results(table, encoded, self.forward(encoded))
 
     def encode(self, table: pa.Table) -> list[Encoded]:
         """Token ids, or the reason why there are none, for each row of a request table."""

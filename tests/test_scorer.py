@@ -16,6 +16,7 @@ from examples import BAD_ROWS, GROUPS, records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import polar_ray.scorer as module
 from polar_ray.config import EncodingConfig, ScorerConfig, StubEngineConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Done, Pending
@@ -48,6 +49,26 @@ def test_a_score_does_not_depend_on_the_pack_budget(
     np.testing.assert_allclose(
         scores(other.score(GROUPS)), scores(scorer.score(GROUPS)), atol=TOLERANCE
     )
+
+
+def test_a_large_batch_is_encoded_in_slices(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = scorer.score([*GROUPS, *(bad for bad, _ in BAD_ROWS)])
+    encode, sizes = scorer.encode, []
+
+    def counting(table: pa.Table) -> object:
+        sizes.append(table.num_rows)
+        return encode(table)
+
+    monkeypatch.setattr(scorer, "encode", counting)
+    monkeypatch.setattr(module, "SLICE_BYTES", 300)
+    found = scorer.score([*GROUPS, *(bad for bad, _ in BAD_ROWS)])
+    assert len(sizes) > 2
+    assert sum(sizes) == found.num_rows
+    assert found.drop_columns("score").equals(expected.drop_columns("score"), check_metadata=True)
+    both = (table["score"].to_numpy(zero_copy_only=False) for table in (found, expected))
+    np.testing.assert_allclose(*both, atol=TOLERANCE)
 
 
 @given(st.permutations(range(len(GROUPS))))

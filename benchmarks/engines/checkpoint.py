@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from polar_ray.planning import Shape
 VOCABULARY = 92544
 """InternLM2's, so that its tokenizer's ids fit."""
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "prototype": {
         "hidden_size": 1024,
         "intermediate_size": 2816,

@@ -14,8 +14,8 @@ Run = Callable[..., dict[str, Any] | None]
 """Competitor and ids to a report."""
 
 GROUP_SIZES = [1, 2, 4, 8, 16, 32, 64]
-REFERENCES = [0, 64, 128, 256, 512, 1024]
-BATCHES = [1, 2, 4, 8, 16, 32]
+REFERENCES = [0, 128, 256, 512, 1024]
+BATCHES = [1, 2, 4, 8, 16]
 ENGINES = (OURS, NO_REUSE)
 
 

@@ -86,7 +86,7 @@ def as_llama(model: RewardModel) -> LlamaModel:
         max_position_embeddings=c.max_position_embeddings,
         rms_norm_eps=c.rms_norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # type: ignore[call-arg]
     )
     renamed = {
         "embed_tokens.weight": model.model.tok_embeddings.weight,
@@ -109,4 +109,5 @@ def as_llama(model: RewardModel) -> LlamaModel:
         }
     llama = LlamaModel(config)  # not on the meta device: its rotary buffer is in no checkpoint
     llama.load_state_dict(renamed, assign=True)
-    return llama.eval().requires_grad_(False)
+    llama.requires_grad_(False).train(False)
+    return llama

@@ -23,10 +23,10 @@ NEVER = 1 << 30
 class Ours:
     """Plan and forward, as `polar_ray.scorer` does them."""
 
-    def __init__(self, model_dir: Path, *, max_tokens: int, shared: bool) -> None:
+    def __init__(self, model_dir: Path, *, max_tokens: int | None, shared: bool) -> None:
         self.engine = NativeEngine(NativeEngineConfig(device="cpu"), model_dir)
         self.shape = shape_of(model_dir)
-        self.max_tokens = max_tokens
+        self.max_tokens = max_tokens or self.engine.info.max_tokens
         self.min_share = MIN_SHARE if shared else NEVER
 
     def score(self, ids: Sequence[Ids]) -> Scores:

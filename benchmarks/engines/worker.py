@@ -41,7 +41,7 @@ class Competitor(Protocol):
     def flops(self, ids: Sequence[Ids]) -> int: ...
 
 
-def build(name: str, model_dir: Path, max_tokens: int) -> Competitor:
+def build(name: str, model_dir: Path, max_tokens: int | None) -> Competitor:
     """The competitor of that name, loaded."""
     if name in (NAIVE, SORTED):
         from engines.llama import Transformers

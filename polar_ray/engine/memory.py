@@ -9,7 +9,7 @@ from __future__ import annotations
 from polar_ray.model import ModelConfig
 from polar_ray.model.internlm2 import ROWS
 
-MAX_TOKENS = {"cuda": 32768, "cpu": 8192}
+MAX_TOKENS = {"cuda": 32768, "cpu": 16384}
 """More than this fills no device better: perf measurements in benchmarks/README.md."""
 
 MIN_TOKENS = 512

@@ -7,10 +7,10 @@ for the ends alone, as `polar_ray.model` does. Knows nothing of seconds or of de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from polar_ray.planning.pack import Pack, Span
+from polar_ray.planning.pack import Pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def cost(shape: Shape, pack: Pack, *, block: int = 1) -> Cost:
     which it then masks the later ones: 1 counts causal pairs alone, the least there can be.
     """
     end_pairs = sum(int(pack.positions[end]) + 1 for end in pack.ends.tolist())
-    pairs = attended_pairs(pack.spans, block=block)
+    pairs = attended_pairs(pack, block=block)
     return _cost(shape, pack.num_tokens, pairs, len(pack.ends), end_pairs)
 
 
@@ -74,14 +74,14 @@ def unshared(shape: Shape, lengths: Iterable[int]) -> Cost:
     return _cost(shape, sum(filled), pairs, len(filled), sum(filled))
 
 
-def attended_pairs(spans: Sequence[Span], *, block: int = 1) -> int:
+def attended_pairs(pack: Pack, *, block: int = 1) -> int:
     """Pairs of a query and a key that one layer computes, `block` query rows at a time."""
-    depths: list[int] = []
     total = 0
-    for start, stop, parent in spans:
-        before = depths[parent] if parent >= 0 else 0
-        size = stop - start
-        depths.append(before + size)
+    for start, stop, _ in pack.spans:
+        if start == stop:
+            continue  # remembered from an earlier pack
+        # A span's first token stands where its ancestors end, in this pack or an earlier one.
+        before, size = int(pack.positions[start]), stop - start
         whole, rest = divmod(size, block)
         # Block i sees everything before the span and the blocks up to its own.
         total += whole * block * before + block * block * (whole * (whole + 1) // 2)

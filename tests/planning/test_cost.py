@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polar_ray.planning import Cost, Shape, Span, build_pack, cost, unshared
+from polar_ray.planning import Cost, Shape, build_pack, cost, unshared, without
 from polar_ray.planning.cost import attended_pairs
 
 # Two query heads of 2 dimensions on one key/value head: q is 4 x 4, k and v 4 x 2, o 4 x 4, and
@@ -62,9 +62,19 @@ def test_equal_records_share_a_span_and_pay_for_their_ends() -> None:
 
 def test_pairs_of_whole_blocks() -> None:
     # 5 rows in blocks of 2 see 2, 4 and 5 keys; behind 3 tokens each sees 3 more.
-    assert attended_pairs([Span(0, 5)], block=2) == 2 * 2 + 2 * 4 + 1 * 5
-    assert attended_pairs([Span(0, 3), Span(3, 8, 0)], block=2) == (2 * 2 + 3) + (4 + 8 + 5 + 15)
-    assert attended_pairs([Span(0, 5)], block=256) == 25
+    alone = build_pack([tokens(5)], [-1], [0])
+    behind = build_pack([tokens(3), tokens(5)], [-1, 0], [1])
+    assert attended_pairs(alone, block=2) == 2 * 2 + 2 * 4 + 1 * 5
+    assert attended_pairs(behind, block=2) == (2 * 2 + 3) + (4 + 8 + 5 + 15)
+    assert attended_pairs(alone, block=256) == 25
+
+
+def test_a_remembered_prefix_is_seen_but_not_computed() -> None:
+    whole = build_pack([tokens(3), tokens(5)], [-1, 0], [1])
+    rest = without(whole, {0})
+    assert attended_pairs(rest) == 5 * 3 + 15
+    assert cost(SHAPE, rest).linear == 2 * 5 * 168 + 5 * 32 + 136 + 8
+    assert cost(SHAPE, rest).attention == (2 * 30 + 8) * 16
 
 
 def test_nothing_costs_nothing() -> None:
@@ -78,5 +88,5 @@ def test_costs_add_up() -> None:
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 12))
 def test_blocks_add_less_than_their_own_triangle(sizes: list[int], block: int) -> None:
     one = build_pack([tokens(size) for size in sizes], [-1, *[0] * (len(sizes) - 1)], [0])
-    causal, blocked = attended_pairs(one.spans), attended_pairs(one.spans, block=block)
+    causal, blocked = attended_pairs(one), attended_pairs(one, block=block)
     assert causal <= blocked <= causal + one.num_tokens * (block - 1) / 2
