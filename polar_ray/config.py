@@ -220,6 +220,89 @@ class PoolConfig(Config):
         )
 
 
+class RescoreConfig(Config):
+    """A job that rescores a dataset: where its columns are, who scores, how it is cut."""
+
+    prompt: str | None = None
+    """Column, or path within one (`reward_model.ground_truth`). None: the usual names."""
+
+    reference: str | None = None
+    output: str | None = None
+    wrapper: str | None = None
+    strip_think: bool = False
+    """Leave `<think>...</think>` out of the outputs before they are scored."""
+
+    prefix: str = ""
+    """Put before the names of the columns that are added."""
+
+    model: str | None = None
+    """A checkpoint directory that every node can read. None: the built-in model."""
+
+    engine: EngineConfig = NativeEngineConfig()
+    encoding: EncodingConfig = EncodingConfig()
+    max_tokens: int | None = Field(default=None, ge=16)
+
+    num_workers: int = Field(default=0, ge=0)
+    """Actors on the Ray cluster, each with a scorer. 0: one scorer in this process, without Ray."""
+
+    num_cpus: float = Field(default=1, ge=0)
+    """CPUs that Ray reserves for each worker."""
+
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves for each worker."""
+
+    app_name: str | None = None
+    """A running pool of this Ray cluster that scores instead."""
+
+    address: str | None = None
+    """A running pool elsewhere, "http://host:port", that scores instead."""
+
+    timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
+    """Deadline of one call of a pool."""
+
+    rows_per_part: int = Field(default=4096, ge=1)
+    """Rows of one output file. What is at work when the job is killed is done again: at most
+    `in_flight` parts for each worker."""
+
+    in_flight: int = Field(default=3, ge=1)
+    """Parts that a worker has at once: one in the engine, the others being read or written."""
+
+    group: Literal["auto", "always", "never"] = "auto"
+    """Bring records of one prompt and reference together across parts; rows then leave in the order
+    of their groups. auto: where that saves a tenth of the work."""
+
+    on_corrupt: Literal["stop", "skip"] = "stop"
+    """What to do about an input that cannot be read. skip: leave it out and list it."""
+
+    max_errors: int | None = Field(default=None, ge=0)
+    """Stop once more rows than this have no score."""
+
+    @model_validator(mode="after")
+    def _one_scorer(self) -> "RescoreConfig":
+        if self.app_name is not None and self.address is not None:
+            raise ValueError("app_name and address are two pools; name one")
+        if self.uses_pool and self.model_fields_set & {
+            "model", "engine", "encoding", "max_tokens", "num_workers", "num_gpus", "num_cpus"
+        }:  # fmt: skip
+            raise ValueError("a pool has a model and workers of its own; drop those settings")
+        return self
+
+    @property
+    def uses_pool(self) -> bool:
+        """Whether a running pool scores."""
+        return self.app_name is not None or self.address is not None
+
+    @property
+    def scorer(self) -> ScorerConfig:
+        """What each worker runs."""
+        return ScorerConfig(
+            model=self.model,
+            encoding=self.encoding,
+            engine=self.engine,
+            max_tokens=self.max_tokens,
+        )
+
+
 def check_timeout(timeout_s: Any) -> float:
     """A caller's deadline in seconds; `RecordError` for what would hang or never be waited for."""
     if not isinstance(timeout_s, bool) and isinstance(timeout_s, Real):

@@ -8,6 +8,7 @@
       EngineError(RuntimeError)        the model could not run
         OutOfMemory                    on this many tokens at once
       ScoreError(RuntimeError)         rows without a score, raised at the caller's wish
+      JobStopped(RuntimeError)         an offline job ended early; the same command goes on with it
       PoolError(RuntimeError)          the pool could not answer
         Overloaded                     full; come back after `retry_after_s`
         ReplicaLost                    a replica died holding work
@@ -69,6 +70,10 @@ class ScoreError(PolarRayError, RuntimeError):
         return (type(self), (self.rows,))
 
 
+class JobStopped(PolarRayError, RuntimeError):
+    """An offline job ended before its end. What it wrote is whole and is not done again."""
+
+
 class PoolError(PolarRayError, RuntimeError):
     """The pool could not answer; the records themselves may be fine."""
 
@@ -101,6 +106,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     EngineError: 500,
     OutOfMemory: 500,
     ScoreError: 422,
+    JobStopped: 500,
     PoolError: 503,
     Overloaded: 429,
     ReplicaLost: 503,

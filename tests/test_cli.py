@@ -13,8 +13,10 @@ import pytest
 from examples import GROUPS
 from typer.testing import CliRunner, Result
 
-from polar_ray.cli import _pool_config, _print_results, cli
-from polar_ray.config import StubEngineConfig
+from polar_ray.cli import cli
+from polar_ray.cli.app import parse_settings
+from polar_ray.cli.scoring import _print_results
+from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.errors import ConfigError
 from polar_ray.scorer import Scorer
 
@@ -176,17 +178,17 @@ def test_a_persons_table_shows_brackets_as_they_are(
 def test_pool_settings_come_from_yaml_and_key_value(tmp_path: Path) -> None:
     path = tmp_path / "pool.yaml"
     path.write_text("num_replicas: 3\nengine: {type: stub, seconds_per_token: 0.5}\n")
-    config = _pool_config([str(path), "num_replicas=4"])
+    config = parse_settings(PoolConfig, {}, [str(path), "num_replicas=4"])
     assert config.num_replicas == 4
     assert config.engine == StubEngineConfig(seconds_per_token=0.5)
-    assert _pool_config([]).num_replicas == 1
+    assert parse_settings(PoolConfig, {}, []).num_replicas == 1
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: [", "is not YAML"),
-        ("[1]", "must hold the settings"),
+        ("[1]", "must hold settings"),
         ("replicas: 3", "replicas=3"),
         ("1: 2", "1=2: no such setting"),
         ("model: \udcff", "is not YAML"),
@@ -196,6 +198,6 @@ def test_wrong_pool_settings_are_named(tmp_path: Path, text: str, message: str) 
     path = tmp_path / "pool.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ConfigError, match=message):
-        _pool_config([str(path)])
+        parse_settings(PoolConfig, {}, [str(path)])
     with pytest.raises(ConfigError, match="neither a YAML file nor key=value"):
-        _pool_config(["absent.yaml"])
+        parse_settings(PoolConfig, {}, ["absent.yaml"])

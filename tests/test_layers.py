@@ -24,6 +24,9 @@ LAYERS = {
     "scorer": 4,
     "pool": 5,
     "train": 5,
+    "evaluate": 5,
+    "offline": 5,
+    "verify": 5,
     "demo": 6,
     "cli": 7,
 }
@@ -35,8 +38,9 @@ ALLOWED = {
         "pool/router.py",
         "pool/routing.py",
         "client/handle.py",
+        "offline/cluster.py",
     },
-    "torch": {"model", "engine", "train"},
+    "torch": {"model", "engine", "train", "verify"},
     "fastapi": {"pool/http.py"},
     "starlette": {"pool/http.py", "pool/auth.py"},
 }

@@ -1,37 +1,21 @@
-"""The command line: `polar-ray score | serve | demo`. Heavy imports happen inside the commands."""
+"""`polar-ray score | serve | demo`."""
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from polar_ray.config import Config, PoolConfig, ScorerConfig, explain, parse_overrides
-from polar_ray.errors import ConfigError, PolarRayError
+from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config, parse_settings
+from polar_ray.config import PoolConfig, ScorerConfig
+from polar_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-cli = typer.Typer(
-    name="polar-ray",
-    help="Score rollouts with a POLAR reward model.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-C = TypeVar("C", bound=Config)
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Settings as key=value, such as engine.type=stub.", show_default=False),
-]
 
 
 @cli.command()
@@ -56,7 +40,7 @@ def score(
     """Score a file of records: one result row per input row, in order."""
     from polar_ray.files import ResultWriter, check_apart, read_chunks
 
-    with _errors_on_stderr():
+    with errors_on_stderr():
         # Mistakes in names are found before a model is loaded.
         chunks = _announced(read_chunks(file))
         if output is not None:
@@ -85,8 +69,8 @@ def serve(
     port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
 ) -> None:
     """Start a pool on this Ray cluster (or a local one) and keep it running."""
-    with _errors_on_stderr():
-        config = _pool_config(settings or [])
+    with errors_on_stderr():
+        config = parse_settings(PoolConfig, {}, settings or [])
         from polar_ray.pool.local import pool
 
         with pool(config, name=name, host=host, port=port) as url:
@@ -100,17 +84,11 @@ def demo(
     port: Annotated[int, typer.Option(help="HTTP port; 0 takes a free one.")] = 0,
 ) -> None:
     """Start a pool here, score a few groups through the handle and HTTP, and shut down."""
-    with _errors_on_stderr():
-        config = _config(PoolConfig, {"num_replicas": 2, "num_cpus": 0.5}, overrides)
+    with errors_on_stderr():
+        config = parse_config(PoolConfig, {"num_replicas": 2, "num_cpus": 0.5}, overrides)
         from polar_ray.demo import run
 
         run(config, port=port)
-
-
-def main() -> None:
-    """Entry point of the `polar-ray` script."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    cli()
 
 
 def _scoring(
@@ -129,7 +107,7 @@ def _scoring(
 
         client = connect(address=address, timeout_s=timeout_s, priority=priority, token=token)
         return client.score_table
-    config = _config(ScorerConfig, {} if model is None else {"model": model}, overrides)
+    config = parse_config(ScorerConfig, {} if model is None else {"model": model}, overrides)
     from polar_ray import Scorer
 
     return Scorer(config).score
@@ -143,31 +121,6 @@ def _first_line(path: Path) -> str:
     if not lines:
         raise ConfigError(f"--token-file {path} is empty")
     return lines[0]
-
-
-def _config(kind: type[C], values: dict[str, Any], overrides: list[str] | None) -> C:
-    try:
-        return kind.model_validate({**values, **parse_overrides(overrides or [])})
-    except ValidationError as error:
-        raise explain(error) from None
-
-
-def _pool_config(settings: list[str]) -> PoolConfig:
-    """A YAML file, if the first argument is one, then key=value pairs over it."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    if settings and "=" not in settings[0]:
-        path, *settings = settings
-        if not Path(path).is_file():
-            raise ConfigError(f"{path!r} is neither a YAML file nor key=value")
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} must hold the settings of a pool as key: value")
-    return _config(PoolConfig, values, settings)
 
 
 def _announced(chunks: Iterator[Any]) -> Iterator[Any]:
@@ -239,26 +192,3 @@ def _wait_for_interrupt() -> None:
         stop.wait()
     except KeyboardInterrupt:
         typer.echo("stopping", err=True)
-
-
-@contextmanager
-def _errors_on_stderr() -> Iterator[None]:
-    """This project's errors as one line and exit code 2 for settings, 1 for the rest."""
-    try:
-        yield
-    except PolarRayError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
-    except ImportError as error:
-        # Names of this package say themselves what to install.
-        hint = "; install it with: pip install 'polar-ray[pool]'"
-        missing = isinstance(error, ModuleNotFoundError)
-        typer.echo(f"error: {error}{hint if missing else ''}", err=True)
-        raise typer.Exit(2) from None
-    except BrokenPipeError:
-        # Whoever read this has enough. Python's own last flush must not complain of it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    except OSError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None

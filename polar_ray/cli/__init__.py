@@ -1,0 +1,14 @@
+"""The command line, `polar-ray`. Heavy imports happen inside the commands."""
+
+import logging
+
+from polar_ray.cli import evaluation, rescoring, scoring, verification
+from polar_ray.cli.app import cli
+
+__all__ = ["cli", "evaluation", "main", "rescoring", "scoring", "verification"]
+
+
+def main() -> None:
+    """Entry point of the `polar-ray` script."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    cli()

@@ -1,0 +1,79 @@
+"""What every command shares: the application, settings as key=value, errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+
+from polar_ray.config import Config, explain, parse_overrides
+from polar_ray.errors import ConfigError, PolarRayError
+
+cli = typer.Typer(
+    name="polar-ray",
+    help="Score rollouts with a POLAR reward model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+C = TypeVar("C", bound=Config)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings as key=value, such as engine.type=stub.", show_default=False),
+]
+
+
+def parse_config(kind: type[C], values: dict[str, Any], overrides: list[str] | None) -> C:
+    """Settings of one kind from a dict and key=value pairs over it."""
+    try:
+        return kind.model_validate({**values, **parse_overrides(overrides or [])})
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def parse_settings(kind: type[C], given: dict[str, Any], settings: list[str]) -> C:
+    """A YAML file, if the first argument is one, then `given`, then key=value pairs over it."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    if settings and "=" not in settings[0]:
+        path, *settings = settings
+        if not Path(path).is_file():
+            raise ConfigError(f"{path!r} is neither a YAML file nor key=value")
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} must hold settings as key: value")
+    return parse_config(kind, {**values, **given}, settings)
+
+
+@contextmanager
+def errors_on_stderr(extra: str = "pool") -> Iterator[None]:
+    """This project's errors as one line and exit code 2 for settings, 1 for the rest."""
+    try:
+        yield
+    except PolarRayError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
+    except ImportError as error:
+        # Names of this package say themselves what to install.
+        hint = f"; install it with: pip install 'polar-ray[{extra}]'"
+        missing = isinstance(error, ModuleNotFoundError)
+        typer.echo(f"error: {error}{hint if missing else ''}", err=True)
+        raise typer.Exit(2) from None
+    except BrokenPipeError:
+        # Whoever read this has enough. Python's own last flush must not complain of it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except OSError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None

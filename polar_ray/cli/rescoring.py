@@ -1,0 +1,174 @@
+"""`polar-ray rescore`: a dataset of any size into parts with scores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+import typer
+
+from polar_ray.cli.app import cli, errors_on_stderr, parse_settings
+from polar_ray.config import RescoreConfig
+
+WIDEST = 40
+"""Characters of the longest bar of the histogram."""
+
+
+@cli.command()
+def rescore(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", help="parquet, jsonl or Arrow: a file, a glob, a folder or a URI."
+        ),
+    ],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the parts; path or URI.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="A YAML file of settings, then key=value: columns (output=solution), "
+            "num_workers=8 num_gpus=1, engine.type=stub.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint directory; else built-in.")] = None,
+    app_name: Annotated[
+        str | None, typer.Option(help="Score with this running pool of the Ray cluster.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Score with the pool at http://host:port.")
+    ] = None,
+    max_errors: Annotated[
+        int | None, typer.Option(help="Stop once more rows than this have no score.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done; read, but write nothing.")
+    ] = False,
+    tokens_per_s: Annotated[
+        float | None, typer.Option(help="Speed of all workers together, for --dry-run's hours.")
+    ] = None,
+    progress: Annotated[
+        Literal["auto", "json", "none"],
+        typer.Option(help="On stderr: a line for a person, or JSON lines for a machine."),
+    ] = "auto",
+) -> None:
+    """Score every row of a dataset; killed or stopped, the same command goes on where it was.
+
+    Exit codes: 1 the job stopped and can go on, 2 a mistake in the settings.
+    """
+    with errors_on_stderr():
+        options = {
+            "model": model,
+            "app_name": app_name,
+            "address": address,
+            "max_errors": max_errors,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        config = parse_settings(RescoreConfig, given, settings or [])
+        from polar_ray.offline.job import open_input
+        from polar_ray.offline.job import rescore as run
+
+        if dry_run:
+            from polar_ray.offline.estimate import estimate
+
+            _say(estimate(config, open_input(config, source), tokens_per_s), "would be rescored")
+            return
+        try:
+            with _listener(progress) as listen:
+                manifest = run(config, source, out, listen)
+        except KeyboardInterrupt:
+            typer.echo("stopped; the same command goes on where this ended", err=True)
+            raise typer.Exit(130) from None
+        manifest.pop("files")
+        _say(manifest, f"rescored: {out}")
+
+
+@contextmanager
+def _listener(kind: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    if kind == "none":
+        yield lambda event: None
+        return
+    if kind == "json" or not sys.stderr.isatty():
+        import orjson
+
+        yield lambda event: typer.echo(orjson.dumps(event), err=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+
+        def listen(event: dict[str, Any]) -> None:
+            if event["event"] == "progress":
+                bar.update(task, description=describe(event), completed=event["share"])
+            elif event["event"] == "skipped":
+                bar.console.print(f"skipped: {event['reason']}", markup=False)
+
+        yield listen
+
+
+def describe(event: dict[str, Any]) -> str:
+    """A progress event in one line."""
+    total = f"/{event['total_rows']:,}" if event["total_rows"] is not None else ""
+    words = [event["stage"], f"{event['rows']:,}{total} rows"]
+    words.append(f"{event['tokens_per_s']:,.0f} tokens/s")
+    if event["eta_s"] is not None:
+        minutes, seconds = divmod(round(event["eta_s"]), 60)
+        hours, minutes = divmod(minutes, 60)
+        words.append(f"{hours}:{minutes:02}:{seconds:02} left")
+    words += [f"{count:,} {code}" for code, count in event["errors"].items()]
+    return ", ".join(words)
+
+
+def _say(facts: dict[str, Any], title: str) -> None:
+    """A table for a person, JSON for a pipe."""
+    if not sys.stdout.isatty():
+        import orjson
+
+        typer.echo(orjson.dumps(facts, option=orjson.OPT_INDENT_2))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table("", "", title=title, title_justify="left", show_header=False)
+    for name, value in facts.items():
+        if name not in ("histogram", "histogram_bin_width"):
+            shown.add_row(name.replace("_", " "), escape(_cell(value)))
+    console = Console()
+    console.print(shown)
+    for line in histogram(facts):
+        console.print(line, markup=False, highlight=False)
+
+
+def histogram(facts: dict[str, Any]) -> list[str]:
+    """The score histogram of a manifest as lines of text, at most some 20 of them."""
+    counts = {int(number): count for number, count in (facts.get("histogram") or {}).items()}
+    if not counts:
+        return []
+    merged = 1
+    while (max(counts) // merged) - (min(counts) // merged) >= 20:
+        merged *= 2
+    bars: dict[int, int] = {}
+    for number, count in counts.items():
+        bars[number // merged] = bars.get(number // merged, 0) + count
+    width = facts["histogram_bin_width"] * merged
+    most = max(bars.values())
+    lines = []
+    for number in range(min(bars), max(bars) + 1):
+        count = bars.get(number, 0)
+        bar = "#" * -(-count * WIDEST // most)
+        lines.append(f"{number * width:8.2f} .. {(number + 1) * width:8.2f} {count:10,} {bar}")
+    return lines
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {one}" for key, one in value.items()) or "none"
+    if isinstance(value, list):
+        return "\n".join(str(one) for one in value) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

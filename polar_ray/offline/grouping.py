@@ -1,0 +1,167 @@
+"""Locality: records that share prompt and reference brought together, where that pays.
+
+Within a unit the engine finds what records share by itself; what is lost is what they share with
+records of other units. `saving` estimates how much that is, from hashes alone. Where it pays, each
+run of units is written out once as a *spill*, its rows sorted by bucket (a range of group hashes),
+and the work is cut anew from the buckets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polar_ray.offline.places import Place, write_whole
+from polar_ray.planning.shard import row_groups
+
+Hashes = npt.NDArray[np.uint64]
+
+PAYS_FROM = 0.1
+"""Share of the work that grouping must save. Its price is to read the input once or twice more and
+to write it once, which is little beside scoring, but not nothing."""
+
+MOST_KEPT = 200_000
+"""Group hashes that a unit's sample may add; above it, a part of the hashes stands for all."""
+
+UNITS_PER_SPILL = 8
+"""Units that are spilled, and cut from a bucket, together: fewer and larger pieces of spills."""
+
+ERROR = "__polar_ray_error"
+"""Column of spills with the reason of rows that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The groups of one unit: their hashes, and bytes of prompt and reference that each costs."""
+
+    hashes: Hashes
+    stem_bytes: npt.NDArray[np.int64]
+    other_bytes: int
+    """Bytes of outputs, which nobody shares."""
+
+
+def group_hashes(request: pa.Table) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """uint64 [rows]: a hash of prompt, reference and wrapper; and the first row of each group."""
+    codes = row_groups(request)
+    _, first = np.unique(codes, return_index=True)
+    columns = [n for n in ("prompt", "reference", "wrapper") if n in request.column_names]
+    texts = request.select(columns).take(pa.array(first)).to_pylist()
+    values = np.array([_hash(row) for row in texts], dtype=np.uint64)
+    return values[codes] if len(codes) else values, first
+
+
+def _hash(row: dict[str, Any]) -> int:
+    total = blake2b(digest_size=8)
+    for text in row.values():
+        data = (text or "").encode()
+        total.update(len(data).to_bytes(8, "little") + data)
+    return int.from_bytes(total.digest(), "little")
+
+
+def sample(request: pa.Table) -> Sample:
+    """What `saving` needs to know of a unit."""
+    hashes, first = group_hashes(request)
+    prompts, references, outputs = (_bytes(request[n]) for n in ("prompt", "reference", "output"))
+    stems = 2 * prompts[first] + references[first]  # the prompt stands before either response
+    return Sample(hashes[first], stems, int(outputs.sum()))
+
+
+def _bytes(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    lengths = pc.fill_null(pc.binary_length(column), 0)
+    return np.asarray(lengths.to_numpy(), dtype=np.int64)
+
+
+def saving(samples: Iterable[Sample]) -> float:
+    """The share of all bytes that need not be computed once each group is in one place.
+
+    Bounded in memory: hashes are kept while they end in enough zero bits, and stand for the rest.
+    """
+    kept: dict[int, list[int]] = {}
+    divisor, total, stems_now = 1, 0, 0
+    for one in samples:
+        total += int(one.stem_bytes.sum()) + one.other_bytes
+        stems_now += int(one.stem_bytes.sum())
+        chosen = one.hashes % np.uint64(divisor) == 0
+        for key, size in zip(
+            one.hashes[chosen].tolist(), one.stem_bytes[chosen].tolist(), strict=True
+        ):
+            kept.setdefault(key, [0, size])[0] += 1
+        while len(kept) > MOST_KEPT:
+            divisor *= 2
+            kept = {key: value for key, value in kept.items() if key % divisor == 0}
+    again = sum((times - 1) * size for times, size in kept.values())
+    seen = sum(times * size for times, size in kept.values())
+    # The kept groups tell which share of stems is computed again; stems as a whole are known.
+    return (again / seen if seen else 0.0) * stems_now / max(1, total)
+
+
+def most_saving(samples: Iterable[Sample]) -> float:
+    """The share of bytes in prompts and references, each once per unit: no grouping saves more."""
+    stems, total = 0, 0
+    for one in samples:
+        stems += int(one.stem_bytes.sum())
+        total += int(one.stem_bytes.sum()) + one.other_bytes
+    return stems / max(1, total)
+
+
+def num_buckets(rows: int, rows_per_part: int) -> int:
+    """Buckets that hold a handful of parts each."""
+    return max(1, -(-rows // (rows_per_part * UNITS_PER_SPILL)))
+
+
+def bucket_of(hashes: Hashes, count: int) -> npt.NDArray[np.int64]:
+    """int64 [rows]: ranges of hashes, so that sorting by hash sorts by bucket too."""
+    width = np.uint64(min((1 << 64) // count, (1 << 64) - 1))
+    buckets: npt.NDArray[np.int64] = np.minimum(hashes // width, count - 1).astype(np.int64)
+    return buckets
+
+
+def write_spill(
+    where: Place, name: str, rows: pa.Table, request: pa.Table, errors: dict[int, str], count: int
+) -> list[int]:
+    """Writes rows sorted by group, one record batch for each of `count` buckets; their sizes."""
+    hashes, _ = group_hashes(request)
+    order = np.argsort(hashes, kind="stable")
+    sizes = np.bincount(bucket_of(hashes, count), minlength=count)
+    reasons = pa.array([errors.get(i) for i in range(rows.num_rows)], pa.string())
+    table = rows.append_column(ERROR, reasons).take(pa.array(order))
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        at = 0
+        for size in sizes.tolist():
+            piece = table.slice(at, size).combine_chunks().to_batches()
+            writer.write_batch(piece[0] if piece else _empty(table.schema))
+            at += size
+    write_whole(where, name, sink.getvalue())
+    return [int(size) for size in sizes]
+
+
+def _empty(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema)
+
+
+def spill_sizes(where: Place, name: str) -> list[int]:
+    """Rows of each bucket in a spill that an earlier run wrote."""
+    with where.filesystem.open_input_file(where.within(name)) as source:
+        file = pa.ipc.open_file(source)
+        return [file.get_batch(i).num_rows for i in range(file.num_record_batches)]
+
+
+def read_bucket(
+    where: Place, names: Sequence[str], bucket: int
+) -> tuple[pa.Table, list[str | None]]:
+    """The rows of one bucket out of all spills, unsorted, and why some could not be read."""
+    pieces = []
+    for name in names:
+        with where.filesystem.open_input_file(where.within(name)) as source:
+            pieces.append(pa.ipc.open_file(source).get_batch(bucket))
+    table = pa.Table.from_batches(pieces)
+    return table.drop_columns([ERROR]), table[ERROR].to_pylist()

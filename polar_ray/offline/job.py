@@ -1,0 +1,349 @@
+"""The job: what is to be done, what is done already, and the order of the rest.
+
+Whatever ends a run, parts that exist are whole; the next run of the same command counts them and
+does the others. `_manifest.json` is written last: readers that wait for it see all or nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+import orjson
+import pyarrow as pa
+
+from polar_ray.config import RescoreConfig
+from polar_ray.errors import ConfigError, JobStopped
+from polar_ray.offline import grouping
+from polar_ray.offline.columns import Columns, choose
+from polar_ray.offline.crew import Call, Crew, hire
+from polar_ray.offline.identity import JOB, MANIFEST, check_same, fingerprint, identity
+from polar_ray.offline.parts import Written, check_columns, digest_of, read_report
+from polar_ray.offline.places import (
+    InputFile,
+    list_files,
+    names_in,
+    place,
+    read_whole,
+    remove_partial,
+    within_each_other,
+    write_whole,
+)
+from polar_ray.offline.progress import Progress
+from polar_ray.offline.read import Unreadable, extent
+from polar_ray.offline.tally import Tally
+from polar_ray.offline.units import Extent, Unit, cut, cut_buckets
+from polar_ray.offline.work import Job, Problem
+
+Listener = Callable[[dict[str, Any]], None]
+"""Hears of every step as a JSON object with an `event`."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+IO_THREADS = 16
+SPILL = "_spill-"
+
+
+@dataclass(slots=True)
+class Input:
+    """What there is to rescore."""
+
+    source: str
+    files: list[InputFile]
+    extents: list[Extent]
+    schema: pa.Schema
+    columns: Columns
+    skipped: list[Problem]
+
+    @property
+    def rows(self) -> int | None:
+        """Of all files; None where jsonl does not tell."""
+        known = [e.length for e in self.extents if e.file.format != "jsonl"]
+        return sum(known) if len(known) == len(self.extents) else None
+
+    @property
+    def estimated_rows(self) -> int:
+        """The same, with jsonl by its typical line."""
+        kinds = ((e, e.file.format == "jsonl") for e in self.extents)
+        return sum(e.length // e.bytes_per_row if lines else e.length for e, lines in kinds)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(e.file.size_bytes for e in self.extents)
+
+
+@dataclass(slots=True)
+class Layout:
+    """How the work is cut."""
+
+    units: list[Unit]
+    num_buckets: int = 0
+    """Of grouped records; 0 where rows stay as they are."""
+
+
+def open_input(config: RescoreConfig, source: str) -> Input:
+    """Reads what the files hold and finds the columns. Raises `ConfigError`, or `Unreadable` for a
+    damaged file unless the config skips those."""
+    files = list_files(source)
+    filesystem = place(source).filesystem
+
+    def one(file: InputFile) -> tuple[Extent, pa.Schema] | Problem:
+        try:
+            return extent(filesystem, file)
+        except Unreadable as error:
+            return Problem(file.path, str(error))
+
+    found = _parallel(one, files)
+    skipped = [one for one in found if isinstance(one, Problem)]
+    _stop_unless_skipped(config, skipped)
+    good = [one for one in found if not isinstance(one, Problem)]
+    if not good:
+        raise ConfigError(f"none of the files of {source!r} can be read: {skipped[0].reason}")
+    try:
+        schema = pa.unify_schemas([one for _, one in good], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ConfigError(f"the files of {source!r} differ in their columns: {error}") from None
+    given = {name: getattr(config, name) for name in ("prompt", "reference", "output", "wrapper")}
+    columns = choose(schema, given, strip_think=config.strip_think)
+    check_columns(schema, config.prefix)
+    return Input(source, files, [one for one, _ in good], schema, columns, skipped)
+
+
+def rescore(
+    config: RescoreConfig, source: str, out: str, listen: Listener = lambda event: None
+) -> dict[str, Any]:
+    """Rescores a dataset into a folder of parts and returns the manifest.
+
+    Raises `JobStopped` where the job cannot go on but the same command can later.
+    """
+    given = open_input(config, source)
+    where = place(out)
+    if within_each_other(source, out):
+        raise ConfigError(f"what is written to {out!r} would be read as {source!r}; part them")
+    # Mistakes are found before a model is loaded.
+    where.filesystem.create_dir(where.path, recursive=True)
+    crew = hire(config)
+    listen({"event": "loaded", "made_by": crew.made_by})
+    try:
+        return _Run(config, given, out, crew, listen).run()
+    finally:
+        crew.close()
+
+
+class _Run:
+    """One run of a job, from the folder as it is to the manifest."""
+
+    def __init__(
+        self, config: RescoreConfig, given: Input, out: str, crew: Crew, listen: Listener
+    ) -> None:
+        self.config = config
+        self.given = given
+        self.where = place(out)
+        self.crew = crew
+        self.listen = listen
+        self.problems = list(given.skipped)
+        self.written: dict[str, Written] = {}
+        self.identity = identity(config, crew.made_by, given.files, given.schema, given.columns)
+        self.job = Job(
+            source=given.source,
+            out=out,
+            fingerprint=fingerprint(self.identity),
+            made_by=crew.made_by,
+            schema=given.schema,
+            columns=given.columns,
+            prefix=config.prefix,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Everything, in order."""
+        remove_partial(self.where)
+        layout = self._layout()
+        progress = self._resume(layout)
+        missing = [unit for unit in layout.units if unit.part not in self.written]
+        self.listen({"event": "start", "parts": len(layout.units), "missing": len(missing)})
+        self._check_errors(progress.tally)
+        calls = [Call("score", (unit,)) for unit in missing]
+        with closing(self._work(progress, calls)) as results:
+            for call, result in results:
+                if isinstance(result, Problem):
+                    self._skip(result)
+                    continue
+                self.written[result.name] = result
+                progress.add(result.report, call.arguments[0].size_bytes)
+                self._check_errors(progress.tally)
+        return self._finish(layout, progress)
+
+    def _layout(self) -> Layout:
+        """The layout of the folder's job, or a new one, which is then the folder's."""
+        units = cut(self.given.extents, self.config.rows_per_part)
+        stored = read_whole(self.where, JOB)
+        if stored is not None:
+            known = orjson.loads(stored)
+            check_same(known["identity"], self.identity, self.job.out)
+            buckets = int(known["num_buckets"])
+        else:
+            if taken := [name for name in names_in(self.where) if name.endswith(".parquet")]:
+                raise ConfigError(f"{self.job.out} holds other files, such as {taken[0]}")
+            buckets = self._choose_buckets(units)
+            entry = {"identity": self.identity, "num_buckets": buckets}
+            write_whole(self.where, JOB, orjson.dumps(entry, option=orjson.OPT_INDENT_2))
+        if not buckets:
+            return Layout(units)
+        if self._is_finished():
+            # Spills are gone, and so is the need for them.
+            return Layout([], buckets)
+        return self._spilled(units, buckets)
+
+    def _is_finished(self) -> bool:
+        """Whether there is a manifest and all that it lists. One that lists more is taken away."""
+        manifest = read_whole(self.where, MANIFEST)
+        if manifest is None:
+            return False
+        listed = {one["name"] for one in orjson.loads(manifest)["files"]}
+        if listed <= names_in(self.where).keys():
+            return True
+        self.where.filesystem.delete_file(self.where.within(MANIFEST))
+        return False
+
+    def _choose_buckets(self, units: list[Unit]) -> int:
+        """How many buckets to group records into; 0 for as they are."""
+        count = grouping.num_buckets(self.given.estimated_rows, self.config.rows_per_part)
+        if self.config.group == "never" or len(units) < 2:
+            return 0
+        if self.config.group == "always":
+            return count
+        progress = self._progress("measure")
+        first = self._samples(progress, units[:: max(1, len(units) // 16)][:16])
+        # No unit can lose more than what all its prompts and references cost it.
+        most = max_saving = grouping.most_saving(first)
+        if most >= grouping.PAYS_FROM:
+            max_saving = grouping.saving(self._samples(progress, units))
+        self.listen({"event": "grouping", "saving": round(max_saving, 4)})
+        return count if max_saving >= grouping.PAYS_FROM else 0
+
+    def _samples(self, progress: Progress, units: Sequence[Unit]) -> Iterator[grouping.Sample]:
+        for call, result in self._work(progress, [Call("sample", (unit,)) for unit in units]):
+            progress.add(None, call.arguments[0].size_bytes)
+            if isinstance(result, Problem):
+                _stop_unless_skipped(self.config, [result])
+            else:
+                yield result
+
+    def _spilled(self, units: list[Unit], buckets: int) -> Layout:
+        """Writes the spills that are missing and cuts the work from their buckets."""
+        self.job = replace(self.job, num_buckets=buckets)
+        step = grouping.UNITS_PER_SPILL
+        runs = [tuple(units[at : at + step]) for at in range(0, len(units), step)]
+        names = [f"{SPILL}{number:06d}.arrow" for number in range(len(runs))]
+        there = [name for name in names if name in names_in(self.where)]
+        sizes = dict(
+            zip(there, _parallel(lambda n: grouping.spill_sizes(self.where, n), there), strict=True)
+        )
+        progress = self._progress("group")
+        calls = [
+            Call("spill", (name, run))
+            for name, run in zip(names, runs, strict=True)
+            if name not in sizes
+        ]
+        for call, (found, problems) in self._work(progress, calls):
+            for problem in problems:
+                self._skip(problem)
+            name, run = call.arguments
+            sizes[name] = found
+            progress.add(None, sum(unit.size_bytes for unit in run))
+        self.job = replace(self.job, spills=tuple(names))
+        totals = [sum(column) for column in zip(*(sizes[name] for name in names), strict=True)]
+        cut_again = cut_buckets(totals, self.config.rows_per_part, self.given.size_bytes)
+        return Layout(cut_again, buckets)
+
+    def _resume(self, layout: Layout) -> Progress:
+        """Counts the parts that are there."""
+        there = [name for name in sorted(names_in(self.where)) if name.endswith(".parquet")]
+        progress = self._progress("score")
+        sizes = {unit.part: unit.size_bytes for unit in layout.units}
+        on_disk = names_in(self.where)
+
+        def known(name: str) -> Written:
+            report = read_report(self.where, name, self.job.fingerprint)
+            return Written(name, on_disk[name], "", report)
+
+        for one in _parallel(known, there):
+            self.written[one.name] = one
+            progress.resume(one.report, sizes.get(one.name, 0))
+        return progress
+
+    def _progress(self, stage: str) -> Progress:
+        return Progress(stage, self.given.size_bytes, self.given.rows, time.monotonic())
+
+    def _work(
+        self, progress: Progress, calls: Sequence[Call]
+    ) -> Generator[tuple[Call, Any], None, None]:
+        """Does calls and reports; errors of the disk end the run, not the job."""
+        try:
+            with closing(self.crew.work(self.job, calls)) as results:
+                for call, result in results:
+                    yield call, result
+                    self.listen(progress.snapshot(time.monotonic()))
+        except OSError as error:
+            raise JobStopped(f"{error}. Parts that were written stay; run this again") from None
+
+    def _skip(self, problem: Problem) -> None:
+        _stop_unless_skipped(self.config, [problem])
+        self.problems.append(problem)
+        self.listen({"event": "skipped", **asdict(problem)})
+
+    def _check_errors(self, tally: Tally) -> None:
+        most = self.config.max_errors
+        if most is not None and tally.num_errors > most:
+            kinds = ", ".join(f"{n} {code}" for code, n in tally.errors.most_common())
+            raise JobStopped(
+                f"{tally.num_errors} rows without a score, max_errors is {most}: {kinds}. Parts "
+                "that were written stay; run this again with a larger one to go on"
+            )
+
+    def _finish(self, layout: Layout, progress: Progress) -> dict[str, Any]:
+        """Writes the manifest; only now is the output whole."""
+
+        def entry(name: str) -> dict[str, Any]:
+            one = self.written[name]
+            return {
+                "name": name,
+                "rows": one.report.rows,
+                "size_bytes": one.size_bytes,
+                "sha256": one.sha256 or digest_of(self.where, name),
+            }
+
+        summary = {
+            "made_by": self.crew.made_by,
+            "fingerprint": self.job.fingerprint,
+            "grouped": bool(layout.num_buckets),
+            **progress.tally.to_json(),
+            "skipped": [asdict(problem) for problem in self.problems],
+        }
+        manifest = {**summary, "files": _parallel(entry, sorted(self.written))}
+        old = read_whole(self.where, MANIFEST)
+        if old is None or orjson.loads(old).get("files") != manifest["files"]:
+            data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
+            write_whole(self.where, MANIFEST, data)
+        for name in (name for name in names_in(self.where) if name.startswith(SPILL)):
+            self.where.filesystem.delete_file(self.where.within(name))
+        self.listen({**progress.snapshot(time.monotonic()), **summary, "event": "done"})
+        return manifest
+
+
+def _stop_unless_skipped(config: RescoreConfig, problems: Sequence[Problem]) -> None:
+    if problems and config.on_corrupt == "stop":
+        raise JobStopped(
+            f"{problems[0].reason}. Repair or remove it, or go on without it with on_corrupt=skip"
+        )
+
+
+def _parallel(do: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`do` of every item, in order, many at a time: mostly waiting for storage."""
+    with ThreadPoolExecutor(IO_THREADS) as threads:
+        return list(threads.map(do, items))

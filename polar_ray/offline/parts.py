@@ -1,0 +1,86 @@
+"""Parts: the input's rows with their scores, one parquet file for each unit.
+
+A part names the job that it belongs to and carries its own report, so that finding it whole is
+all it takes to know that its unit is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from polar_ray.errors import ConfigError
+from polar_ray.offline.places import Place, write_whole
+from polar_ray.offline.tally import PartReport, report_of
+from polar_ray.records import METADATA_PREFIX, SCORE_SCHEMA, provenance
+
+FINGERPRINT = f"{METADATA_PREFIX}fingerprint"
+REPORT = f"{METADATA_PREFIX}report"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A part as the manifest lists it."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    report: PartReport
+
+
+def write_part(
+    where: Place, name: str, rows: pa.Table, scores: pa.Table, *, fingerprint: str, prefix: str,
+    left_out: frozenset[str] = frozenset(),
+) -> Written:  # fmt: skip
+    """Writes rows beside their scores; the file appears complete or not at all."""
+    report = report_of(scores, left_out)
+    table = rows
+    for column in SCORE_SCHEMA.names:
+        table = table.append_column(prefix + column, scores[column])
+    made = {f"{METADATA_PREFIX}{key}": value for key, value in provenance(scores).items()}
+    metadata = {**made, FINGERPRINT: fingerprint, REPORT: orjson.dumps(asdict(report))}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    data = sink.getvalue()
+    write_whole(where, name, data)
+    return Written(name, data.size, sha256(data).hexdigest(), report)
+
+
+def read_report(where: Place, name: str, fingerprint: str) -> PartReport:
+    """What a part of this job says of itself; `ConfigError` for a file that is none."""
+    try:
+        with where.filesystem.open_input_file(where.within(name)) as source:
+            found: dict[bytes, bytes] = pq.ParquetFile(source).schema_arrow.metadata or {}
+        if found[FINGERPRINT.encode()].decode() != fingerprint:
+            raise ConfigError(f"{where.within(name)} is of another job; clear the folder")
+        return PartReport(**orjson.loads(found[REPORT.encode()]))
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"{where.within(name)} is no part of a job ({error!s:.100}); give another folder"
+        ) from None
+
+
+def digest_of(where: Place, name: str) -> str:
+    """Hex sha256 of a part that an earlier run wrote."""
+    total = sha256()
+    with where.filesystem.open_input_stream(where.within(name)) as source:
+        while chunk := source.read(1 << 22):
+            total.update(chunk)
+    return total.hexdigest()
+
+
+def check_columns(schema: pa.Schema, prefix: str) -> None:
+    """`ConfigError` where scores would take the names of columns that are there already."""
+    taken: list[Any] = [n for n in SCORE_SCHEMA.names if prefix + n in schema.names]
+    if taken:
+        raise ConfigError(
+            f"the input has column(s) {', '.join(prefix + n for n in taken)} already; give the "
+            "scores other names with prefix=NAME_"
+        )

@@ -1,0 +1,187 @@
+"""Where files are: local paths, globs, folders and URIs, and how a file appears there whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs as pafs
+
+from polar_ray.errors import ConfigError
+
+FORMATS = {
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+WILD = re.compile(r"[*?]")
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A file to read, by its path within its filesystem."""
+
+    path: str
+    size_bytes: int
+    modified: str
+    """When, as the filesystem tells it; a change of it is a change of the input."""
+
+    @property
+    def format(self) -> str:
+        """One of the values of `FORMATS`."""
+        return FORMATS[Path(self.path).suffix]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path on a filesystem. Made again in each process from its URI, so only that travels."""
+
+    filesystem: Any
+    path: str
+
+    def within(self, name: str) -> str:
+        """The path of a file in this folder."""
+        return f"{self.path.rstrip('/')}/{name}"
+
+
+def place(uri: str) -> Place:
+    """A local path or a URI. S3, GCS, HDFS and file by Arrow itself, other schemes by fsspec."""
+    scheme, sign, _ = uri.partition("://")
+    if not sign:
+        return Place(pafs.LocalFileSystem(), str(Path(uri).absolute()))
+    try:
+        # A wildcard is no part of a URI; it is put back behind what Arrow makes of the rest.
+        bare = WILD.split(uri)[0]
+        filesystem, path = pafs.FileSystem.from_uri(bare)
+        if not bare.endswith("/"):
+            path = path.rstrip("/")
+        elif not path.endswith("/"):
+            path += "/"
+        return Place(filesystem, path + uri[len(bare) :])
+    except (pa.ArrowException, OSError) as error:
+        if "Unrecognized filesystem type" not in str(error):
+            raise ConfigError(f"{uri!r}: {error}") from None
+    try:
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except ImportError as error:
+        raise ConfigError(f"{scheme}:// needs a package of its own: {error}") from None
+    except ValueError as error:
+        raise ConfigError(f"{uri!r}: {error}") from None
+    return Place(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path)
+
+
+def list_files(uri: str) -> list[InputFile]:
+    """The files of a path, a glob (`**` crosses folders) or a folder, by name.
+
+    In folders, names that begin with `_` or `.` and endings of other formats are left out. Raises
+    `ConfigError` where nothing is left.
+    """
+    where = place(uri)
+    if WILD.search(where.path):
+        base = where.path[: WILD.search(where.path).start()].rpartition("/")[0] or "/"  # type: ignore[union-attr]
+        pattern = re.compile(_translate(where.path))
+        found = [i for i in _walk(where.filesystem, base) if pattern.fullmatch(i.path)]
+    else:
+        info = where.filesystem.get_file_info(where.path)
+        if info.type == pafs.FileType.Directory:
+            found = [
+                i for i in _walk(where.filesystem, where.path) if not _hidden(i.path, where.path)
+            ]
+        else:
+            found = [info] if info.type == pafs.FileType.File else []
+            if found and Path(where.path).suffix not in FORMATS:
+                raise ConfigError(f"{uri!r} ends in none of {', '.join(FORMATS)}")
+    files = [
+        InputFile(info.path, info.size, str(info.mtime_ns or ""))
+        for info in sorted(found, key=lambda info: info.path)
+        if Path(info.path).suffix in FORMATS
+    ]
+    if not files:
+        raise ConfigError(f"no file {uri!r} that ends in one of {', '.join(FORMATS)}")
+    return files
+
+
+def within_each_other(source: str, out: str) -> bool:
+    """Whether what is written to the folder `out` would be read as `source`."""
+    one, other = place(source), place(out)
+    if one.filesystem.type_name != other.filesystem.type_name:
+        return False
+    part = other.within("part-000000.parquet")
+    if WILD.search(one.path):
+        return re.fullmatch(_translate(one.path), part) is not None
+    return part.startswith(one.path.rstrip("/") + "/")
+
+
+def _walk(filesystem: Any, base: str) -> list[Any]:
+    selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
+    return [i for i in filesystem.get_file_info(selector) if i.type == pafs.FileType.File]
+
+
+def _hidden(path: str, base: str) -> bool:
+    inner = path.removeprefix(base).split("/")
+    return any(part[0] in "_." for part in inner if part)
+
+
+def _translate(pattern: str) -> str:
+    kinds = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return "".join(kinds.get(piece, re.escape(piece)) for piece in pieces)
+
+
+def write_whole(where: Place, name: str, data: bytes | pa.Buffer) -> None:
+    """A file that appears complete or not at all, in place of one of that name.
+
+    Local files are written beside, synced and renamed; object stores show an object when its
+    upload ends.
+    """
+    path = where.within(name)
+    if not isinstance(where.filesystem, pafs.LocalFileSystem):
+        with where.filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    folder = os.path.dirname(path)
+    own = f"{os.getpid()}-{threading.get_ident()}"
+    beside = f"{folder}/.{os.path.basename(path)}.{own}{PARTIAL}"
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def read_whole(where: Place, name: str) -> bytes | None:
+    """A small file's bytes; None where there is none."""
+    path = where.within(name)
+    if where.filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with where.filesystem.open_input_stream(path) as stream:
+        data: bytes = stream.read()
+        return data
+
+
+def names_in(where: Place) -> dict[str, int]:
+    """Names and sizes of the files that a folder holds."""
+    selector = pafs.FileSelector(where.path, allow_not_found=True)
+    infos = where.filesystem.get_file_info(selector)
+    return {i.base_name: i.size for i in infos if i.type == pafs.FileType.File}
+
+
+def remove_partial(where: Place) -> None:
+    """Takes away what killed writers left."""
+    for name in names_in(where):
+        if name.startswith(".") and name.endswith(PARTIAL):
+            where.filesystem.delete_file(where.within(name))

@@ -1,0 +1,207 @@
+"""One worker's work: a unit in, a part out. The same for a process, a Ray actor and a thread.
+
+Reading and encoding the next unit goes on while the engine has the one before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from polar_ray.client import Client
+from polar_ray.errors import JobStopped, Overloaded, ReplicaLost, TooLarge
+from polar_ray.offline import grouping
+from polar_ray.offline.columns import Columns
+from polar_ray.offline.parts import Written, write_part
+from polar_ray.offline.places import place
+from polar_ray.offline.read import Reader, Rows, Unreadable
+from polar_ray.offline.units import Unit
+from polar_ray.records import provenance, with_row_errors
+from polar_ray.scorer import Scorer
+
+PROBE = pa.table({"prompt": ["1 + 1"], "reference": ["2"], "output": ["2"]})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that a worker must know besides its scorer; small, and the same for every call."""
+
+    source: str
+    """URI whose filesystem holds the input."""
+
+    out: str
+    fingerprint: str
+    made_by: dict[str, str]
+    """Provenance that every score of the job must have."""
+
+    schema: pa.Schema
+    columns: Columns
+    prefix: str = ""
+    num_buckets: int = 0
+    spills: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A unit whose input cannot be read."""
+
+    what: str
+    reason: str
+
+
+class Scoring(Protocol):
+    """Whoever turns request tables into result tables; calls may come from several threads."""
+
+    made_by: dict[str, str]
+
+    def score(self, request: pa.Table) -> pa.Table: ...
+    def close(self) -> None: ...
+
+
+class OwnScorer:
+    """A scorer in this process: one thread encodes while another has the engine."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self.made_by = scorer.provenance
+        self._encoding, self._engine = Lock(), Lock()
+
+    def score(self, request: pa.Table) -> pa.Table:
+        """See `Scoring`."""
+        with self._encoding:
+            encoded = self._scorer.encode(request)
+        with self._engine:
+            forwarded = self._scorer.forward(encoded)
+        return self._scorer.results(request, encoded, forwarded)
+
+    def close(self) -> None:
+        """Lets go of the model."""
+        self._scorer.close()
+
+
+@dataclass(slots=True)
+class RunningPool:
+    """A pool over its client. What may pass is tried again; what is too large is halved."""
+
+    client: Client
+    made_by: dict[str, str] = field(init=False)
+    tries: int = 8
+    pause_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.made_by = provenance(self.score(PROBE))
+
+    def score(self, request: pa.Table) -> pa.Table:
+        """See `Scoring`."""
+        for left in range(self.tries, 0, -1):
+            try:
+                return self.client.score_table(request)
+            except TooLarge:
+                half = request.num_rows // 2
+                if half == 0:
+                    raise
+                parts = [self.score(request.slice(0, half)), self.score(request.slice(half))]
+                return pa.concat_tables(parts)
+            except (Overloaded, ReplicaLost) as error:
+                if left == 1:
+                    raise
+                wait = error.retry_after_s if isinstance(error, Overloaded) else self.pause_s
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Closes connections."""
+        self.client.close()
+
+
+class Worker:
+    """Does the calls of a job. Every method may be called from several threads."""
+
+    def __init__(self, scoring: Scoring, job: Job) -> None:
+        self.job = job
+        self._scoring = scoring
+        self._source = place(job.source).filesystem
+        self._out = place(job.out)
+        self._reader = Reader(self._source, job.schema)
+        self._reading = Lock()
+        self._bucket = -1
+        self._sorted = Rows(job.schema.empty_table(), {})
+
+    def score(self, unit: Unit) -> Written | Problem:
+        """Writes the part of a unit."""
+        try:
+            rows = self._read(unit)
+        except Unreadable as error:
+            return Problem(str(unit), str(error))
+        mapped = self.job.columns.apply(rows.table)
+        scores = self._scoring.score(mapped.table)
+        if (made_by := provenance(scores)) != self.job.made_by:
+            raise JobStopped(
+                f"the scorer changed while the job ran: {self.job.made_by} became {made_by}"
+            )
+        scores = with_row_errors(scores, {**mapped.errors, **rows.errors})
+        return write_part(
+            self._out,
+            unit.part,
+            rows.table,
+            scores,
+            fingerprint=self.job.fingerprint,
+            prefix=self.job.prefix,
+            left_out=rows.left_out,
+        )
+
+    def sample(self, unit: Unit) -> grouping.Sample | Problem:
+        """The groups of a unit."""
+        try:
+            rows = self._read(unit)
+        except Unreadable as error:
+            return Problem(str(unit), str(error))
+        return grouping.sample(self.job.columns.apply(rows.table).table)
+
+    def spill(self, name: str, units: Sequence[Unit]) -> tuple[list[int], list[Problem]]:
+        """Writes the rows of some units sorted by bucket; the sizes of the buckets."""
+        tables = [self.job.schema.empty_table()]
+        errors: dict[int, str] = {}
+        problems: list[Problem] = []
+        at = 0
+        for unit in units:
+            try:
+                rows = self._read(unit)
+            except Unreadable as error:
+                problems.append(Problem(str(unit), str(error)))
+                continue
+            tables.append(rows.table)
+            errors |= {at + i: reason for i, reason in rows.errors.items()}
+            at += rows.table.num_rows
+        table = pa.concat_tables(tables).combine_chunks()
+        request = self.job.columns.apply(table).table
+        sizes = grouping.write_spill(self._out, name, table, request, errors, self.job.num_buckets)
+        return sizes, problems
+
+    def _read(self, unit: Unit) -> Rows:
+        with self._reading:
+            if unit.path is not None:
+                return self._reader.read(unit)
+            if self._bucket != unit.bucket:
+                self._sorted = self._sort(unit.bucket)
+                self._bucket = unit.bucket
+            table = self._sorted.table.slice(unit.start, unit.stop - unit.start)
+            errors = {
+                i - unit.start: reason
+                for i, reason in self._sorted.errors.items()
+                if unit.start <= i < unit.stop
+            }
+            return Rows(table, errors)
+
+    def _sort(self, bucket: int) -> Rows:
+        table, reasons = grouping.read_bucket(self._out, self.job.spills, bucket)
+        hashes, _ = grouping.group_hashes(self.job.columns.apply(table).table)
+        order = np.argsort(hashes, kind="stable")
+        errors = {i: r for i, at in enumerate(order) if (r := reasons[at]) is not None}
+        return Rows(table.take(pa.array(order)), errors)

@@ -1,0 +1,117 @@
+"""What is wrong with a server's scores, named. Pure: scores in, words out.
+
+Every known fault has a form of its own, so that the true scores of a few short sequences tell which
+it is: what the faulty server should answer is computed here and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polar_ray.engine.protocol import Scores
+
+SHORT = 16
+"""Tokens within which a wrong rotary table shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A form that wrong scores can have, and what to do about it."""
+
+    name: str
+    scores: Scores
+    """float32 [cases], what a server with this fault answers."""
+
+    remedy: str
+
+
+def known_faults(truth: Scores, others: Mapping[str, Scores]) -> list[Fault]:
+    """Faults to look for. `others` has the true scores of altered sequences: "unrotated" (no
+    position is known), "unended" (without the reward token), "first" (the first token alone), and
+    "doubled" (with BOS twice)."""
+    squashed = (1 / (1 + np.exp(-truth.astype(np.float64)))).astype(np.float32)
+    return [
+        Fault("squashed by a sigmoid", squashed, 'send "use_activation": false with each request'),
+        Fault(
+            "squashed by a softmax", np.ones_like(truth), 'send "use_activation": false, or "raw"'
+        ),
+        Fault(
+            "normalised", np.sign(truth), "turn normalisation of embeddings off: all scores are +-1"
+        ),
+        Fault(
+            "wrong rotary table: no position is turned",
+            others["unrotated"],
+            "the rotary table is empty (transformers 5 leaves a remote model's uninitialised); use "
+            "a server that builds it from the config",
+        ),
+        Fault(
+            "read one token too early",
+            others["unended"],
+            "the reward token at the end is lost: send token ids that end with it",
+        ),
+        Fault("read at the first token", others["first"], "pooling must take the last token"),
+        Fault(
+            "wrong token ids: BOS stands there twice",
+            others["doubled"],
+            "the server adds BOS to ids that begin with it; turn special tokens off",
+        ),
+        Fault("of the other sign", -truth, "the head's sign is turned somewhere on the way"),
+    ]
+
+
+def diagnose(
+    found: Scores,
+    truth: Scores,
+    faults: Sequence[Fault],
+    lengths: Sequence[int],
+    *,
+    tolerance: float,
+    again: Scores | None = None,
+) -> str | None:
+    """None if the scores are true within `tolerance`, else one sentence that names the fault.
+
+    `lengths` are the tokens of each case; a single token needs no rotary table. `again` are the
+    answers to the same questions asked a second time.
+    """
+    if not np.isfinite(found).all():
+        return f"{int((~np.isfinite(found)).sum())} of {len(found)} scores are not finite"
+    if again is not None and np.abs(found - again).max() > tolerance:
+        return (
+            f"not repeatable: the same sequence differs by {np.abs(found - again).max():.3g} when "
+            "asked again; memory that nobody wrote (a rotary table?) is being read"
+        )
+    if _near(found, truth, tolerance):
+        return None
+    for fault in faults:
+        # A fault that looks like the truth on these cases explains nothing.
+        if _near(found, fault.scores, tolerance) and not _near(fault.scores, truth, tolerance):
+            return f"{fault.name}; {fault.remedy}"
+    if np.ptp(found) <= tolerance < np.ptp(truth):
+        return f"every sequence gets {found[0]:.4g}: the input does not reach the model"
+    wrong = np.abs(found - truth) > tolerance
+    size = f"{int(wrong.sum())} of {len(found)} scores are off, by up to {_worst(found, truth):.3g}"
+    counts = np.array(lengths)
+    shortest = int(counts[wrong].min())
+    if shortest > SHORT and not wrong[counts < shortest].any():
+        return (
+            f"{size}, all of {shortest} tokens or more: a shorter window, or another rope_scaling"
+        )
+    if (counts == 1).any() and not wrong[counts == 1].any():
+        return (
+            f"wrong rotary table: {size}, but single tokens, which need none, are right; check "
+            "rope_theta and rope_scaling, and that the table is initialised"
+        )
+    if np.ptp(found) > 0 < np.ptp(truth) and np.corrcoef(found, truth)[0, 1] > 0.99:
+        return f"{size}, but in the right order: scaled, or rounded to a coarser type than allowed"
+    return f"{size}: other weights, or another model"
+
+
+def _near(one: Scores, other: Scores, tolerance: float) -> bool:
+    return _worst(one, other) <= tolerance
+
+
+def _worst(one: Scores, other: Scores) -> float:
+    return float(np.abs(one - other).max())

@@ -1,0 +1,119 @@
+"""The same scores, however a checkpoint is run: in packs or alone, here or by transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from polar_ray.engine import Engine
+from polar_ray.engine.protocol import Scores
+from polar_ray.model import ModelConfig, load_config
+from polar_ray.planning import Ids, build_pack, pack
+from polar_ray.records import to_batch
+from polar_ray.scorer import Scorer
+from polar_ray.verify.check import Check, Failed, Skip, check
+from polar_ray.verify.reference import LlamaReference
+from polar_ray.verify.samples import POLAR_7B, RECORDS, is_polar_7b, random_ids
+
+LENGTHS = [1, 2, 3, 7, 16, 33, 64, 129]
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.15, "float16": 0.05, "int8": 1.0, "fp8": 1.0}
+"""Largest difference to float32 that a dtype is forgiven, on scores some ten apart."""
+
+REPEATED = 1e-5
+"""How far a score may move with its neighbours in float32; in other dtypes as in `TOLERANCES`."""
+
+Score = Callable[[Sequence[Ids]], Scores]
+
+
+def alone(engine: Engine, *, rotate: bool = True) -> Score:
+    """Scores one record a forward; without `rotate`, as if no token knew its position."""
+
+    def one(ids: Ids) -> np.float32:
+        single = build_pack([ids], [-1], [0])
+        if not rotate:
+            single = replace(single, positions=np.zeros_like(single.positions))
+        return np.float32(engine.submit(single).result()[0])
+
+    return lambda ids: np.array([one(record) for record in ids], dtype=np.float32)
+
+
+def parity_checks(scorer: Scorer, folder: Path, golden: Path | None) -> Iterator[Check]:
+    """Of a scorer that has loaded `folder`."""
+    config = load_config(folder)
+    ids = random_ids(config, LENGTHS)
+    tolerance = TOLERANCES[scorer.info.dtype]
+    yield check("known answers", lambda: _known(scorer.engine, golden, tolerance))
+    yield check("published examples", lambda: _published(scorer, folder.name, config))
+    yield check("native = transformers", lambda: _transformers(scorer.engine, folder, ids))
+    yield check("batch invariance", lambda: _invariance(scorer, tolerance))
+    yield check("repeated", lambda: _repeated(scorer.engine, ids))
+
+
+def _known(engine: Engine, golden: Path | None, tolerance: float) -> str:
+    if golden is None:
+        raise Skip('no file given; --golden FILE with {"cases": [{"input_ids", "reward"}]}')
+    cases = json.loads(golden.read_text(encoding="utf-8"))["cases"]
+    ids = [np.array(case["input_ids"], dtype=np.int32) for case in cases]
+    expected = np.array([case["reward"] for case in cases], dtype=np.float32)
+    return f"{len(cases)} cases, {_compare(alone(engine)(ids), expected, tolerance)}"
+
+
+def _published(scorer: Scorer, name: str, config: ModelConfig) -> str:
+    if not is_polar_7b(name, config):
+        raise Skip("not the published POLAR-7B, or not by its name")
+    table = scorer.score([one.record for one in POLAR_7B])
+    found = np.array(table["score"].to_pylist(), dtype=np.float32)
+    expected = np.array([one.score for one in POLAR_7B], dtype=np.float32)
+    if (np.argsort(found) != np.argsort(expected)).any():
+        raise Failed(f"another order than on the model card: {found} for {expected}")
+    return _compare(found, expected, 0.15)
+
+
+def _transformers(engine: Engine, folder: Path, ids: list[Ids]) -> str:
+    if engine.name != "native":
+        raise Skip(f"the {engine.name} engine has no network")
+    tolerance = TOLERANCES[engine.info.dtype]
+    expected = LlamaReference(folder).score(ids)
+    return f"{len(ids)} sequences, {_compare(alone(engine)(ids), expected, tolerance)}"
+
+
+def _invariance(scorer: Scorer, tolerance: float) -> str:
+    """Together, alone, backwards and in small packs."""
+    encoded = scorer.encode(to_batch(RECORDS).table)
+    ids = [one.ids for one in encoded if one.error is None]
+    expected = alone(scorer.engine)(ids)
+    worst = 0.0
+    bound = REPEATED if scorer.info.dtype == "float32" else tolerance
+    for max_tokens in (64, 100_000):
+        for order in (np.arange(len(ids)), np.arange(len(ids))[::-1]):
+            chosen = [ids[i] for i in order]
+            limit = scorer.info.scaled_above
+            kinds = [len(i) if limit is not None and len(i) > limit else 0 for i in chosen]
+            found = np.full(len(ids), np.nan, dtype=np.float32)
+            for one in pack(chosen, max_tokens=max_tokens, kinds=kinds):
+                found[order[one.records]] = scorer.engine.submit(one).result()
+            _compare(found, expected, bound)
+            worst = max(worst, float(np.abs(found - expected).max()))
+    return f"{len(ids)} records in 4 arrangements, largest difference {worst:.1g}"
+
+
+def _repeated(engine: Engine, ids: list[Ids]) -> str:
+    first, again = alone(engine)(ids), alone(engine)(ids)
+    if not np.array_equal(first, again):
+        raise Failed(f"differs by {np.abs(first - again).max():.2g} from itself")
+    return "the same to the last bit"
+
+
+def _compare(found: Scores, expected: Scores, tolerance: float) -> str:
+    worst = float(np.abs(found - expected).max())
+    if not worst <= tolerance:
+        at = int(np.nanargmax(np.abs(found - expected))) if np.isfinite(worst) else 0
+        raise Failed(
+            f"largest difference {worst:.3g}, allowed {tolerance:g}: "
+            f"{found[at]:.4f} for {expected[at]:.4f}"
+        )
+    return f"largest difference {worst:.1g}"

@@ -1,0 +1,188 @@
+"""From files to tables, JSON and one self-contained page, by the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from examples import GROUPS
+from typer.testing import CliRunner, Result
+
+from polar_ray.cli import cli
+from polar_ray.errors import ConfigError, RecordError
+from polar_ray.evaluate import read
+from polar_ray.evaluate.estimate import Estimate
+from polar_ray.evaluate.figures import to_svg
+from polar_ray.evaluate.html import to_html
+from polar_ray.evaluate.report import Bars, Histogram, Lines, Report, Scatter, Table
+from polar_ray.scorer import Scorer
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["eval", *map(str, arguments)])
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    messages = [{"role": "user", "content": "Add 12 and 24."}]
+    rows = [
+        {"prompt": messages, "reference": "36", "chosen": "36", "rejected": "no", "category": "a"},
+        {"prompt": messages, "reference": "36", "chosen": "36", "rejected": "12", "category": "b"},
+        {"prompt": messages, "reference": "36", "chosen": "3", "rejected": "36", "category": "b"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    path = tmp_path / "labelled.parquet"
+    table = pa.table(
+        {
+            "group": ["x", "x", "x", "y", "y"],
+            "score": [3.0, 1.0, None, 2.0, 5.0],
+            "correct": [True, False, True, True, False],
+        }
+    )
+    pq.write_table(table, path)
+    return path
+
+
+def test_preference_files_are_scored_on_the_way(
+    pairs: Path, tiny_dir: Path, scorer: Scorer
+) -> None:
+    done = run("preferences", pairs, "--model", tiny_dir)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    sides = []
+    for side in ("chosen", "rejected"):
+        records = [{k: r[k] for k in ("prompt", "reference")} | {"output": r[side]} for r in rows]
+        sides.append(np.array(scorer.score(records)["score"].to_pylist()))
+    assert said["figures"]["accuracy"]["value"] == pytest.approx((sides[0] > sides[1]).mean())
+    assert said["figures"]["by_category"]["b"]["count"] == 2
+    assert said["facts"]["model_digest"] == scorer.provenance["model_digest"]
+
+
+def test_preference_files_with_scores_need_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "scored.parquet"
+    pq.write_table(pa.table({"chosen_score": [1.0, 2.0], "rejected_score": [0.0, None]}), path)
+    figures = json.loads(run("preferences", path).stdout)["figures"]
+    assert figures["accuracy"]["value"] == 1.0
+    assert figures["unscored"] == 1
+    assert figures["prefers_longer"] is None
+
+
+def test_groups_with_labels_without_and_without_scores(
+    labelled: Path, tmp_path: Path, tiny_dir: Path
+) -> None:
+    figures = json.loads(run("groups", labelled, "--group", "group").stdout)["figures"]
+    assert figures["pairwise"]["value"] == 0.5
+    assert figures["unscored"] == 1
+    spread = run("groups", labelled, "--group", "group", "--label", "none")
+    assert json.loads(spread.stdout)["figures"]["mean standard deviation within groups"] == 1.25
+    bare = tmp_path / "bare.parquet"
+    pq.write_table(pa.Table.from_pylist(GROUPS).append_column("correct", [[1] * 12]), bare)
+    done = run("groups", bare, "--model", tiny_dir, "engine.type=stub")
+    assert json.loads(done.stdout)["figures"]["groups"] == 4
+
+
+def test_agreement_matches_rows_by_order_or_by_key(labelled: Path, tmp_path: Path) -> None:
+    table = pq.read_table(labelled).append_column("id", [["a", "b", "c", "d", "e"]])
+    one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
+    pq.write_table(table, one)
+    backwards = table.take([4, 3, 2, 1, 0])
+    pq.write_table(backwards.rename_columns(["group", "s", "c", "id"]), other)
+    keyed = json.loads(
+        run("agreement", one, other, "--key", "id", "--other-score", "s", "--group", "group").stdout
+    )
+    assert keyed["figures"]["pearson"] == pytest.approx(1.0)
+    assert keyed["figures"]["top1"]["value"] == 1.0
+    by_order = json.loads(run("agreement", one, other, "--other-score", "s").stdout)
+    assert by_order["figures"]["pearson"] == pytest.approx(3 / 7)
+    assert by_order["figures"]["top1"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["groups", "absent.parquet"], "no file"),
+        (["groups", "{labelled}"], "no column prompt, reference to group by"),
+        (["groups", "{labelled}", "--group", "group", "--label", "score"], "in every row"),
+        (["groups", "{labelled}", "--group", "group", "--score", "correct"], "not scores"),
+        (["preferences", "{labelled}"], "to make them from"),
+        (["agreement", "{labelled}", "{labelled}", "--key", "group"], "each once"),
+        (["agreement", "{labelled}", "{labelled}", "--key", "id"], "no column 'id'"),
+    ],
+)
+def test_mistakes_are_one_line(labelled: Path, arguments: list[str], message: str) -> None:
+    done = run(*[argument.format(labelled=labelled) for argument in arguments])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_folders_are_read_without_their_notes(tmp_path: Path) -> None:
+    for number in range(2):
+        pq.write_table(pa.table({"score": [float(number)]}), tmp_path / f"part-{number}.parquet")
+    (tmp_path / "_manifest.json").write_text("{}")
+    assert read.load(str(tmp_path))["score"].to_pylist() == [0.0, 1.0]
+    with pytest.raises(ConfigError, match="no column x"):
+        read.load(str(tmp_path / "part-*.parquet"), ["x"])
+    (tmp_path / "part-2.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(RecordError, match="cannot be read"):
+        read.load(str(tmp_path))
+
+
+def test_groups_are_named_by_several_columns_and_messages(tmp_path: Path) -> None:
+    table = pa.table(
+        {"p": [[{"content": "a"}], [{"content": "a"}], None], "r": ["x", "y", "y"]},
+    )
+    assert len(set(read.names(table, ["p", "r"]))) == 3
+    assert read.names(table, ["p"])[0] == read.names(table, ["p"])[1]
+    assert read.text_lengths(table, "p").tolist() == [1, 1, 0]
+
+
+def test_a_page_needs_nothing_else_and_escapes_what_it_shows(labelled: Path) -> None:
+    page = labelled.with_suffix(".html")
+    done = run("groups", labelled, "--group", "group", "--html", page, "--title", "<b>&")
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    assert "<title>&lt;b&gt;&amp;</title>" in text
+    assert "prefers-color-scheme: dark" in text
+    assert not re.findall(r"(?:src|href)=[\"'](?!#)", text)
+    assert "<script" not in text
+    assert len(re.findall(r"<svg ", text)) == 2
+
+
+@pytest.mark.parametrize(
+    "plot",
+    [
+        Histogram("h", "x", {"a": np.array([1.0, 2.0]), "b": np.array([])}),
+        Histogram("one value", "x", {"a": np.array([1.0])}),
+        Histogram("nothing", "x", {"a": np.array([])}),
+        Bars("b", "x", {"a": Estimate(0.5, 0.4, 0.6, 9), "b": Estimate(np.nan, 0, 0, 0)}),
+        Lines("l", "x", "y", [1, 2, 4], {"a": [0.1, 0.2, 0.3]}),
+        Scatter("s", "x", "y", np.arange(20000.0), np.arange(20000.0)),
+    ],
+    ids=lambda plot: plot.title,
+)
+def test_plots_are_svg_in_the_pages_colours(plot: object) -> None:
+    svg = to_svg(plot)  # type: ignore[arg-type]
+    ElementTree.fromstring(svg)
+    assert "var(--ink)" in svg
+    assert len(svg) < 2_000_000
+    assert svg == to_svg(plot)  # type: ignore[arg-type]
+
+
+def test_figures_that_do_not_exist_are_null() -> None:
+    report = Report("t", {}, {"a": np.nan, "b": [np.inf, 1.0]}, [Table("t", ("a",), [("b",)])])
+    assert report.to_json()["figures"] == {"a": None, "b": [None, 1.0]}
+    assert "<td>b</td>" in to_html("t", [report])

@@ -1,0 +1,141 @@
+"""Twenty SIGKILLs of drivers and workers: every row once, every file whole. `pytest -m chaos -s`"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from processes import MARK, kill, marked, titled
+
+ROWS = 200_000
+KILLS = 20
+ROWS_PER_PART = 1000
+WORKERS = 2
+IN_FLIGHT = 3
+COMMAND = [sys.executable, "-c", "from polar_ray.cli import main; main()", "rescore"]
+
+
+class Driver:
+    """`polar-ray rescore` in a process of its own, and all that it starts."""
+
+    def __init__(self, source: Path, out: Path) -> None:
+        self.mark = uuid4().hex
+        settings = {
+            "engine.type": "stub",
+            "engine.seconds_per_token": 4e-6,
+            "num_workers": WORKERS,
+            "num_cpus": 0.1,
+            "in_flight": IN_FLIGHT,
+            "rows_per_part": ROWS_PER_PART,
+            "group": "never",
+        }
+        pairs = [f"{key}={value}" for key, value in settings.items()]
+        self.process = subprocess.Popen(
+            [*COMMAND, str(source), str(out), *pairs, "--progress", "none"],
+            env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def workers(self) -> list[int]:
+        """Process ids of its scoring actors."""
+        return sorted(set(titled()) & set(marked(self.mark)))
+
+    def die(self) -> None:
+        """The driver alone is killed; what it leaves behind gets a moment, then the same."""
+        self.process.kill()
+        self.process.wait()
+        time.sleep(random.random())
+        while left := marked(self.mark):
+            kill(*left)
+            time.sleep(0.1)
+
+
+def parts(out: Path) -> dict[str, int]:
+    """Names of parts and when they were written, each of them read whole."""
+    found = {}
+    for path in out.glob("*.parquet"):
+        pq.read_table(path)
+        found[path.name] = path.stat().st_mtime_ns
+    return found
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    random.seed(0)
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for number in range(10):
+        first = number * ROWS // 10
+        rows = range(first, first + ROWS // 10)
+        table = pa.table(
+            {
+                "prompt": [f"What is {n // 8} + 1?" for n in rows],
+                "reference": [str(n // 8 + 1) for n in rows],
+                "output": [f"It is {n}." for n in rows],
+                "n": list(rows),
+            }
+        )
+        pq.write_table(table, source / f"{number}.parquet", row_group_size=4096)
+
+    killed: Counter[str] = Counter()
+    seen: dict[str, int] = {}
+    driver = Driver(source, out)
+    try:
+        while killed.total() < KILLS:
+            before = len(seen)
+            while len(parts(out)) <= before and driver.process.poll() is None:
+                time.sleep(0.05)
+            time.sleep(random.uniform(0, 0.5))
+            assert driver.process.poll() is None, f"done or failed after {killed}"
+            workers = driver.workers()
+            if workers and random.random() < 0.5:
+                kill(random.choice(workers))
+                killed["worker"] += 1
+            else:
+                driver.die()
+                killed["driver"] += 1
+                driver = Driver(source, out)
+            now = parts(out)
+            # What was there once is there still, and was not written again.
+            assert seen.items() <= now.items()
+            assert not (out / "_manifest.json").exists()
+            seen = now
+        committed = len(seen)
+        assert driver.process.wait() == 0, driver.process.stderr and driver.process.stderr.read()
+    finally:
+        driver.die()
+
+    assert seen.items() <= parts(out).items()
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("*.parquet"))])
+    found = np.bincount(table["n"].to_numpy(), minlength=ROWS)
+    manifest = orjson.loads((out / "_manifest.json").read_bytes())
+    said = {
+        "rows": ROWS,
+        "killed": dict(killed),
+        "lost": int((found == 0).sum()),
+        "duplicated": int((found > 1).sum()),
+        "without_score": table["score"].null_count,
+        "parts_there_at_the_last_kill": committed,
+        "most_rows_redone_for_each_kill": ROWS_PER_PART * IN_FLIGHT * WORKERS,
+    }
+    sys.stdout.write(orjson.dumps(said).decode() + "\n")
+    assert (said["lost"], said["duplicated"], said["without_score"]) == (0, 0, 0)
+    assert manifest["rows"] == ROWS
+    assert {path.name for path in out.iterdir()} == {
+        "_job.json",
+        "_manifest.json",
+        *(one["name"] for one in manifest["files"]),
+    }

@@ -1,0 +1,53 @@
+"""Finding the scoring actors of one test among all processes of a machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+TITLE = b"ray::ScoringActor"
+MARK = "POLAR_RAY_TEST_MARK"
+"""Environment variable that a test gives to the processes that it starts."""
+
+
+def titled(title: bytes = TITLE) -> list[int]:
+    """Ids of processes by their title, which Ray sets for actors."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().startswith(title):
+                found.append(int(path.parent.name))
+    return found
+
+
+def below(pid: int, ancestor: int) -> bool:
+    """Whether a process descends from another."""
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return False
+        pid = int(stat.rpartition(")")[2].split()[1])
+    return False
+
+
+def marked(mark: str) -> list[int]:
+    """Ids of processes whose environment carries a mark, their parents dead or alive."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if wanted in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def kill(*pids: int) -> None:
+    """SIGKILL, for those that still live."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,119 @@
+"""`polar-ray rescore` as people and programs run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from examples import GROUPS
+from typer.testing import CliRunner, Result
+
+from polar_ray.cli import cli
+from polar_ray.cli.rescoring import describe, histogram
+
+TABLE = pa.Table.from_pylist(
+    [{"q": r["prompt"], "truth": {"text": r["reference"]}, "output": r["output"]} for r in GROUPS]
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    pq.write_table(TABLE, tmp_path / "in.parquet")
+    return tmp_path / "in.parquet"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["rescore", *map(str, arguments)])
+
+
+def test_a_dataset_becomes_parts_and_two_kinds_of_words(
+    source: Path, tmp_path: Path, tiny_dir: Path
+) -> None:
+    settings = ("prompt=q", "reference=truth.text", "engine.type=stub", "rows_per_part=5")
+    done = run(source, tmp_path / "out", *settings, "--model", tiny_dir)
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    assert (summary["rows"], summary["num_errors"]) == (12, 0)
+    assert sum(summary["histogram"].values()) == 12
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds.index("grouping") < kinds.index("start") < kinds.index("done")
+    assert events[-1]["event"] == "done"
+    assert events[-1]["rows"] == 12
+    assert len(list((tmp_path / "out").glob("part-*"))) == 3
+
+
+def test_settings_may_stand_in_a_file(source: Path, tmp_path: Path, tiny_dir: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        f"prompt: q\nreference: truth.text\nmodel: {tiny_dir}\nengine: {{type: stub}}\n"
+    )
+    done = run(source, tmp_path / "out", path, "prefix=a_", "--progress", "none")
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    assert "a_score" in pq.read_table(tmp_path / "out" / "part-000000.parquet").column_names
+
+
+def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path, tiny_dir: Path) -> None:
+    columns = ("prompt=q", "reference=truth.text", "--model", tiny_dir)
+    done = run(source, tmp_path / "out", *columns, "--dry-run", "--tokens-per-s", "10")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert (said["rows"], said["sampled_rows"], said["parts"]) == (12, 12, 1)
+    assert 0 < said["tokens_after_sharing"] < said["tokens"]
+    assert said["hours"] == pytest.approx(said["tokens"] / 36000, abs=1e-3)
+    assert said["columns"]["reference"] == "truth.text"
+    assert not (tmp_path / "out").exists()
+    pooled = run(source, "out", *columns[:2], "--dry-run", "--address", "http://x")
+    assert "tokens" not in json.loads(pooled.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["absent", "out"], 2, "no file 'absent'"),
+        (["{source}", "out"], 2, "which column is the prompt?"),
+        (["{source}", "out", "prompt=q"], 2, "which column is the reference?"),
+        (["{source}", "{folder}", "prompt=q", "reference=q"], 2, "holds other files"),
+        (["{source}", "out", "rows=3"], 2, "rows='3': no such setting"),
+        (["{source}", "/proc/x", "prompt=q", "reference=q"], 1, "/proc/x"),
+        (["{source}", "out", "--address", "x", "--app-name", "y"], 2, "are two pools"),
+        (["{source}", "out", "prompt=q", "reference=q", "--address", "http://[::1]:9"], 1, "reach"),
+    ],
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
+def test_mistakes_are_one_line_and_a_code(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str],
+    code: int, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    given = [one.format(source=source, folder=source.parent) for one in arguments]
+    done = run(*given)
+    assert done.exit_code == code, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_persons_progress_is_one_line() -> None:
+    event = {
+        "stage": "score",
+        "rows": 12000,
+        "total_rows": 50000,
+        "tokens_per_s": 1234.5,
+        "eta_s": 3725.0,
+        "errors": {"null_field": 3},
+    }
+    words = "score, 12,000/50,000 rows, 1,234 tokens/s, 1:02:05 left, 3 null_field"
+    assert describe(event) == words
+    assert "left" not in describe({**event, "eta_s": None})
+
+
+def test_the_histogram_is_some_lines_however_wide_the_scores() -> None:
+    facts = {"histogram": {"-400": 1, "0": 50, "3": 100}, "histogram_bin_width": 0.25}
+    lines = histogram(facts)
+    assert 2 <= len(lines) <= 21
+    assert lines[-1].split()[-2:] == ["150", "#" * 40]
+    assert histogram({"histogram": {}}) == []

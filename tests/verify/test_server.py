@@ -1,0 +1,224 @@
+"""`polar-ray verify MODEL --server URL`: what is wrong with a server is named."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from polar_ray.cli import cli
+from polar_ray.config import NativeEngineConfig, ScorerConfig
+from polar_ray.encoding import load_tokenizer
+from polar_ray.encoding.template import REWARD_TOKEN, SEPARATOR
+from polar_ray.engine.native import NativeEngine
+from polar_ray.engine.protocol import Scores
+from polar_ray.planning import Ids
+from polar_ray.scorer import Scorer
+from polar_ray.verify.diagnosis import diagnose, known_faults
+from polar_ray.verify.parity import alone
+
+Score = Callable[[list[Ids]], Scores]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_dir: Path) -> NativeEngine:
+    return NativeEngine(NativeEngineConfig(), tiny_dir)
+
+
+class Server:
+    """A server of a kind, whose scores are `truth` after `fault`."""
+
+    def __init__(self, kind: str, model_dir: Path, truth: Score, splits: bool = False) -> None:
+        self.kind, self.truth, self.splits = kind, truth, splits
+        self.tokenizer = load_tokenizer(model_dir)
+        self.reward_id = Scorer(ScorerConfig(model=str(model_dir))).info.reward_id
+        self.fault: Callable[[Scores, bool], Scores] = lambda scores, activated: scores
+
+    def ids(self, one: Any) -> Ids:
+        if not isinstance(one, str):
+            return np.array(one, dtype=np.int32)
+        t = self.tokenizer
+        if self.splits:
+            return np.array([t.bos_id, *t.encode(one)], dtype=np.int32)
+        first, second = one.removesuffix(REWARD_TOKEN).split(SEPARATOR)
+        halves = [*t.encode(first), t.control_id(SEPARATOR), *t.encode(second)]
+        return np.array([t.bos_id, *halves, self.reward_id], dtype=np.int32)
+
+    def answer(self, route: str, body: dict[str, Any]) -> Any:
+        sglang = self.kind == "sglang"
+        assert route == ("/classify" if sglang else "/pooling")
+        inputs = body.get("input_ids", body.get("text")) if sglang else body["input"]
+        ids = [self.ids(one) for one in inputs]
+        scores = self.fault(self.truth(ids), body.get("use_activation", True))
+        values = [float(score) for score in scores]
+        if sglang:
+            return [{"embedding": [value], "meta_info": {}} for value in values]
+        if self.kind == "vllm":
+            return {"data": [{"data": [[9.0]] * 3 + [[value]]} for value in values]}
+        return {"data": [{"data": value} for value in values]}
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            data = json.dumps(server.answer(self.path, body)).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=web.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{web.server_port}"
+    finally:
+        web.shutdown()
+        thread.join()
+        web.server_close()
+
+
+def run(model: Path, url: str, kind: str, *more: str) -> Result:
+    return CliRunner().invoke(cli, ["verify", str(model), "--server", url, "--type", kind, *more])
+
+
+def details(done: Result) -> list[tuple[str, str]]:
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(one["status"], one["detail"]) for one in found]
+
+
+@pytest.mark.parametrize("kind", ["sglang", "vllm", "lmdeploy"])
+def test_a_sound_server_passes(tiny_dir: Path, engine: NativeEngine, kind: str) -> None:
+    with serving(Server(kind, tiny_dir, alone(engine))) as url:
+        done = run(tiny_dir, url, kind, "--tolerance", "1e-4")
+    assert done.exit_code == 0, done.output
+    assert [status for status, _ in details(done)] == ["pass", "pass"]
+
+
+def sigmoid(scores: Scores) -> Scores:
+    return 1 / (1 + np.exp(-scores))
+
+
+def test_vllm_is_squashed_unless_it_is_told_not_to(tiny_dir: Path, engine: NativeEngine) -> None:
+    server = Server("vllm", tiny_dir, alone(engine))
+    server.fault = lambda scores, activated: sigmoid(scores) if activated else scores
+    with serving(server) as url:
+        done = run(tiny_dir, url, "vllm", "--tolerance", "1e-3")
+    assert done.exit_code == 1
+    (good, _), (bad, why) = details(done)
+    assert (good, bad) == ("pass", "fail")
+    assert why.startswith('squashed by a sigmoid; send "use_activation": false')
+
+
+def test_a_tokenizer_that_splits_control_tokens_is_named(
+    tiny_dir: Path, engine: NativeEngine
+) -> None:
+    with serving(Server("lmdeploy", tiny_dir, alone(engine), splits=True)) as url:
+        done = run(tiny_dir, url, "lmdeploy", "--tolerance", "1e-3")
+    (good, _), (bad, why) = details(done)
+    assert (good, bad) == ("pass", "fail")
+    assert why.startswith("wrong token ids")
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (sigmoid, "squashed by a sigmoid"),
+        (np.sign, "normalised"),
+        (np.negative, "of the other sign"),
+        (np.zeros_like, "does not reach the model"),
+        (lambda scores: scores * np.nan, "not finite"),
+        (lambda scores: scores * 1.5, "in the right order"),
+        (lambda scores: np.sort(scores), "other weights"),
+    ],
+    ids=str,
+)
+def test_faults_of_scores_are_named(
+    tiny_dir: Path, engine: NativeEngine, fault: Callable[[Scores], Scores], named: str
+) -> None:
+    server = Server("sglang", tiny_dir, alone(engine))
+    server.fault = lambda scores, activated: fault(scores)
+    with serving(server) as url:
+        done = run(tiny_dir, url, "sglang", "--tolerance", "1e-3")
+    assert done.exit_code == 1
+    assert named in details(done)[0][1]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("unrotated", "wrong rotary table: no position"),
+        ("theta", "wrong rotary table: "),
+        ("unended", "read one token too early"),
+        ("first", "read at the first token"),
+        ("doubled", "BOS stands there twice"),
+        ("window", "a shorter window"),
+        ("random", "not repeatable"),
+    ],
+)
+def test_faults_of_the_forward_are_named(
+    tiny_dir: Path, engine: NativeEngine, change: str, named: str
+) -> None:
+    truth, unrotated = alone(engine), alone(engine, rotate=False)
+    bos = load_tokenizer(tiny_dir).bos_id
+    random = np.random.default_rng(0)
+    changes: dict[str, Score] = {
+        "unrotated": unrotated,
+        "theta": lambda ids: truth(ids) * 0.3 + unrotated(ids) * 0.7,
+        "unended": lambda ids: truth([i[:-1] if len(i) > 1 else i for i in ids]),
+        "first": lambda ids: truth([i[:1] for i in ids]),
+        "doubled": lambda ids: truth([np.insert(i, 0, bos) for i in ids]),
+        "window": lambda ids: truth([i if len(i) < 64 else i[-32:] for i in ids]),
+        "random": lambda ids: truth(ids) + random.normal(size=len(ids)).astype(np.float32),
+    }
+    with serving(Server("sglang", tiny_dir, changes[change])) as url:
+        done = run(tiny_dir, url, "sglang", "--tolerance", "1e-3")
+    assert done.exit_code == 1
+    assert named in details(done)[0][1]
+
+
+def test_rounding_within_the_tolerance_passes(tiny_dir: Path, engine: NativeEngine) -> None:
+    server = Server("sglang", tiny_dir, alone(engine))
+    server.fault = lambda scores, activated: scores.astype(np.float16)
+    with serving(server) as url:
+        assert run(tiny_dir, url, "sglang").exit_code == 0
+
+
+def test_a_checkpoint_without_a_tokenizer_is_compared_by_ids(golden: Path, tiny_dir: Path) -> None:
+    folder = golden / "model" / "gqa"
+    engine = NativeEngine(NativeEngineConfig(), folder)
+    with serving(Server("sglang", tiny_dir, alone(engine))) as url:
+        done = run(folder, url, "sglang", "--tolerance", "1e-4")
+    assert [status for status, _ in details(done)] == ["pass", "skip"]
+
+
+def test_what_is_no_such_server_is_said(tiny_dir: Path, engine: NativeEngine) -> None:
+    with serving(Server("lmdeploy", tiny_dir, alone(engine))) as url:
+        done = run(tiny_dir, url, "vllm")
+    assert "shape" in details(done)[0][1]
+    done = run(tiny_dir, "http://127.0.0.1:9", "vllm")
+    assert [status for status, _ in details(done)] == ["fail", "fail"]
+    done = CliRunner().invoke(cli, ["verify", str(tiny_dir), "--server", "http://x"])
+    assert done.exit_code == 2
+
+
+def test_a_fault_that_looks_like_the_truth_explains_nothing() -> None:
+    truth = np.array([1.0, 1.0], dtype=np.float32)
+    same = dict.fromkeys(("unrotated", "unended", "first", "doubled"), truth)
+    faults = known_faults(truth, same)
+    assert diagnose(truth, truth, faults, [2, 3], tolerance=0.1) is None
+    said = diagnose(truth + 0.5, truth, faults, [2, 3], tolerance=0.1)
+    assert said is not None
+    assert "normalised" not in said
