@@ -34,6 +34,7 @@ ALLOWED = {
     "ray": {
         "pool/app.py",
         "pool/local.py",
+        "pool/metrics.py",
         "pool/replica.py",
         "pool/router.py",
         "pool/routing.py",

@@ -8,6 +8,7 @@ import pyarrow as pa
 from polar_ray.config import ScorerConfig
 from polar_ray.errors import DeadlineExceeded, EngineError
 from polar_ray.pool.batcher import Batcher
+from polar_ray.pool.metrics import EngineMetrics
 from polar_ray.pool.settings import check_environment
 from polar_ray.records import check_scores
 from polar_ray.scorer import Scorer
@@ -37,6 +38,7 @@ class Replica:
         self._probe = pa.Table.from_pylist([PROBE])
         # A replica that cannot score never becomes ready.
         self._known = self._read(self._scorer.score(self._probe))
+        self._metrics = EngineMetrics()
 
     async def score(
         self,
@@ -72,6 +74,7 @@ class Replica:
         Behind a long shard the probe waits its turn, and Serve would kill a replica that works:
         there, packs that come to an end are proof enough.
         """
+        self._metrics.publish(self._scorer.counters)
         try:
             probed = await asyncio.wait_for(self._batcher.score(self._probe), PROBE_TIMEOUT_S)
         except (TimeoutError, asyncio.TimeoutError):
