@@ -204,7 +204,7 @@ class PoolConfig(Config):
     """A batch smaller than two of these is not cut at all."""
 
     num_routers: int = Field(default=1, ge=1)
-    """Processes that divide batches among the replicas; one carries some hundred calls a second."""
+    """Processes that divide batches among the replicas; each carries some hundred calls/s."""
 
     admission: AdmissionConfig = AdmissionConfig()
     http: HttpConfig = HttpConfig()
