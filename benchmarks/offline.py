@@ -49,10 +49,11 @@ DATA = Path("../shared/data")
 def throughput(
     data: Data = DATA,
     rows: Annotated[int, typer.Option(help="Of the rollouts, in their order.")] = 640,
+    rows_per_part: Annotated[int, typer.Option(help="Ten groups, unless said otherwise.")] = 160,
     rounds: Annotated[int, typer.Option(help="Both ways in turns, so often.")] = 3,
 ) -> None:
     """The whole job against the scorer alone, on the same rows in the same portions."""
-    config = RescoreConfig(rows_per_part=160, group="never", in_flight=2)
+    config = RescoreConfig(rows_per_part=rows_per_part, group="never", in_flight=2)
     table = pq.read_table(data / "rollouts.parquet").slice(0, rows)
     alone, whole = [], []
     with scratch() as folder:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from polar_ray.cli import cli
 from polar_ray.cli.rescoring import describe, histogram
+from polar_ray.evaluate.read import MADE_BY
 
 TABLE = pa.Table.from_pylist(
     [{"q": r["prompt"], "truth": {"text": r["reference"]}, "output": r["output"]} for r in GROUPS]
@@ -44,6 +45,19 @@ def test_a_dataset_becomes_parts_and_two_kinds_of_words(
     assert events[-1]["event"] == "done"
     assert events[-1]["rows"] == 12
     assert len(list((tmp_path / "out").glob("part-*"))) == 3
+
+
+def test_what_was_rescored_is_evaluated(tmp_path: Path, tiny_dir: Path) -> None:
+    labelled = pa.Table.from_pylist(GROUPS).append_column("correct", [[1, 0, 0] * 4])
+    pq.write_table(labelled, tmp_path / "in.parquet")
+    settings = ("engine.type=stub", "rows_per_part=5", "--model", tiny_dir)
+    assert run(tmp_path / "in.parquet", tmp_path / "out", *settings).exit_code == 0
+    done = CliRunner().invoke(cli, ["eval", "groups", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["figures"]["rows"] == 12
+    assert said["facts"]["engine"] == "stub"
+    assert set(said["facts"]) == {"file", *MADE_BY}
 
 
 def test_settings_may_stand_in_a_file(source: Path, tmp_path: Path, tiny_dir: Path) -> None:

@@ -26,6 +26,9 @@ FORMATS = {
 }
 
 
+MADE_BY = ("model", "model_digest", "template_version", "engine", "dtype")
+
+
 def load(path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of a file, a glob or a folder; `columns` None reads all. Raises `ConfigError` where
     there is nothing to read and `RecordError` where it cannot be read."""
@@ -115,8 +118,9 @@ def matched(one: pa.Table, other: pa.Table, key: str | None) -> pa.Table:
 
 
 def provenance(table: pa.Table) -> dict[str, str]:
-    """What made the scores of a file, where it says so."""
-    return records.provenance(table)
+    """What made the scores of a file, where it says so; of a folder, what its first part says."""
+    made = records.provenance(table)
+    return {name: made[name] for name in MADE_BY if name in made}
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:
