@@ -67,7 +67,7 @@ def rescore(
         }
         given = {name: value for name, value in options.items() if value is not None}
         config = parse_settings(RescoreConfig, given, settings or [])
-        from polar_ray.offline.job import open_input
+        from polar_ray.offline.inputs import open_input
         from polar_ray.offline.job import rescore as run
 
         if dry_run:

@@ -8,7 +8,7 @@ from typing import Any
 
 from polar_ray.config import RescoreConfig, StubEngineConfig
 from polar_ray.errors import JobStopped
-from polar_ray.offline.job import Input
+from polar_ray.offline.inputs import Input
 from polar_ray.offline.places import place
 from polar_ray.offline.read import Reader, Unreadable
 from polar_ray.offline.units import cut

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
-import pyarrow as pa
 
 from polar_ray.config import RescoreConfig
 from polar_ray.errors import ConfigError, JobStopped
 from polar_ray.offline import grouping
-from polar_ray.offline.columns import Columns, choose
 from polar_ray.offline.crew import Call, Crew, hire
 from polar_ray.offline.identity import JOB, MANIFEST, check_same, fingerprint, identity
-from polar_ray.offline.parts import Written, check_columns, digest_of, read_report
+from polar_ray.offline.inputs import Input, in_parallel, open_input, stop_unless_skipped
+from polar_ray.offline.parts import Written, digest_of, read_report
 from polar_ray.offline.places import (
-    InputFile,
-    list_files,
     names_in,
     place,
     read_whole,
@@ -34,47 +30,14 @@ from polar_ray.offline.places import (
     write_whole,
 )
 from polar_ray.offline.progress import Progress
-from polar_ray.offline.read import Unreadable, extent
 from polar_ray.offline.tally import Tally
-from polar_ray.offline.units import Extent, Unit, cut, cut_buckets
+from polar_ray.offline.units import Unit, cut, cut_buckets
 from polar_ray.offline.work import Job, Problem
 
 Listener = Callable[[dict[str, Any]], None]
 """Hears of every step as a JSON object with an `event`."""
 
-T = TypeVar("T")
-R = TypeVar("R")
-IO_THREADS = 16
 SPILL = "_spill-"
-
-
-@dataclass(slots=True)
-class Input:
-    """What there is to rescore."""
-
-    source: str
-    files: list[InputFile]
-    extents: list[Extent]
-    schema: pa.Schema
-    columns: Columns
-    skipped: list[Problem]
-
-    @property
-    def rows(self) -> int | None:
-        """Of all files; None where jsonl does not tell."""
-        known = [e.length for e in self.extents if e.file.format != "jsonl"]
-        return sum(known) if len(known) == len(self.extents) else None
-
-    @property
-    def estimated_rows(self) -> int:
-        """The same, with jsonl by its typical line."""
-        kinds = ((e, e.file.format == "jsonl") for e in self.extents)
-        return sum(e.length // e.bytes_per_row if lines else e.length for e, lines in kinds)
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all files."""
-        return sum(e.file.size_bytes for e in self.extents)
 
 
 @dataclass(slots=True)
@@ -84,34 +47,6 @@ class Layout:
     units: list[Unit]
     num_buckets: int = 0
     """Of grouped records; 0 where rows stay as they are."""
-
-
-def open_input(config: RescoreConfig, source: str) -> Input:
-    """Reads what the files hold and finds the columns. Raises `ConfigError`, or `Unreadable` for a
-    damaged file unless the config skips those."""
-    files = list_files(source)
-    filesystem = place(source).filesystem
-
-    def one(file: InputFile) -> tuple[Extent, pa.Schema] | Problem:
-        try:
-            return extent(filesystem, file)
-        except Unreadable as error:
-            return Problem(file.path, str(error))
-
-    found = _parallel(one, files)
-    skipped = [one for one in found if isinstance(one, Problem)]
-    _stop_unless_skipped(config, skipped)
-    good = [one for one in found if not isinstance(one, Problem)]
-    if not good:
-        raise ConfigError(f"none of the files of {source!r} can be read: {skipped[0].reason}")
-    try:
-        schema = pa.unify_schemas([one for _, one in good], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise ConfigError(f"the files of {source!r} differ in their columns: {error}") from None
-    given = {name: getattr(config, name) for name in ("prompt", "reference", "output", "wrapper")}
-    columns = choose(schema, given, strip_think=config.strip_think)
-    check_columns(schema, config.prefix)
-    return Input(source, files, [one for one, _ in good], schema, columns, skipped)
 
 
 def rescore(
@@ -230,7 +165,7 @@ class _Run:
         for call, result in self._work(progress, [Call("sample", (unit,)) for unit in units]):
             progress.add(None, call.arguments[0].size_bytes)
             if isinstance(result, Problem):
-                _stop_unless_skipped(self.config, [result])
+                stop_unless_skipped(self.config, [result])
             else:
                 yield result
 
@@ -240,21 +175,21 @@ class _Run:
         step = grouping.UNITS_PER_SPILL
         runs = [tuple(units[at : at + step]) for at in range(0, len(units), step)]
         names = [f"{SPILL}{number:06d}.arrow" for number in range(len(runs))]
-        there = [name for name in names if name in names_in(self.where)]
-        sizes = dict(
-            zip(there, _parallel(lambda n: grouping.spill_sizes(self.where, n), there), strict=True)
-        )
+        on_disk = names_in(self.where)
+        there = [name for name in names if name in on_disk]
+        found = in_parallel(lambda name: grouping.spill_sizes(self.where, name), there)
+        sizes = dict(zip(there, found, strict=True))
         progress = self._progress("group")
         calls = [
             Call("spill", (name, run))
             for name, run in zip(names, runs, strict=True)
             if name not in sizes
         ]
-        for call, (found, problems) in self._work(progress, calls):
+        for call, (spilled, problems) in self._work(progress, calls):
             for problem in problems:
                 self._skip(problem)
             name, run = call.arguments
-            sizes[name] = found
+            sizes[name] = spilled
             progress.add(None, sum(unit.size_bytes for unit in run))
         self.job = replace(self.job, spills=tuple(names))
         totals = [sum(column) for column in zip(*(sizes[name] for name in names), strict=True)]
@@ -272,7 +207,7 @@ class _Run:
             report = read_report(self.where, name, self.job.fingerprint)
             return Written(name, on_disk[name], "", report)
 
-        for one in _parallel(known, there):
+        for one in in_parallel(known, there):
             self.written[one.name] = one
             progress.resume(one.report, sizes.get(one.name, 0))
         return progress
@@ -293,7 +228,7 @@ class _Run:
             raise JobStopped(f"{error}. Parts that were written stay; run this again") from None
 
     def _skip(self, problem: Problem) -> None:
-        _stop_unless_skipped(self.config, [problem])
+        stop_unless_skipped(self.config, [problem])
         self.problems.append(problem)
         self.listen({"event": "skipped", **asdict(problem)})
 
@@ -325,7 +260,7 @@ class _Run:
             **progress.tally.to_json(),
             "skipped": [asdict(problem) for problem in self.problems],
         }
-        manifest = {**summary, "files": _parallel(entry, sorted(self.written))}
+        manifest = {**summary, "files": in_parallel(entry, sorted(self.written))}
         old = read_whole(self.where, MANIFEST)
         if old is None or orjson.loads(old).get("files") != manifest["files"]:
             data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
@@ -334,16 +269,3 @@ class _Run:
             self.where.filesystem.delete_file(self.where.within(name))
         self.listen({**progress.snapshot(time.monotonic()), **summary, "event": "done"})
         return manifest
-
-
-def _stop_unless_skipped(config: RescoreConfig, problems: Sequence[Problem]) -> None:
-    if problems and config.on_corrupt == "stop":
-        raise JobStopped(
-            f"{problems[0].reason}. Repair or remove it, or go on without it with on_corrupt=skip"
-        )
-
-
-def _parallel(do: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`do` of every item, in order, many at a time: mostly waiting for storage."""
-    with ThreadPoolExecutor(IO_THREADS) as threads:
-        return list(threads.map(do, items))
