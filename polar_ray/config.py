@@ -22,6 +22,10 @@ from polar_ray.errors import ConfigError, RecordError
 LONGEST_S = 30 * 24 * 3600.0
 """No call waits longer than a month: operating systems refuse much more, and infinity hangs."""
 
+Priority = Literal["train", "eval", "offline"]
+PRIORITIES: tuple[Priority, ...] = ("train", "eval", "offline")
+"""Whose work goes first; a rescoring job waits while a training step does not."""
+
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 
 
@@ -113,6 +117,12 @@ class StubEngineConfig(Config):
     seconds_per_token: float = Field(default=0.0, ge=0)
     """Sleep that stands in for a forward pass."""
 
+    salt: int = 0
+    """Another number makes other scores and another digest: it stands in for another model."""
+
+    fatal_token: int | None = None
+    """A record that contains this token ends the process, as one does that crashes a kernel."""
+
 
 def _native_unless_said(value: Any) -> Any:
     """`engine.device=cpu` alone means the native engine."""
@@ -151,6 +161,20 @@ class HttpConfig(Config):
     max_rows: int = Field(default=100_000, ge=1)
     """A batch of more records is refused with 413."""
 
+    token_file: str | None = None
+    """A file with one bearer token a line, on every node with a router; read again when it changes.
+    None: no token is asked for, and HTTP may listen on this machine only."""
+
+
+class AdmissionConfig(Config):
+    """What a router holds at once, over all callers; beyond it calls are refused with 429."""
+
+    max_calls: int = Field(default=10_000, ge=1)
+    """Calls that are being served or wait."""
+
+    max_bytes: int = Field(default=1 << 30, ge=1)
+    """Bytes of their batches. `eval` calls may fill 80 %, `offline` calls half of it."""
+
 
 class PoolConfig(Config):
     """A pool: how many replicas of which scorer, and its limits."""
@@ -179,6 +203,10 @@ class PoolConfig(Config):
     min_shard_bytes: int = Field(default=8192, ge=1)
     """A batch smaller than two of these is not cut at all."""
 
+    num_routers: int = Field(default=1, ge=1)
+    """Processes that divide batches among the replicas; each carries some hundred calls/s."""
+
+    admission: AdmissionConfig = AdmissionConfig()
     http: HttpConfig = HttpConfig()
 
     @property
@@ -285,6 +313,13 @@ def check_timeout(timeout_s: Any) -> float:
         f"timeout_s={timeout_s!r:.40}; it must be a number of seconds above 0 and at most "
         f"{LONGEST_S:.0f}"
     )
+
+
+def check_priority(priority: Any) -> int:
+    """A caller's priority as its rank, 0 first; `RecordError` for one that does not exist."""
+    if priority in PRIORITIES:
+        return PRIORITIES.index(priority)
+    raise RecordError(f"priority={priority!r:.40}; it is one of {', '.join(PRIORITIES)}")
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@
       ConfigError(ValueError)          a setting, a checkpoint or a path that cannot work
       RecordError(ValueError)          a bad call: not Arrow, wrong columns, malformed
         TooLarge                       a body or batch over its limit
+      AuthError                        no token, or a wrong one
       EngineError(RuntimeError)        the model could not run
         OutOfMemory                    on this many tokens at once
       ScoreError(RuntimeError)         rows without a score, raised at the caller's wish
@@ -36,6 +37,10 @@ class RecordError(PolarRayError, ValueError):
 
 class TooLarge(RecordError):
     """A request body or batch over its configured limit."""
+
+
+class AuthError(PolarRayError):
+    """The pool wants a bearer token and got none that it knows."""
 
 
 class EngineError(PolarRayError, RuntimeError):
@@ -97,6 +102,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     ConfigError: 500,
     RecordError: 422,
     TooLarge: 413,
+    AuthError: 401,
     EngineError: 500,
     OutOfMemory: 500,
     ScoreError: 422,

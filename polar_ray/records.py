@@ -59,6 +59,7 @@ ROW_ERRORS: dict[str, str] = {
     "too_long": "the encoded record is longer than the model can read",
     "nonfinite_score": "the model's score is NaN or infinite",
     "engine_error": "the engine failed on this record",
+    "poison": "replicas died whenever they scored this record",
 }
 """Every code that a row's error can begin with."""
 

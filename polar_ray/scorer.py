@@ -198,6 +198,11 @@ class Scorer:
             provenance=self.provenance,
         )
 
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was done since the start, for metrics: sums that only grow."""
+        return {**self.engine.counters, "halvings": self.num_halvings}
+
     def close(self) -> None:
         """Lets go of the model."""
         self.engine.close()

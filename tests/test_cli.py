@@ -90,6 +90,8 @@ def test_rows_without_a_score_say_why_and_the_exit_code_stays_zero(
         (["{rows}", "--address", "nonsense"], 2, "address='nonsense'"),
         (["{rows}", "--address", "http://x", "--timeout-s", "nan"], 1, "timeout_s=nan"),
         (["{rows}", "--address", "http://x", "--model", "m"], 2, "drop --model"),
+        (["{rows}", "--address", "http://x", "--priority", "vip"], 1, "priority='vip'"),
+        (["{rows}", "--address", "http://x", "--token-file", "/none"], 2, "token-file /none"),
         (["{rows}", "--address", "http://127.0.0.1:9"], 1, "cannot reach http://127.0.0.1:9"),
     ],
     ids=lambda value: str(value)[:40],

@@ -34,13 +34,16 @@ ALLOWED = {
     "ray": {
         "pool/app.py",
         "pool/local.py",
+        "pool/metrics.py",
         "pool/replica.py",
         "pool/router.py",
+        "pool/routing.py",
         "client/handle.py",
         "offline/cluster.py",
     },
     "torch": {"model", "engine", "train", "verify"},
     "fastapi": {"pool/http.py"},
+    "starlette": {"pool/http.py", "pool/auth.py"},
 }
 
 

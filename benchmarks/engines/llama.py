@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaModel
 
 from engines.workloads import BATCH
 from polar_ray.engine.protocol import Scores
-from polar_ray.model import RewardModel, load_model
+from polar_ray.model import load_model
 from polar_ray.model.flops import count_flops
 from polar_ray.planning import Ids
+from polar_ray.verify.reference import as_llama
 
 
 class Transformers:
@@ -71,43 +71,3 @@ def pad(ids: Sequence[Ids]) -> tuple[Tensor, Tensor]:
         tokens[row, : len(one)] = one
         mask[row, : len(one)] = 1
     return torch.from_numpy(tokens), torch.from_numpy(mask)
-
-
-def as_llama(model: RewardModel) -> LlamaModel:
-    """The same weights as a `LlamaModel` in eval mode; the fused projection is taken apart."""
-    c = model.config
-    config = LlamaConfig(
-        vocab_size=c.vocab_size,
-        hidden_size=c.hidden_size,
-        intermediate_size=c.intermediate_size,
-        num_hidden_layers=c.num_hidden_layers,
-        num_attention_heads=c.num_attention_heads,
-        num_key_value_heads=c.num_key_value_heads,
-        max_position_embeddings=c.max_position_embeddings,
-        rms_norm_eps=c.rms_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-        attn_implementation="sdpa",  # type: ignore[call-arg]
-    )
-    renamed = {
-        "embed_tokens.weight": model.model.tok_embeddings.weight,
-        "norm.weight": model.model.norm.weight,
-    }
-    group = c.num_attention_heads // c.num_key_value_heads
-    for number, layer in enumerate(model.model.blocks):
-        fused = layer.attention.wqkv.weight.unflatten(0, (c.num_key_value_heads, -1, c.head_dim))
-        attention, mlp = f"layers.{number}.self_attn.", f"layers.{number}.mlp."
-        renamed |= {
-            attention + "q_proj.weight": fused[:, :group].flatten(0, 2),
-            attention + "k_proj.weight": fused[:, group].flatten(0, 1),
-            attention + "v_proj.weight": fused[:, group + 1].flatten(0, 1),
-            attention + "o_proj.weight": layer.attention.wo.weight,
-            mlp + "gate_proj.weight": layer.feed_forward.w1.weight,
-            mlp + "down_proj.weight": layer.feed_forward.w2.weight,
-            mlp + "up_proj.weight": layer.feed_forward.w3.weight,
-            f"layers.{number}.input_layernorm.weight": layer.attention_norm.weight,
-            f"layers.{number}.post_attention_layernorm.weight": layer.ffn_norm.weight,
-        }
-    llama = LlamaModel(config)  # not on the meta device: its rotary buffer is in no checkpoint
-    llama.load_state_dict(renamed, assign=True)
-    llama.requires_grad_(False).train(False)
-    return llama

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,12 @@ def score(
         str | None, typer.Option(help="Write results to this .parquet or .jsonl file.")
     ] = None,
     timeout_s: Annotated[float, typer.Option(help="Deadline of one request to --address.")] = 600,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File whose first line is the token for --address.")
+    ] = None,
+    priority: Annotated[
+        str, typer.Option(help="train, eval or offline: whose work goes first at --address.")
+    ] = "offline",
 ) -> None:
     """Score a file of records: one result row per input row, in order."""
     from polar_ray.files import ResultWriter, check_apart, read_chunks
@@ -39,7 +46,8 @@ def score(
         if output is not None:
             check_apart(file, output)
             writing = ResultWriter(output)
-        scoring = _scoring(overrides, model, address, timeout_s)
+        token = None if token_file is None else _first_line(token_file)
+        scoring = _scoring(overrides, model, address, timeout_s, priority, token)
         if output is None:
             _print_results(scoring(chunk.records) for chunk in chunks)
             return
@@ -84,7 +92,12 @@ def demo(
 
 
 def _scoring(
-    overrides: list[str] | None, model: str | None, address: str | None, timeout_s: float
+    overrides: list[str] | None,
+    model: str | None,
+    address: str | None,
+    timeout_s: float,
+    priority: Any,
+    token: str | None,
 ) -> Callable[[Any], pa.Table]:
     """What scores a chunk: a scorer in this process, or a client of a pool."""
     if address is not None:
@@ -92,11 +105,22 @@ def _scoring(
             raise ConfigError("--address scores with the pool's model; drop --model and settings")
         from polar_ray.client import connect
 
-        return connect(address=address, timeout_s=timeout_s).score_table
+        client = connect(address=address, timeout_s=timeout_s, priority=priority, token=token)
+        return client.score_table
     config = parse_config(ScorerConfig, {} if model is None else {"model": model}, overrides)
     from polar_ray import Scorer
 
     return Scorer(config).score
+
+
+def _first_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {path}: {error}") from None
+    if not lines:
+        raise ConfigError(f"--token-file {path} is empty")
+    return lines[0]
 
 
 def _announced(chunks: Iterator[Any]) -> Iterator[Any]:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from polar_ray.client.client import Client
+from polar_ray.config import Priority
 from polar_ray.errors import ConfigError
 
 __all__ = ["Client", "connect"]
 
 
 def connect(
-    *, app_name: str | None = None, address: str | None = None, timeout_s: float = 600
+    *,
+    app_name: str | None = None,
+    address: str | None = None,
+    timeout_s: float = 600,
+    priority: Priority = "train",
+    token: str | None = None,
 ) -> Client:
     """A client of a running pool.
 
     `app_name`: a Serve application of the Ray cluster that this process is part of ("polar" for
     pools that `polar-ray serve` started). `address`: "http://host:port" of a pool anywhere.
-    `timeout_s` is the deadline of calls that name none.
+    `timeout_s` is the deadline of calls that name none. `priority`: "eval" and "offline" calls wait
+    while "train" calls do not. `token`: what an `address` asks for, if it has a token file.
     """
     if (app_name is None) == (address is None):
         raise ConfigError("connect(app_name=...) within the Ray cluster, or connect(address=...)")
     if address is not None:
         from polar_ray.client.http import HttpTransport
 
-        return Client(HttpTransport(address), timeout_s=timeout_s)
+        transport = HttpTransport(address, token=token)
+        return Client(transport, timeout_s=timeout_s, priority=priority)
+    if token is not None:
+        raise ConfigError("a token is for address=...; within the Ray cluster there is none")
     try:
         from polar_ray.client.handle import HandleTransport
     except ModuleNotFoundError as error:
@@ -31,4 +41,4 @@ def connect(
             "pip install 'polar-ray[pool]', or use connect(address=...)"
         ) from None
     assert app_name is not None
-    return Client(HandleTransport(app_name), timeout_s=timeout_s)
+    return Client(HandleTransport(app_name), timeout_s=timeout_s, priority=priority)

@@ -6,14 +6,17 @@ exception, a None or, on request, a NaN.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 
-from polar_ray.config import check_timeout
-from polar_ray.errors import ScoreError
+from polar_ray.client.backoff import Backoff
+from polar_ray.config import Priority, check_priority, check_timeout
+from polar_ray.errors import PolarRayError, ScoreError
 from polar_ray.records import Record, to_batch, with_row_errors
 
 Records: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
@@ -27,8 +30,8 @@ class Transport(Protocol):
         """True for what the pool can take as it is, such as a reference to a table."""
         ...
 
-    def send(self, batch: Any, timeout_s: float) -> pa.Table: ...
-    async def send_async(self, batch: Any, timeout_s: float) -> pa.Table: ...
+    def send(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table: ...
+    async def send_async(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table: ...
     def close(self) -> None: ...
 
 
@@ -36,12 +39,17 @@ class Client:
     """Scores records on a pool; keep one per process. `connect` makes one.
 
     Records are `Record`s, mappings with the same keys, or an Arrow table; within a Ray cluster
-    also an ObjectRef of either.
+    also an ObjectRef of either. A call that the pool refuses because it is full, or loses, is sent
+    again until its deadline. `priority`: whose work goes first, "train", "eval" or "offline".
     """
 
-    def __init__(self, transport: Transport, *, timeout_s: float = 600) -> None:
+    def __init__(
+        self, transport: Transport, *, timeout_s: float = 600, priority: Priority = "train"
+    ) -> None:
         self._transport = transport
         self.timeout_s = check_timeout(timeout_s)
+        check_priority(priority)
+        self.priority: Priority = priority
 
     def score(
         self, records: Records, *, on_error: OnError = "raise", timeout_s: float | None = None
@@ -64,9 +72,9 @@ class Client:
         """The result table (`polar_ray.records.SCORE_SCHEMA`): one row for every record."""
         timeout_s = self.timeout_s if timeout_s is None else check_timeout(timeout_s)
         if self._transport.carries(records):
-            return self._transport.send(records, timeout_s)
+            return self._send(records, timeout_s)
         batch = to_batch(records)
-        return with_row_errors(self._transport.send(batch.table, timeout_s), batch.errors)
+        return with_row_errors(self._send(batch.table, timeout_s), batch.errors)
 
     async def score_table_async(
         self, records: Records, *, timeout_s: float | None = None
@@ -74,10 +82,27 @@ class Client:
         """`score_table` for an event loop."""
         timeout_s = self.timeout_s if timeout_s is None else check_timeout(timeout_s)
         if self._transport.carries(records):
-            return await self._transport.send_async(records, timeout_s)
+            return await self._send_async(records, timeout_s)
         batch = to_batch(records)
-        result = await self._transport.send_async(batch.table, timeout_s)
-        return with_row_errors(result, batch.errors)
+        return with_row_errors(await self._send_async(batch.table, timeout_s), batch.errors)
+
+    def _send(self, batch: Any, timeout_s: float) -> pa.Table:
+        backoff = Backoff(timeout_s)
+        while True:
+            try:
+                return self._transport.send(batch, timeout_s, self.priority)
+            except PolarRayError as error:
+                time.sleep(backoff.wait_s(error))
+            timeout_s = backoff.left_s
+
+    async def _send_async(self, batch: Any, timeout_s: float) -> pa.Table:
+        backoff = Backoff(timeout_s)
+        while True:
+            try:
+                return await self._transport.send_async(batch, timeout_s, self.priority)
+            except PolarRayError as error:
+                await asyncio.sleep(backoff.wait_s(error))
+            timeout_s = backoff.left_s
 
     def close(self) -> None:
         """Closes connections; the client is not used again."""

@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentResponse
 
+from polar_ray.config import Priority
 from polar_ray.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -53,21 +54,21 @@ class HandleTransport:
         """References are resolved on their way to the router; the text never comes here."""
         return isinstance(records, ray.ObjectRef)
 
-    def send(self, batch: Any, timeout_s: float) -> pa.Table:
+    def send(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table:
         """The result table of a batch or of a reference to one."""
         if _in_event_loop():
             raise PoolError("score would block this event loop; await score_async instead")
         started = time.monotonic()
-        with self._call(batch, timeout_s) as response:
+        with self._call(batch, timeout_s, priority) as response:
             try:
                 return response.result(timeout_s=timeout_s + GRACE_S)
             except Exception as error:
                 raise self._translate(error, time.monotonic() - started) from None
 
-    async def send_async(self, batch: Any, timeout_s: float) -> pa.Table:
+    async def send_async(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table:
         """`send` for an event loop."""
         started = time.monotonic()
-        with self._call(batch, timeout_s) as response:
+        with self._call(batch, timeout_s, priority) as response:
             try:
                 return await asyncio.wait_for(response, timeout_s + GRACE_S)
             except Exception as error:
@@ -77,10 +78,12 @@ class HandleTransport:
         """A handle holds nothing that needs closing."""
 
     @contextmanager
-    def _call(self, batch: Any, timeout_s: float) -> Iterator[DeploymentResponse]:
+    def _call(
+        self, batch: Any, timeout_s: float, priority: Priority
+    ) -> Iterator[DeploymentResponse]:
         """One call of the router, which is told to stop if it is left by an exception."""
         try:
-            response = self._score.remote(batch, timeout_s=timeout_s)
+            response = self._score.remote(batch, timeout_s=timeout_s, priority=priority)
         except Exception as error:
             raise self._translate(error, 0.0) from None
         try:

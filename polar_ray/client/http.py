@@ -13,6 +13,7 @@ import httpx
 import orjson
 import pyarrow as pa
 
+from polar_ray.config import Priority
 from polar_ray.errors import (
     BY_NAME,
     ConfigError,
@@ -20,6 +21,7 @@ from polar_ray.errors import (
     Overloaded,
     PolarRayError,
     PoolError,
+    ReplicaLost,
     ScoreError,
 )
 from polar_ray.records import check_scores
@@ -36,11 +38,21 @@ NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 class HttpTransport:
     """Posts batches to `{address}/score`. Proxies are taken from the environment, as by httpx."""
 
-    def __init__(self, address: str, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self._url = _parse(address)
         self._address = str(self._url).rstrip("/")
         # What errors show; an address may hold a password.
         self._name = str(self._url.copy_with(userinfo=b"")).rstrip("/")
+        self._headers = {"content-type": ARROW_STREAM}
+        if token is not None:
+            self._headers["authorization"] = f"Bearer {token}"
+        self._answered = False
         try:
             # Reading the certificates takes longer than a request, so it is done once.
             self._ssl = httpx.create_ssl_context()
@@ -52,11 +64,11 @@ class HttpTransport:
         """Only bytes cross this border; everything becomes a table first."""
         return False
 
-    def send(self, batch: pa.Table, timeout_s: float) -> pa.Table:
+    def send(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
         """The result table of a batch."""
         until = time.monotonic() + timeout_s + GRACE_S
         with self._translated(timeout_s):
-            response = self._http.send(self._request(batch, timeout_s), stream=True)
+            response = self._http.send(self._request(batch, timeout_s, priority), stream=True)
             try:
                 body = []
                 for chunk in response.iter_bytes():
@@ -68,12 +80,12 @@ class HttpTransport:
                 response.close()
         return self._read(response, b"".join(body), batch.num_rows)
 
-    async def send_async(self, batch: pa.Table, timeout_s: float) -> pa.Table:
+    async def send_async(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
         """`send` for an event loop."""
         # An async client belongs to the loop that it was made in; callers may have several.
         with self._translated(timeout_s):
             async with httpx.AsyncClient(verify=self._ssl) as http:
-                request = self._request(batch, timeout_s)
+                request = self._request(batch, timeout_s, priority)
                 response = await asyncio.wait_for(http.send(request), timeout_s + GRACE_S)
         return self._read(response, response.content, batch.num_rows)
 
@@ -81,20 +93,21 @@ class HttpTransport:
         """Closes the connections."""
         self._http.close()
 
-    def _request(self, batch: pa.Table, timeout_s: float) -> httpx.Request:
+    def _request(self, batch: pa.Table, timeout_s: float, priority: Priority) -> httpx.Request:
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
             writer.write_table(batch)
         return httpx.Request(
             "POST",
             f"{self._address}/score",
-            params={"timeout_s": timeout_s},
+            params={"timeout_s": timeout_s, "priority": priority},
             content=bytes(sink.getvalue()),
-            headers={"content-type": ARROW_STREAM},
+            headers=self._headers,
             extensions={"timeout": _timeout(timeout_s + GRACE_S)},
         )
 
     def _read(self, response: httpx.Response, body: bytes, num_rows: int) -> pa.Table:
+        self._answered = True
         if response.status_code != 200:
             raise _error(self._name, response, body)
         try:
@@ -120,7 +133,9 @@ class HttpTransport:
             # A RuntimeError says that the client has been closed.
             way = _proxy(self._url)
             reason = f"{error or type(error).__name__}{way}"
-            raise PoolError(f"cannot reach {self._name}: {reason}") from None
+            # A pool that has answered before is expected back; an address that never did is wrong.
+            kind = ReplicaLost if self._answered and not self._http.is_closed else PoolError
+            raise kind(f"cannot reach {self._name}: {reason}") from None
 
 
 def _parse(address: str) -> httpx.URL:

@@ -6,6 +6,7 @@ For tests, and for measuring the pool alone. Wants a checkpoint directory for it
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from pathlib import Path
 
@@ -25,11 +26,11 @@ class StubEngine:
 
     def __init__(self, config: StubEngineConfig, model_dir: Path) -> None:
         shape = load_config(model_dir)
-        self.seconds_per_token = config.seconds_per_token
+        self._config = config
         self._packs = 0
         self.info = ModelInfo(
             name=f"stub of {model_dir.name}",
-            digest="stub",
+            digest=f"stub {config.salt}",
             reward_id=shape.reward_token_id,
             window=shape.window,
             scaled_above=shape.scaled_above,
@@ -40,12 +41,16 @@ class StubEngine:
 
     def submit(self, pack: Pack) -> Pending:
         """One hash for each record."""
-        if self.seconds_per_token:
-            time.sleep(self.seconds_per_token * pack.num_tokens)
+        if self._config.seconds_per_token:
+            time.sleep(self._config.seconds_per_token * pack.num_tokens)
         span_at = {span.stop - 1: span for span in pack.spans}
         records = [_ids(pack, span_at[end]) for end in pack.ends.tolist()]
+        fatal = self._config.fatal_token
+        if fatal is not None and any(fatal in ids for ids in records):
+            os._exit(1)
         self._packs += 1
-        return Done(np.array([stub_score(ids) for ids in records], dtype=np.float32))
+        scores = [stub_score(ids, self._config.salt) for ids in records]
+        return Done(np.array(scores, dtype=np.float32))
 
     @property
     def counters(self) -> dict[str, int]:
@@ -65,7 +70,8 @@ def _ids(pack: Pack, span: Span) -> np.ndarray:
     return np.concatenate(ids[::-1])
 
 
-def stub_score(ids: np.ndarray) -> float:
+def stub_score(ids: np.ndarray, salt: int = 0) -> float:
     """The score that the stub engine gives to one record's ids."""
-    raw = hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=4).digest()
+    key = salt.to_bytes(8, "little") if salt else b""
+    raw = hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=4, key=key).digest()
     return int.from_bytes(raw, "little") / 2**32 * 13 - 12

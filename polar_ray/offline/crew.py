@@ -75,7 +75,12 @@ def hire(config: RescoreConfig) -> Crew:
     if config.uses_pool:
         from polar_ray.client import connect
 
-        pool = connect(app_name=config.app_name, address=config.address, timeout_s=config.timeout_s)
+        pool = connect(
+            app_name=config.app_name,
+            address=config.address,
+            timeout_s=config.timeout_s,
+            priority="offline",
+        )
         return ThreadCrew(RunningPool(pool), config.in_flight)
     if config.num_workers:
         from polar_ray.offline.cluster import ActorCrew

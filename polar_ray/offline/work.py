@@ -5,7 +5,6 @@ Reading and encoding the next unit goes on while the engine has the one before.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
@@ -15,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from polar_ray.client import Client
-from polar_ray.errors import JobStopped, Overloaded, ReplicaLost, TooLarge
+from polar_ray.errors import JobStopped, TooLarge
 from polar_ray.offline import grouping
 from polar_ray.offline.columns import Columns
 from polar_ray.offline.parts import Written, write_part
@@ -87,33 +86,24 @@ class OwnScorer:
 
 @dataclass(slots=True)
 class RunningPool:
-    """A pool over its client. What may pass is tried again; what is too large is halved."""
+    """A pool over its client, which tries again what may pass; what is too large is halved."""
 
     client: Client
     made_by: dict[str, str] = field(init=False)
-    tries: int = 8
-    pause_s: float = 1.0
 
     def __post_init__(self) -> None:
         self.made_by = provenance(self.score(PROBE))
 
     def score(self, request: pa.Table) -> pa.Table:
         """See `Scoring`."""
-        for left in range(self.tries, 0, -1):
-            try:
-                return self.client.score_table(request)
-            except TooLarge:
-                half = request.num_rows // 2
-                if half == 0:
-                    raise
-                parts = [self.score(request.slice(0, half)), self.score(request.slice(half))]
-                return pa.concat_tables(parts)
-            except (Overloaded, ReplicaLost) as error:
-                if left == 1:
-                    raise
-                wait = error.retry_after_s if isinstance(error, Overloaded) else self.pause_s
-                time.sleep(wait)
-        raise AssertionError("unreachable")
+        try:
+            return self.client.score_table(request)
+        except TooLarge:
+            half = request.num_rows // 2
+            if half == 0:
+                raise
+            parts = [self.score(request.slice(0, half)), self.score(request.slice(half))]
+            return pa.concat_tables(parts)
 
     def close(self) -> None:
         """Closes connections."""

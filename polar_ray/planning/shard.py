@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,40 @@ def row_groups(table: pa.Table) -> Rows:
         # Renumbering after each column keeps the product of two counts within int64.
         _, key = np.unique(key * (codes.max(initial=0) + 1) + codes, return_inverse=True)
     return key.astype(np.int64)
+
+
+class Cut(NamedTuple):
+    """How a batch is divided."""
+
+    rows: list[Rows]
+    """Row numbers of each shard."""
+
+    costs: list[int]
+    """Bytes of each shard; see `row_costs`."""
+
+    group: int | None
+    """Equal for undivided batches of one prompt and reference; None for others."""
+
+
+def cut(table: pa.Table, *, max_shards: int, min_cost: int) -> Cut:
+    """Divides a request table with `shard`; one that is too small for that is looked at less."""
+    total = table.nbytes
+    if max_shards == 1 or total < min_cost:
+        return Cut([np.arange(table.num_rows)], [total], _group(table))
+    costs = row_costs(table)
+    rows = shard(costs, row_groups(table), max_shards=max_shards, min_cost=min_cost)
+    if len(rows) == 1:
+        return Cut(rows, [int(costs.sum())], _group(table))
+    return Cut(rows, [int(costs[taken].sum()) for taken in rows], None)
+
+
+def _group(table: pa.Table) -> int | None:
+    """A number for the prompt and reference of a table, if the first and last row agree on them."""
+    first, last = (
+        (table["prompt"][at].as_py(), table["reference"][at].as_py())
+        for at in (0, table.num_rows - 1)
+    )
+    return hash(first) if first == last else None
 
 
 def shard(costs: Rows, groups: Rows, *, max_shards: int, min_cost: int) -> list[Rows]:

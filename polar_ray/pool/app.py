@@ -4,6 +4,7 @@ No decisions are made here. There is no `from __future__ import annotations` in 
 turns `key=value` arguments into a `PoolConfig` only where the annotation is the class itself.
 """
 
+import os
 import time
 
 import ray
@@ -17,11 +18,13 @@ from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError, PoolError
 from polar_ray.pool.replica import Replica
 from polar_ray.pool.router import Router, build_ingress
+from polar_ray.pool.routing import ByName
+from polar_ray.pool.settings import REPLICA, ROUTER, check_environment
 
 DEFAULT_NAME = "polar"
 
-# Serve polls for a free replica; its default of up to half a second would idle the fast ones.
-ROUTING = RequestRouterConfig(initial_backoff_s=0.005, backoff_multiplier=1.5, max_backoff_s=0.02)
+# Serve polls for a free router; its default of up to half a second would idle it.
+QUICK = {"initial_backoff_s": 0.005, "backoff_multiplier": 1.5, "max_backoff_s": 0.02}
 
 
 def app(config: PoolConfig) -> serve.Application:
@@ -29,22 +32,18 @@ def app(config: PoolConfig) -> serve.Application:
     replicas = serve.deployment(
         Replica,
         num_replicas=config.num_replicas,
-        # Enough for the batcher to form its next forward while one runs, no more: work waits in
-        # the router, where another replica may take it.
-        max_ongoing_requests=8,
-        max_queued_requests=10_000,
-        request_router_config=ROUTING,
+        request_router_config=RequestRouterConfig(request_router_class=ByName, **QUICK),
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        **REPLICA,
     ).bind(config.scorer)
     return serve.deployment(
         serve.ingress(build_ingress)(Router),
         name="Router",
-        num_replicas=1,
-        max_ongoing_requests=1_000,
-        max_queued_requests=1_000,
-        request_router_config=ROUTING,
+        num_replicas=config.num_routers,
+        request_router_config=RequestRouterConfig(**QUICK),
         # It waits more than it works; reserving a core would leave a small machine none to score.
         ray_actor_options={"num_cpus": 0},
+        **ROUTER,
     ).bind(config, replicas)
 
 
@@ -61,6 +60,7 @@ def start(
     (`serve deploy` updates one), and `PoolError` with Serve's own message if it does not start; a
     plain `serve.run` would wait for ever, and replace what runs.
     """
+    check_environment(os.environ)
     _check_resources(config)
     _check_name(name)
     target = serve.RunTarget(app(config), name=name, route_prefix=route_prefix)

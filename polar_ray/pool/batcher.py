@@ -1,33 +1,44 @@
 """Batcher: many concurrent shards, one scorer, one inference thread.
 
-The next forward is formed when the engine is free, from all that has arrived by then, up to a
-token budget; meanwhile the shards behind it are tokenised. Knows nothing of Ray.
+The next forward is formed when the engine is free, from the most urgent that has arrived by then,
+up to a token budget; meanwhile the shards behind it are tokenised. Between two packs of a long
+forward, shards of a higher priority go first, and such as fit into one pack. Knows nothing of Ray.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import pyarrow as pa
 
 from polar_ray.encoding import Encoded
 from polar_ray.scorer import Scorer
 
+ENCODE_ROWS = 64
+"""Rows that are tokenised in one go; then another shard has its turn."""
 
-@dataclass(frozen=True, slots=True)
+NO_RANK = 1_000
+"""Above every priority's."""
+
+
+@dataclass(slots=True, eq=False)
 class _Job:
+    urgency: tuple[int, float, int]
+    """Rank of the priority, deadline, order of arrival: the least goes first."""
+
     table: pa.Table
     encoded: Sequence[Encoded]
+    num_tokens: int
     result: asyncio.Future[pa.Table]
 
-    @property
-    def num_tokens(self) -> int:
-        return sum(len(record.ids) for record in self.encoded)
+    def __lt__(self, other: _Job) -> bool:
+        return self.urgency < other.urgency
 
 
 class _NobodyWaits(Exception):
@@ -39,18 +50,32 @@ class Batcher:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._jobs: deque[_Job] = deque()
+        self._jobs: list[_Job] = []
+        self._lock = Lock()
+        """Of `_jobs`: the event loop adds, the engine's thread takes between packs."""
+
+        self._number = 0
         self._running: asyncio.Task[None] | None = None
         self._pack_began = 0.0
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="forward")
 
-    async def score(self, table: pa.Table) -> pa.Table:
-        """The result table of one shard. The work of cancelled calls ends with the pack at hand."""
+    async def score(self, table: pa.Table, *, rank: int = 0, timeout_s: float = 600) -> pa.Table:
+        """The result table of one shard. The work of cancelled calls ends with the pack at hand.
+
+        `rank` of the priority and `timeout_s` order the work; the caller ends its wait itself.
+        """
         loop = asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(self._encoder, self._scorer.encode, table)
-        job = _Job(table, encoded, loop.create_future())
-        self._jobs.append(job)
+        self._number += 1
+        urgency = (rank, loop.time() + timeout_s, self._number)
+        encoded: list[Encoded] = []
+        for start in range(0, max(1, table.num_rows), ENCODE_ROWS):
+            part = table.slice(start, ENCODE_ROWS)
+            encoded += await loop.run_in_executor(self._encoder, self._scorer.encode, part)
+        tokens = sum(len(record.ids) for record in encoded)
+        job = _Job(urgency, table, encoded, tokens, loop.create_future())
+        with self._lock:
+            heapq.heappush(self._jobs, job)
         if not self._busy:
             self._pack_began = time.monotonic()
             self._running = loop.create_task(self._run())
@@ -66,26 +91,44 @@ class Batcher:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        while jobs := take(self._jobs, self._scorer.max_tokens):
-            try:
-                tables = await loop.run_in_executor(self._engine, self._forward, jobs)
-            except Exception as error:  # whatever it is, the callers must hear of it
-                for job in jobs:
-                    if not job.result.done():
-                        job.result.set_exception(error)
-                continue
-            for job, table in zip(jobs, tables, strict=True):
-                if not job.result.done():
-                    job.result.set_result(table)
+        while jobs := self._take(self._scorer.max_tokens):
+            await loop.run_in_executor(self._engine, self._serve, jobs, loop)
 
-    def _forward(self, jobs: Sequence[_Job]) -> list[pa.Table]:
-        """All jobs in one call of the engine, each one's own results back."""
+    def _take(
+        self, max_tokens: int, *, above: int = NO_RANK, beside: int | None = None
+    ) -> list[_Job]:
+        with self._lock:
+            return take(self._jobs, max_tokens, above=above, beside=beside)
+
+    def _serve(
+        self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop, *, nested: bool = False
+    ) -> None:
+        """Scores jobs in one forward and tells their callers; runs in the engine's thread."""
+        first = True
+        rank = min(job.urgency[0] for job in jobs)
 
         def before_pack() -> None:
+            nonlocal first
             self._pack_began = time.monotonic()
             if all(job.result.done() for job in jobs):
                 raise _NobodyWaits
+            if not (nested or first):
+                while above := self._take(self._scorer.max_tokens, above=rank):
+                    self._serve(above, loop, nested=True)
+                # One pack of equals between two of these: the small do not wait, the large go on.
+                if small := self._take(self._scorer.max_tokens, beside=rank):
+                    self._serve(small, loop, nested=True)
+            first = False
 
+        try:
+            results = self._forward(jobs, before_pack)
+        except Exception as error:  # whatever it is, the callers must hear of it
+            loop.call_soon_threadsafe(_fail, jobs, error)
+        else:
+            loop.call_soon_threadsafe(_answer, jobs, results)
+
+    def _forward(self, jobs: Sequence[_Job], before_pack: Callable[[], None]) -> list[pa.Table]:
+        """All jobs in one call of the engine, each one's own results back."""
         records = [record for job in jobs for record in job.encoded]
         together = self._scorer.forward(records, before_pack)
         tables, start = [], 0
@@ -101,17 +144,41 @@ class Batcher:
         self._engine.shutdown(wait=False, cancel_futures=True)
 
 
-def take(jobs: deque[_Job], max_tokens: int) -> list[_Job]:
-    """Removes the next forward's jobs from the queue: those nobody waits for any more are dropped,
-    the rest taken in order while they fit into `max_tokens`, at least one."""
+def _answer(jobs: Sequence[_Job], tables: Sequence[pa.Table]) -> None:
+    for job, table in zip(jobs, tables, strict=True):
+        if not job.result.done():
+            job.result.set_result(table)
+
+
+def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+    for job in jobs:
+        if not job.result.done():
+            job.result.set_exception(error)
+
+
+def take(
+    jobs: list[_Job], max_tokens: int, *, above: int = NO_RANK, beside: int | None = None
+) -> list[_Job]:
+    """Removes the next forward's jobs from the heap: those nobody waits for any more are dropped,
+    the rest taken by urgency while they fit into `max_tokens`, at least one, however large.
+
+    `above`: only jobs of a higher priority than this rank. `beside`: only jobs of this rank or
+    above that fit, possibly none.
+    """
     taken: list[_Job] = []
-    budget = max_tokens
-    while jobs:
-        if jobs[0].result.done():
-            jobs.popleft()
+    passed: list[_Job] = []
+    last = above - 1 if beside is None else beside
+    while jobs and jobs[0].urgency[0] <= last:
+        job = heapq.heappop(jobs)
+        if job.result.done():
             continue
-        budget -= jobs[0].num_tokens
-        if taken and budget < 0:
-            break
-        taken.append(jobs.popleft())
+        if job.num_tokens > max_tokens and (taken or beside is not None):
+            passed.append(job)
+            if beside is None:
+                break
+            continue
+        taken.append(job)
+        max_tokens -= job.num_tokens
+    for job in passed:
+        heapq.heappush(jobs, job)
     return taken

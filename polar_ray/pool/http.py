@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol
@@ -19,16 +20,21 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Scope
+from starlette.websockets import WebSocketClose
 
-from polar_ray.config import LONGEST_S, PoolConfig
+from polar_ray.config import LONGEST_S, PRIORITIES, PoolConfig, Priority
 from polar_ray.errors import (
     HTTP_STATUS,
+    AuthError,
     DeadlineExceeded,
     Overloaded,
     PolarRayError,
     RecordError,
     TooLarge,
 )
+from polar_ray.pool.admission import Admission
+from polar_ray.pool.auth import Guard, Tokens
 from polar_ray.pool.wire import decode_arrow, decode_json, encode_arrow, encode_json
 
 logger = logging.getLogger(__name__)
@@ -41,8 +47,12 @@ class Scoring(Protocol):
     """What the routes need of the router."""
 
     config: PoolConfig
+    admission: Admission
+    tokens: Tokens | None
 
-    async def score(self, records: Any, timeout_s: float | None = None) -> pa.Table: ...
+    async def score(
+        self, records: Any, timeout_s: float | None = None, priority: str = "train"
+    ) -> pa.Table: ...
     async def provenance(self) -> dict[str, str]: ...
     async def ready(self) -> None: ...
 
@@ -127,25 +137,30 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_no_such_route)
     app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(Guard, tokens=lambda: scoring().tokens, refuse=_refuse)
 
     @app.post("/score", response_model=ResultBody, responses=ERRORS, openapi_extra=SCORE_BODY)
     async def score(
-        request: Request, timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S)] = None
+        request: Request,
+        timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S)] = None,
+        priority: Priority = "train",
     ) -> Response:
         """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
         router = scoring()
         limits = router.config.http
         until = time.monotonic() + (timeout_s or router.config.timeout_s)
-        body = await read_body(request, limits.max_body_bytes, until - time.monotonic())
+        with router.admission.call(PRIORITIES.index(priority)) as admit:
+            left = until - time.monotonic()
+            body = await read_body(request, limits.max_body_bytes, left, admit)
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
         if kind == ARROW_STREAM:
             table = await asyncio.to_thread(decode_arrow, body, limits)
-            result = await router.score(table, _left(until))
+            result = await router.score(table, _left(until), priority)
             return Response(await asyncio.to_thread(encode_arrow, result), media_type=ARROW_STREAM)
         if kind != JSON:
             raise RecordError(f"content-type {kind!r}; send {JSON} or {ARROW_STREAM}")
         records = await asyncio.to_thread(decode_json, body, limits)
-        result = await router.score(records, _left(until))
+        result = await router.score(records, _left(until), priority)
         return Response(await asyncio.to_thread(encode_json, result), media_type=JSON)
 
     @app.get("/health")
@@ -179,27 +194,31 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     return app
 
 
-async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """The request's body; `TooLarge` as soon as it is known to be over the limit."""
+async def read_body(
+    request: Request, max_bytes: int, timeout_s: float, admit: Callable[[int], None]
+) -> bytes:
+    """The request's body; `TooLarge` as soon as it is known to be over the limit. `admit` is told
+    of its bytes as they come."""
     if (coding := request.headers.get("content-encoding", "identity")) != "identity":
         raise RecordError(f"content-encoding {coding!r}; send the body as it is")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
     try:
-        return await asyncio.wait_for(_read_stream(request, max_bytes), timeout_s)
+        return await asyncio.wait_for(_read_stream(request, max_bytes, admit), timeout_s)
     except ClientDisconnect:
         raise RecordError("the client left before it had sent its request") from None
     except (TimeoutError, asyncio.TimeoutError):
         raise DeadlineExceeded(f"the body did not arrive within {timeout_s:.3g} s") from None
 
 
-async def _read_stream(request: Request, max_bytes: int) -> bytes:
+async def _read_stream(request: Request, max_bytes: int, admit: Callable[[int], None]) -> bytes:
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        admit(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -218,9 +237,20 @@ async def _on_error(request: Request, error: Exception, status: int | None = Non
     status = status or HTTP_STATUS[type(error)]
     if status >= 500:
         logger.warning("%s %s: %s: %s", request.method, request.url.path, status, error)
-    headers = {"Retry-After": f"{error.retry_after_s:g}"} if isinstance(error, Overloaded) else {}
+    headers = {}
+    if isinstance(error, Overloaded):
+        # Whole seconds are all that the header may hold.
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, AuthError):
+        headers["WWW-Authenticate"] = "Bearer"
     detail = {"type": type(error).__name__, "message": str(error)}
     return JSONResponse({"error": detail}, status, headers)
+
+
+async def _refuse(scope: Scope, error: AuthError) -> ASGIApp:
+    if scope["type"] != "http":
+        return WebSocketClose()
+    return await _on_error(Request(scope), error)
 
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from polar_ray.config import PoolConfig
+from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
 
 QUIET_ENV = {
     # One line per request helps nobody at this rate.
@@ -30,6 +31,7 @@ def pool(
     Ray only if they were not running before. `host` and `port` (0: a free one) are for a Serve
     that starts here; one that runs keeps its own.
     """
+    check_binding(host, has_tokens=config.http.token_file is not None)
     for key, value in QUIET_ENV.items():
         os.environ.setdefault(key, value)
 
@@ -46,7 +48,11 @@ def pool(
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     had_serve = _get_global_client(raise_if_no_controller_running=False) is not None
     try:
-        http = {"host": host, "port": port or free_port()}
+        http = {
+            "host": host,
+            "port": port or free_port(),
+            "request_timeout_s": LONGEST_REQUEST_S,
+        }
         serve.start(http_options=http, logging_config={"log_level": "ERROR"})
         start(config, name=name, route_prefix=route_prefix)
         try:

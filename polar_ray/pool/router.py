@@ -1,28 +1,51 @@
-"""Router: cuts a batch into shards, sends them to replicas, merges what comes back.
+"""Router: takes calls in, and gives their rows to `pool.dispatch`. A Ray Serve deployment.
 
 The pool's ingress: RL workers call `score` through the app's handle, everybody else over HTTP.
-Never reads text and never imports torch; how to cut and merge is decided in `planning.shard`.
+Never reads text and never imports torch; how to cut and merge is decided in `planning.shard`, who
+gets what in `pool.policy`.
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+import os
+import time
+from contextvars import Context
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
 
-from polar_ray.config import PoolConfig, check_timeout
-from polar_ray.errors import DeadlineExceeded, Overloaded, PolarRayError, PoolError, ReplicaLost
-from polar_ray.planning.shard import Rows, merge, row_costs, row_groups, shard
+from polar_ray.config import PoolConfig, check_priority, check_timeout
+from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
+from polar_ray.planning.shard import cut
+from polar_ray.pool import members
+from polar_ray.pool.admission import Admission
+from polar_ray.pool.auth import Tokens
+from polar_ray.pool.dispatch import Dispatcher
+from polar_ray.pool.fate import Died, Refused, Unreachable
 from polar_ray.pool.http import build_http
-from polar_ray.records import check_scores, empty_scores, to_batch, with_row_errors
+from polar_ray.pool.policy import Order
+from polar_ray.pool.settings import check_binding, check_environment
+from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
 
 READY_TIMEOUT_S = 5.0
+TICK_S = 0.5
+
+SMALL_ROWS = 64
+"""Up to here a batch is read in the event loop; a thread would take longer to begin."""
+
+INLINE_BYTES = 1 << 16
+"""A smaller table travels within the call; a larger one through the object store."""
 
 
 def build_ingress() -> Any:
@@ -39,94 +62,182 @@ class Router:
     """Holds handles and deadlines. One score per record, in order, or an error by the deadline."""
 
     def __init__(self, config: PoolConfig, replicas: DeploymentHandle) -> None:
+        check_environment(os.environ)
         self.config = config
+        self.admission = Admission(config.admission)
+        self._dispatcher = Dispatcher(self._send, self._pulse)
         # By reference whatever Serve's defaults: shards travel through the object store.
-        self._replicas = replicas.options(_by_reference=True)
-        self._provenance: dict[str, str] | None = None
+        handle = replicas.options(_by_reference=True)
+        self._score_there, self._pulse_there = handle.score, handle.pulse
+        self._pool = handle.app_name
+        path = config.http.token_file
+        self.tokens = Tokens(Path(path)) if path is not None else None
+        check_binding(_http_host(), has_tokens=path is not None)
+        self._ticking: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
 
-    async def score(self, records: Any, timeout_s: float | None = None) -> pa.Table:
+    async def score(
+        self, records: Any, timeout_s: float | None = None, priority: str = "train"
+    ) -> pa.Table:
         """The result table of a list of records or an Arrow table (a reference to either is
         resolved by Ray on the way here).
 
-        Raises `RecordError` if this is no batch or no deadline, `DeadlineExceeded` after
-        `timeout_s` (default: the pool's), `ReplicaLost` if a replica died holding a part of it.
+        Raises `RecordError` if this is no batch, no deadline or no priority (`train`, `eval`,
+        `offline`), `Overloaded` if the pool is full, `DeadlineExceeded` after `timeout_s`
+        (default: the pool's).
         """
+        rank = check_priority(priority)
         timeout_s = self.config.timeout_s if timeout_s is None else check_timeout(timeout_s)
+        self._begin()
         try:
-            return await asyncio.wait_for(self._score(records), timeout_s)
+            return await asyncio.wait_for(self._score(records, timeout_s, rank), timeout_s)
         except Exception as error:
-            own = _translate(error, timeout_s)
+            own = self._translate(error, timeout_s)
             raise own from (None if own is error else error)
 
-    async def _score(self, records: Any) -> pa.Table:
-        batch = await asyncio.to_thread(to_batch, records)
-        if batch.table.num_rows == 0:
-            return empty_scores(await self.provenance())
-        rows, refs = await asyncio.to_thread(self._cut, batch.table)
-        tables = await self._send(rows, refs)
-        return with_row_errors(merge(rows, tables), batch.errors)
+    async def _score(self, records: Any, timeout_s: float, rank: int) -> pa.Table:
+        deadline = time.monotonic() + timeout_s
+        with self.admission.call(rank) as admit:
+            batch = await _read(records)
+            table = batch.table
+            admit(table.nbytes)
+            if table.num_rows == 0:
+                return empty_scores(await self.provenance())
+            ids = table["id"] if "id" in table.column_names else None
+            if ids is not None:
+                table = table.drop_columns(["id"])
+            divide = partial(
+                cut,
+                table,
+                max_shards=self.config.shards_per_replica
+                * max(len(self._dispatcher.members), self.config.num_replicas),
+                min_cost=self.config.min_shard_bytes,
+            )
+            few = table.num_rows <= SMALL_ROWS
+            shards = divide() if few else await asyncio.to_thread(divide)
+            result = await self._dispatcher.score(table, shards, rank=rank, deadline=deadline)
+        if ids is not None:
+            result = result.add_column(0, "id", ids)
+        return with_row_errors(result, batch.errors)
 
     async def provenance(self) -> dict[str, str]:
-        """What the replicas score with; raises `PoolError` while none answers."""
-        if self._provenance is None:
-            await self.ready()
-        assert self._provenance is not None
-        return self._provenance
+        """What the replicas score with; raises `PoolError` while there is none."""
+        await self.ready()
+        return dict(self._dispatcher.served or {})
 
     async def ready(self) -> None:
-        """Returns once a replica has answered; raises `PoolError` if none does in time."""
-        response = self._replicas.info.remote()
+        """Returns once there is a replica that answers; raises `PoolError` if none does in time."""
+        self._begin()
         try:
-            self._provenance = await asyncio.wait_for(response, READY_TIMEOUT_S)
-        except Exception as error:
-            with suppress(Exception):
-                response.cancel()
-            raise _translate(error, READY_TIMEOUT_S) from None
+            await asyncio.wait_for(self._until_served(), READY_TIMEOUT_S)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise PoolError("no replica of this pool answers; `serve status` says why") from None
 
-    def _cut(self, table: pa.Table) -> tuple[list[Rows], list[ray.ObjectRef]]:
-        rows = shard(
-            row_costs(table),
-            row_groups(table),
-            max_shards=self.config.num_replicas * self.config.shards_per_replica,
-            min_cost=self.config.min_shard_bytes,
+    async def _until_served(self) -> None:
+        while all(member.gray for member in self._dispatcher.members.values()):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def check_health(self) -> None:
+        """The event loop turns; Serve asks."""
+        self._begin()
+
+    async def stats(self) -> dict[str, float]:
+        """Counters and the present load, for metrics and benchmarks."""
+        return {
+            **self._dispatcher.counters,
+            "replicas": len(self._dispatcher.members),
+            "calls": self.admission.calls,
+            "held_bytes": self.admission.size_bytes,
+            "refused": self.admission.refused,
+            "cpu_s": time.process_time(),
+        }
+
+    def _begin(self) -> None:
+        """Ties this object to the event loop that it runs in, once."""
+        if self._ticking is None:
+            loop = asyncio.get_running_loop()
+            self._ticking = loop.create_task(self._tick())
+            members.watch(
+                self._pool, lambda found: loop.call_soon_threadsafe(self._set_members, found)
+            )
+
+    def _set_members(self, replicas: members.Replicas) -> None:
+        self._dispatcher.set_members(replicas)
+        self._changed.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._dispatcher.tick()
+            self._changed.set()
+
+    async def _send(
+        self, replica: str, table: pa.Table, order: Order, timeout_s: float
+    ) -> pa.Table:
+        """One parcel to one replica; see `fate.Send`."""
+        shard: Any = table
+        if table.nbytes > INLINE_BYTES:
+            shard = [await asyncio.to_thread(ray.put, table)]
+        # Several calls travel in it, so it belongs to none of them.
+        response = Context().run(
+            self._score_there.remote, shard, replica=replica, rank=order[0], timeout_s=timeout_s
         )
-        return rows, [ray.put(table.take(pa.array(taken)).combine_chunks()) for taken in rows]
-
-    async def _send(self, rows: Sequence[Rows], refs: Sequence[ray.ObjectRef]) -> list[pa.Table]:
-        """The result table of each shard."""
-        responses: list[DeploymentResponse] = []
         try:
-            responses.extend(self._replicas.score.remote([ref]) for ref in refs)
-            tables = await asyncio.gather(*responses)
-            return [
-                check_scores(table, len(taken)) for taken, table in zip(rows, tables, strict=True)
-            ]
-        except BaseException:
+            return await response
+        except asyncio.CancelledError:
             # Serve goes on with work that nobody awaits any more, unless it is told.
-            for response in responses:
-                # Serve raises what the call failed with again, if it failed on its way.
-                with suppress(Exception):
-                    response.cancel()
+            response.cancel()
             raise
+        except Exception as error:
+            raise _fate(error) from error
+
+    async def _pulse(self, replica: str) -> None:
+        try:
+            await Context().run(self._pulse_there.remote, replica=replica)
+        except Exception as error:
+            raise _fate(error) from error
+
+    def _translate(self, error: Exception, timeout_s: float) -> PolarRayError:
+        """What ended a call, as this project's own error."""
+        if isinstance(error, PolarRayError):
+            return error
+        if isinstance(error, TimeoutError | asyncio.TimeoutError):
+            if not self._dispatcher.members:
+                reason = "there is no replica; `serve status` says why"
+            else:
+                reason = "raise timeout_s, send smaller batches or add replicas"
+            return DeadlineExceeded(f"no answer within {round(timeout_s, 2):g} s: {reason}")
+        return PoolError(f"{type(error).__name__}: {error}")
 
 
-def _translate(error: Exception, timeout_s: float) -> PolarRayError:
-    """Ray's and asyncio's errors as this project's own."""
+def _http_host() -> str | None:
+    """Where Serve's HTTP proxies listen; None outside Serve."""
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return None
+    from ray.serve.context import _get_global_client
+
+    host: str = _get_global_client().http_config.host
+    return host
+
+
+async def _read(records: Any) -> Batch:
+    small = isinstance(records, list | pa.Table) and len(records) <= SMALL_ROWS
+    return to_batch(records) if small else await asyncio.to_thread(to_batch, records)
+
+
+def _fate(error: Exception) -> Exception:
+    """What became of a parcel, in the words of `pool.dispatch`; other errors are a replica's."""
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error = error.cause
     if isinstance(error, PolarRayError):
         return error
-    if isinstance(error, TimeoutError | asyncio.TimeoutError):
-        return DeadlineExceeded(
-            f"no answer from the replicas within {round(timeout_s, 2):g} s; raise timeout_s, send "
-            "smaller batches or add replicas"
-        )
-    if isinstance(error, DeploymentUnavailableError):
-        return PoolError("no replica of this pool starts; `serve status` says why")
-    if isinstance(error, ActorDiedError | ActorUnavailableError):
-        return ReplicaLost(f"a replica died while it held this work; send it again ({error})")
-    if isinstance(error, BackPressureError):
-        return Overloaded("the pool's queue is full")
-    if isinstance(error, RayServeException | RayError):
-        return ReplicaLost(f"the work was lost within the cluster; send it again ({error})")
-    return PoolError(f"{type(error).__name__}: {error}")
+    if isinstance(error, ReplicaUnavailableError | DeploymentUnavailableError):
+        return Refused(str(error))
+    if isinstance(error, ActorDiedError):
+        return Died(str(error))
+    if isinstance(error, ActorUnavailableError | BackPressureError | RayServeException | RayError):
+        return Unreachable(str(error))
+    return error

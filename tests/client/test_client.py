@@ -11,6 +11,7 @@ import pytest
 from examples import BAD_ROWS, GROUPS
 
 from polar_ray.client import Client, connect
+from polar_ray.config import Priority
 from polar_ray.errors import ConfigError, RecordError, ScoreError
 from polar_ray.scorer import Scorer
 
@@ -25,12 +26,12 @@ class Direct:
     def carries(self, records: Any) -> bool:
         return False
 
-    def send(self, batch: pa.Table, timeout_s: float) -> pa.Table:
+    def send(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
         self.timeouts.append(timeout_s)
         return self.scorer.score(batch)
 
-    async def send_async(self, batch: pa.Table, timeout_s: float) -> pa.Table:
-        return self.send(batch, timeout_s)
+    async def send_async(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
+        return self.send(batch, timeout_s, priority)
 
     def close(self) -> None:
         pass

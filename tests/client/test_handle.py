@@ -54,7 +54,7 @@ def test_errors_of_ray_get_this_projects_names(
     transport = object.__new__(HandleTransport)
     transport._app_name = "gone"
     transport._score = Failing(error, at_once=at_once)
-    client = Client(transport)
+    client = Client(transport, timeout_s=0.2)
     with pytest.raises(kind) as caught:
         client.score(GROUPS)
     assert type(caught.value) is kind

@@ -14,6 +14,7 @@ from polar_ray.client import Client, connect
 from polar_ray.client import http as module
 from polar_ray.client.http import HttpTransport
 from polar_ray.errors import (
+    AuthError,
     ConfigError,
     DeadlineExceeded,
     Overloaded,
@@ -65,7 +66,7 @@ def test_errors_arrive_as_the_same_class(
     answer: httpx.Response, kind: type[PolarRayError], message: str
 ) -> None:
     with pytest.raises(kind, match=message) as caught:
-        client(lambda request: answer).score(GROUPS)
+        client(lambda request: answer).score(GROUPS, timeout_s=0.9)
     assert type(caught.value) is kind
     if isinstance(caught.value, Overloaded):
         assert caught.value.retry_after_s == (1 if "GMT" in answer.headers["retry-after"] else 2.5)
@@ -166,3 +167,34 @@ def test_a_password_in_the_address_is_sent_and_not_shown() -> None:
     assert "secret" not in str(caught.value)
     assert seen[0].url.path == "/two/score"
     assert seen[0].headers["authorization"].startswith("Basic ")
+
+
+def test_a_token_is_sent_and_not_shown() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return error("AuthError", 401)
+
+    transport = HttpTransport("http://pool", token="hunter2", transport=httpx.MockTransport(answer))
+    with pytest.raises(AuthError, match="because") as caught:
+        Client(transport, priority="eval").score(GROUPS)
+    assert seen[0].headers["authorization"] == "Bearer hunter2"
+    assert seen[0].url.params["priority"] == "eval"
+    assert "hunter2" not in repr(caught.value)
+
+
+def test_a_pool_that_has_answered_before_is_expected_back() -> None:
+    answers = iter([error("RecordError", 422), None, error("TooLarge", 413)])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        found = next(answers)
+        if found is None:
+            raise httpx.ConnectError("refused")
+        return found
+
+    one = client(answer)
+    with pytest.raises(RecordError):
+        one.score(GROUPS)
+    with pytest.raises(TooLarge):
+        one.score(GROUPS)

@@ -11,8 +11,8 @@ import torch
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.native import NativeEngine, choose_device, choose_dtype
 from polar_ray.errors import ConfigError, EngineError
-from polar_ray.model import load_model
 from polar_ray.planning import build_pack
+from polar_ray.verify.reference import LlamaReference
 
 
 def test_a_cpu_scores_in_float32_whatever_the_checkpoint() -> None:
@@ -31,54 +31,11 @@ def test_a_missing_device_is_a_clear_error() -> None:
 
 def test_scores_equal_transformers_llama_on_the_same_weights(tiny_dir: Path) -> None:
     # InternLM2 is Llama with a fused projection: an implementation that we did not write.
-    from transformers import LlamaConfig, LlamaModel
-
-    model = load_model(tiny_dir)
-    c = model.config
-    llama = LlamaModel(
-        LlamaConfig(
-            vocab_size=c.vocab_size,
-            hidden_size=c.hidden_size,
-            intermediate_size=c.intermediate_size,
-            num_hidden_layers=c.num_hidden_layers,
-            num_attention_heads=c.num_attention_heads,
-            num_key_value_heads=c.num_key_value_heads,
-            max_position_embeddings=c.max_position_embeddings,
-            rms_norm_eps=c.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
-        )
-    )
-    renamed = {
-        "embed_tokens.weight": model.model.tok_embeddings.weight,
-        "norm.weight": model.model.norm.weight,
-    }
-    group = c.num_attention_heads // c.num_key_value_heads
-    for number, layer in enumerate(model.model.layers):
-        fused = layer.attention.wqkv.weight.view(c.num_key_value_heads, group + 2, c.head_dim, -1)
-        to = f"layers.{number}."
-        renamed |= {
-            to + "self_attn.q_proj.weight": fused[:, :group].flatten(0, 2),
-            to + "self_attn.k_proj.weight": fused[:, group].flatten(0, 1),
-            to + "self_attn.v_proj.weight": fused[:, group + 1].flatten(0, 1),
-            to + "self_attn.o_proj.weight": layer.attention.wo.weight,
-            to + "mlp.gate_proj.weight": layer.feed_forward.w1.weight,
-            to + "mlp.down_proj.weight": layer.feed_forward.w2.weight,
-            to + "mlp.up_proj.weight": layer.feed_forward.w3.weight,
-            to + "input_layernorm.weight": layer.attention_norm.weight,
-            to + "post_attention_layernorm.weight": layer.ffn_norm.weight,
-        }
-    llama.load_state_dict(renamed)
-    llama.eval()
-
     random = np.random.default_rng(0)
     records = [random.integers(5, 400, n).astype(np.int32) for n in (3, 40, 200)]
     engine = NativeEngine(NativeEngineConfig(device="cpu"), tiny_dir)
     found = engine.submit(build_pack(records, [-1] * 3, range(3))).result()
-    with torch.inference_mode():
-        expected = [
-            model.v_head(llama(torch.from_numpy(ids).long()[None]).last_hidden_state[0, -1]).item()
-            for ids in records
-        ]
+    expected = LlamaReference(tiny_dir).score(records)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

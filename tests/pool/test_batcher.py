@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -135,6 +136,137 @@ def test_a_forward_that_nobody_waits_for_ends_with_its_pack(tiny_dir: Path) -> N
 
     asyncio.run(main())
     assert len(packs) == 2, "one pack of the first call, one of the second"
+
+
+class Packs:
+    """Holds each pack of a scorer until it is let go; says which rows went in which order."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.sizes: list[int] = []
+        self.reached, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self._submit = scorer.engine.submit
+        scorer.engine.submit = self.submit  # type: ignore[method-assign]
+
+    def submit(self, pack: Pack) -> Pending:
+        self.sizes.append(len(pack.records))
+        self.reached.release()
+        assert self.go.acquire(timeout=30)
+        return self._submit(pack)
+
+
+def small_packs(folder: Path) -> Scorer:
+    """A scorer whose packs hold about one record of `GROUPS` each."""
+    engine = StubEngineConfig()
+    return Scorer(ScorerConfig(model=str(folder), engine=engine, max_tokens=200))
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_small_jobs_go_between_the_packs_of_a_large_one(tiny_dir: Path, rank: int) -> None:
+    scorer = small_packs(tiny_dir)
+    packs = Packs(scorer)
+    large = pa.Table.from_pylist(GROUPS * 8)
+    small = pa.Table.from_pylist(GROUPS[:1])
+    done: list[str] = []
+
+    async def main() -> None:
+        batcher = Batcher(scorer)
+
+        async def score(name: str, table: pa.Table, **options: int) -> pa.Table:
+            result = await batcher.score(table, **options)
+            done.append(name)
+            return result
+
+        first = asyncio.create_task(score("large", large))
+        await asyncio.to_thread(packs.reached.acquire)
+        second = asyncio.create_task(score("small", small, rank=rank))
+        await until_waiting(batcher, 1)
+        for _ in range(1000):
+            packs.go.release()
+        expected = scorer.encode(small)
+        assert (await second)["num_tokens"].to_pylist() == [len(expected[0].ids)]
+        assert (await first).num_rows == large.num_rows
+        batcher.close()
+
+    asyncio.run(main())
+    assert len(packs.sizes) > 3, "the large one takes several packs"
+    assert done == (["small", "large"] if rank == 0 else ["large", "small"])
+
+
+def test_a_higher_priority_passes_a_long_forward_whatever_its_size(tiny_dir: Path) -> None:
+    scorer = small_packs(tiny_dir)
+    packs = Packs(scorer)
+    done: list[str] = []
+
+    async def main() -> None:
+        batcher = Batcher(scorer)
+
+        async def score(name: str, times: int, rank: int) -> None:
+            table = pa.Table.from_pylist(GROUPS * times)
+            assert (await batcher.score(table, rank=rank)).num_rows == table.num_rows
+            done.append(name)
+
+        offline = asyncio.create_task(score("offline", 16, 2))
+        await asyncio.to_thread(packs.reached.acquire)
+        train = [asyncio.create_task(score("train", 4, 0)) for _ in range(3)]
+        await until_waiting(batcher, 3)
+        for _ in range(1000):
+            packs.go.release()
+        await asyncio.gather(offline, *train)
+        batcher.close()
+
+    asyncio.run(main())
+    assert done == ["train"] * 3 + ["offline"]
+
+
+def test_a_stream_of_small_jobs_does_not_hold_up_a_large_one(tiny_dir: Path) -> None:
+    scorer = small_packs(tiny_dir)
+    packs = Packs(scorer)
+    large = pa.Table.from_pylist(GROUPS * 4)
+
+    async def main() -> int:
+        batcher = Batcher(scorer)
+        first = asyncio.create_task(batcher.score(large))
+        await asyncio.to_thread(packs.reached.acquire)
+        others = []
+        while not first.done():
+            others.append(asyncio.create_task(batcher.score(SHARDS[0].slice(0, 1))))
+            packs.go.release()
+            await asyncio.sleep(0)
+        for _ in range(1000):
+            packs.go.release()
+        await asyncio.gather(first, *others)
+        batcher.close()
+        return len(others)
+
+    assert asyncio.run(main()) > 0
+
+
+def test_an_interrupting_job_that_fails_fails_alone(tiny_dir: Path) -> None:
+    scorer = small_packs(tiny_dir)
+    packs = Packs(scorer)
+    results = scorer.results
+
+    def fail_small(table: pa.Table, *others: Any) -> pa.Table:
+        if table.num_rows == 1:
+            raise RuntimeError("only this one")
+        return results(table, *others)
+
+    scorer.results = fail_small  # type: ignore[method-assign]
+
+    async def main() -> None:
+        batcher = Batcher(scorer)
+        first = asyncio.create_task(batcher.score(pa.Table.from_pylist(GROUPS * 4)))
+        await asyncio.to_thread(packs.reached.acquire)
+        second = asyncio.create_task(batcher.score(SHARDS[0].slice(0, 1)))
+        await until_waiting(batcher, 1)
+        for _ in range(1000):
+            packs.go.release()
+        with pytest.raises(RuntimeError, match="only this one"):
+            await second
+        assert (await first).num_rows == 48
+        batcher.close()
+
+    asyncio.run(main())
 
 
 def test_a_failing_forward_reaches_its_callers_and_the_next_is_served(gated: GatedScorer) -> None:

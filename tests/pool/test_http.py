@@ -13,7 +13,7 @@ from examples import BAD_ROWS, GROUPS
 from fastapi import Request
 from fastapi.testclient import TestClient
 
-from polar_ray.config import HttpConfig, PoolConfig
+from polar_ray.config import AdmissionConfig, HttpConfig, PoolConfig
 from polar_ray.errors import (
     HTTP_STATUS,
     DeadlineExceeded,
@@ -22,6 +22,8 @@ from polar_ray.errors import (
     RecordError,
     ReplicaLost,
 )
+from polar_ray.pool.admission import Admission
+from polar_ray.pool.auth import Tokens
 from polar_ray.pool.http import ARROW_STREAM, build_http, read_body
 from polar_ray.pool.wire import encode_arrow
 from polar_ray.records import check_scores, provenance
@@ -32,14 +34,20 @@ class ScorerAsRouter:
     """What the routes need of a router, around a scorer of this process."""
 
     config = PoolConfig(http=HttpConfig(max_body_bytes=20_000))
+    tokens: Tokens | None = None
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
         self.error: Exception | None = None
         self.timeouts: list[float | None] = []
+        self.priorities: list[str] = []
+        self.admission = Admission(AdmissionConfig(max_bytes=30_000))
 
-    async def score(self, records: Any, timeout_s: float | None = None) -> pa.Table:
+    async def score(
+        self, records: Any, timeout_s: float | None = None, priority: str = "train"
+    ) -> pa.Table:
         self.timeouts.append(timeout_s)
+        self.priorities.append(priority)
         if self.error is not None:
             raise self.error
         return self.scorer.score(records)
@@ -216,13 +224,13 @@ def test_a_body_that_never_ends_is_given_up(router: ScorerAsRouter) -> None:
         raise AssertionError
 
     with pytest.raises(DeadlineExceeded, match=r"did not arrive within 0\.01 s"):
-        asyncio.run(read_body(Request(scope, receive), 1000, 0.01))
+        asyncio.run(read_body(Request(scope, receive), 1000, 0.01, lambda size: None))
 
     async def leave() -> dict[str, Any]:
         return {"type": "http.disconnect"}
 
     with pytest.raises(RecordError, match="client left"):
-        asyncio.run(read_body(Request(scope, leave), 1000, 10))
+        asyncio.run(read_body(Request(scope, leave), 1000, 10, lambda size: None))
 
 
 def test_every_answer_that_is_not_200_has_the_error_body(
@@ -252,6 +260,27 @@ def test_models_say_what_is_served(http: TestClient, scorer: Scorer) -> None:
     [model] = http.get("/v1/models").json()["data"]
     assert model["id"] == scorer.info.name
     assert model["model_digest"] == scorer.info.digest
+
+
+def test_priorities_are_passed_on_and_must_exist(http: TestClient, router: ScorerAsRouter) -> None:
+    for query in ("", "?priority=eval", "?priority=offline"):
+        assert http.post(f"/score{query}", json={"records": GROUPS[:1]}).status_code == 200
+    assert router.priorities == ["train", "eval", "offline"]
+    answer = http.post("/score?priority=vip", json={"records": GROUPS[:1]})
+    assert answer.status_code == 422
+    assert "priority" in answer.json()["error"]["message"]
+
+
+def test_bodies_are_refused_while_the_pool_is_full(
+    http: TestClient, router: ScorerAsRouter
+) -> None:
+    with router.admission.call(0) as admit:
+        admit(29_000)
+        answer = http.post("/score", json={"records": GROUPS})
+        assert answer.status_code == 429
+        assert float(answer.headers["retry-after"]) > 0
+        assert http.get("/health").status_code == 200
+    assert_serves(http)
 
 
 def test_every_reference_of_the_openapi_page_resolves(http: TestClient) -> None:

@@ -22,13 +22,13 @@ from typer.testing import CliRunner
 
 from polar_ray.cli import cli
 from polar_ray.client import Client, connect
-from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.config import HttpConfig, PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import (
+    AuthError,
     ConfigError,
     DeadlineExceeded,
     PoolError,
     RecordError,
-    ReplicaLost,
     ScoreError,
 )
 from polar_ray.pool.local import pool
@@ -42,8 +42,10 @@ BATCH = [{**record, "output": f"{record['output']} {i}"} for i in range(20) for 
 
 @pytest.fixture(scope="module")
 def url(cluster: None, tiny_dir: Path) -> Iterator[str]:
-    """A pool of two replicas with the native engine, small shards."""
-    config = PoolConfig(model=str(tiny_dir), num_replicas=2, num_cpus=0.1, min_shard_bytes=64)
+    """A pool of two routers and two replicas with the native engine, small shards."""
+    config = PoolConfig(
+        model=str(tiny_dir), num_replicas=2, num_routers=2, num_cpus=0.1, min_shard_bytes=64
+    )
     with pool(config, name="native") as address:
         yield address
 
@@ -249,17 +251,7 @@ def slow(cluster: None, tiny_dir: Path) -> Iterator[str]:
         yield address
 
 
-def replica_pid() -> int:
-    """The process of the slow pool's replica."""
-    [pid] = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.read_bytes().startswith(b"ray::ServeReplica:slow:Replica")
-    ]
-    return pid
-
-
-def test_deadlines_and_a_lost_replica_end_in_clear_errors(slow: str) -> None:
+def test_deadlines_end_in_clear_errors_and_the_next_call_is_served(slow: str) -> None:
     handle = connect(app_name="slow")
     with connect(address=slow) as web:
         for client in (handle, web):
@@ -267,10 +259,43 @@ def test_deadlines_and_a_lost_replica_end_in_clear_errors(slow: str) -> None:
             with pytest.raises(DeadlineExceeded, match="within"):
                 client.score(BATCH, timeout_s=0.5)
             assert time.monotonic() - started < 5, "the deadline was 0.5 s"
+            assert client.score(GROUPS[:1], timeout_s=60), "its work has ended with the call"
 
-        pid = replica_pid()
-        killer = threading.Timer(1.0, os.kill, (pid, signal.SIGKILL))
-        killer.start()
-        with pytest.raises(ReplicaLost, match="died"):
-            handle.score(BATCH, timeout_s=60)
-        killer.join()
+
+def replica_pids(name: str) -> list[int]:
+    """The processes of a pool's replicas."""
+    title = f"ray::ServeReplica:{name}:Replica".encode()
+    return [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_bytes().startswith(title)
+    ]
+
+
+def test_a_call_outlives_its_replica_and_http_asks_for_a_token(
+    cluster: None, tiny_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("secret\n")
+    config = PoolConfig(
+        model=str(tiny_dir),
+        num_replicas=2,
+        num_cpus=0.1,
+        engine=StubEngineConfig(seconds_per_token=0.0005),
+        max_tokens=256,
+        http=HttpConfig(token_file=str(tmp_path / "tokens")),
+    )
+    stub = Scorer(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig(), max_tokens=256))
+    with pool(config, name="mortal", route_prefix="/mortal") as address:
+        with connect(address=address, token="secret") as web:
+            assert_same(web.score_table(GROUPS), stub.score(GROUPS))
+        for wrong in (None, "guess"):
+            with connect(address=address, token=wrong) as web, pytest.raises(AuthError):
+                web.score(GROUPS)
+        assert httpx.get(address + "/ready").status_code == 200
+        client = connect(app_name="mortal")
+        for victim in range(2):
+            # The first time one of two, the second time what has come up since then.
+            killer = threading.Timer(1.0, os.kill, (replica_pids("mortal")[victim], signal.SIGKILL))
+            killer.start()
+            assert_same(client.score_table(BATCH, timeout_s=120), stub.score(BATCH))
+            killer.join()

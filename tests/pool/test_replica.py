@@ -14,7 +14,7 @@ from examples import GROUPS
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.engine.protocol import Done, Pending
-from polar_ray.errors import EngineError
+from polar_ray.errors import DeadlineExceeded, EngineError
 from polar_ray.planning import Pack
 from polar_ray.pool import replica as module
 from polar_ray.pool.replica import Replica
@@ -77,12 +77,25 @@ def test_a_replica_whose_pack_never_ends_is_not(
     asyncio.run(main())
 
 
-def test_a_replica_without_a_finite_score_is_not(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("score", "message"), [(np.nan, "nonfinite_score"), (5.0, "scores its own probe 5")]
+)
+def test_a_replica_that_scores_its_probe_otherwise_than_at_its_start_is_not(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, score: float, message: str
 ) -> None:
     monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 30.0)
     asyncio.run(replica.check_health())
-    nothing = Done(np.array([np.nan], np.float32))
-    replica._scorer.engine.submit = lambda pack: nothing  # type: ignore[method-assign]
-    with pytest.raises(EngineError, match="nonfinite_score"):
+    wrong = Done(np.array([score], np.float32))
+    replica._scorer.engine.submit = lambda pack: wrong  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match=message):
         asyncio.run(replica.check_health())
+
+
+def test_work_whose_deadline_has_passed_is_left(replica: Replica, gate: Gate) -> None:
+    async def main() -> None:
+        with pytest.raises(DeadlineExceeded, match="did not come to it"):
+            await replica.score(TABLE, replica="r", timeout_s=0.01)
+        gate.opened.set()
+        assert (await replica.score(TABLE, replica="r", timeout_s=60)).num_rows == len(GROUPS)
+
+    asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The router's decisions without a cluster: how foreign errors are told to callers."""
+"""The router's shell without a cluster: what Serve's errors mean, deadlines, who is there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections.abc import Generator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from ray.exceptions import (
     ActorDiedError,
@@ -16,45 +17,50 @@ from ray.exceptions import (
     RayTaskError,
 )
 from ray.serve._private.common import DeploymentID
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
 
-from polar_ray.config import PoolConfig
+from polar_ray.config import AdmissionConfig, PoolConfig
 from polar_ray.errors import (
+    ConfigError,
     DeadlineExceeded,
     EngineError,
     Overloaded,
     PolarRayError,
     PoolError,
     RecordError,
-    ReplicaLost,
+    TooLarge,
 )
-from polar_ray.pool.router import Router, _translate
+from polar_ray.pool import members
+from polar_ray.pool import router as module
+from polar_ray.pool.fate import Died, Refused, Unreachable
+from polar_ray.pool.router import Router, _fate
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (TimeoutError(), DeadlineExceeded),
-        (asyncio.TimeoutError(), DeadlineExceeded),
-        (GetTimeoutError(), DeadlineExceeded),
-        (ActorDiedError(), ReplicaLost),
-        (ActorUnavailableError("x", None), ReplicaLost),
-        (OwnerDiedError("00" * 28, b"", ""), ReplicaLost),
-        (DeploymentUnavailableError(DeploymentID("Replica", "app")), PoolError),
-        (BackPressureError(1, 1), Overloaded),
+        (ActorDiedError(), Died),
+        (ActorUnavailableError("x", None), Unreachable),
+        (OwnerDiedError("00" * 28, b"", ""), Unreachable),
+        (RequestCancelledError("x"), Unreachable),
+        (BackPressureError(1, 1), Unreachable),
+        (ReplicaUnavailableError("x"), Refused),
+        (DeploymentUnavailableError(DeploymentID("Replica", "app")), Refused),
         (RayTaskError("score", "trace", RecordError("bad")), RecordError),
         (RayTaskError("score", "trace", EngineError("bad")), EngineError),
-        (RayTaskError("score", "trace", KeyError("bug")), PoolError),
-        (KeyError("bug"), PoolError),
+        (RayTaskError("score", "trace", KeyError("bug")), KeyError),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_every_error_has_one_of_this_projects_names(
-    error: Exception, kind: type[PolarRayError]
+def test_what_becomes_of_a_parcel_is_one_of_four_things(
+    error: Exception, kind: type[Exception]
 ) -> None:
-    translated = _translate(error, 2.0)
-    assert type(translated) is kind
-    assert str(translated)
+    assert type(_fate(error)) is kind
 
 
 class Silent:
@@ -62,15 +68,20 @@ class Silent:
 
     def __init__(self) -> None:
         self.cancelled = 0
+        self.app_name = f"silent {id(self)}"
 
     def options(self, **options: Any) -> Silent:
         return self
 
     @property
-    def info(self) -> Silent:
+    def score(self) -> Silent:
         return self
 
-    def remote(self) -> Silent:
+    @property
+    def pulse(self) -> Silent:
+        return self
+
+    def remote(self, *parts: Any, **options: Any) -> Silent:
         return self
 
     def __await__(self) -> Generator[Any, None, None]:
@@ -80,42 +91,101 @@ class Silent:
         self.cancelled += 1
 
 
+RECORD = {"prompt": "p", "reference": "r", "output": "o"}
+
+
+@pytest.fixture
+def silent() -> Silent:
+    return Silent()
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, math.nan, math.inf, "5", 1e300])
-def test_a_deadline_that_would_hang_is_refused(timeout_s: Any) -> None:
-    router = Router(PoolConfig(), Silent())
+def test_a_deadline_that_would_hang_is_refused(silent: Silent, timeout_s: Any) -> None:
+    router = Router(PoolConfig(), silent)
     with pytest.raises(RecordError, match="timeout_s="):
         asyncio.run(router.score([], timeout_s))
+    with pytest.raises(RecordError, match="priority='vip'"):
+        asyncio.run(router.score([], 1.0, "vip"))
 
 
-def test_the_deadline_holds_for_every_part_of_a_call() -> None:
-    # An empty batch asks the replicas only what they score with.
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
-        asyncio.run(Router(PoolConfig(), Silent()).score([], 0.01))
+@pytest.mark.parametrize("records", [[], [RECORD]])
+def test_the_deadline_holds_for_every_part_of_a_call(silent: Silent, records: Any) -> None:
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s: there is no replica"):
+        asyncio.run(Router(PoolConfig(), silent).score(records, 0.01))
 
 
-class Failed(Silent):
-    """A response that failed on its way to a replica: Serve's `cancel` raises that again."""
+def test_what_is_on_its_way_is_cancelled_at_the_deadline(silent: Silent) -> None:
+    members.publish(silent.app_name, {"r1": {"model_digest": "d"}})
 
-    def __await__(self) -> Generator[Any, None, None]:
-        raise BackPressureError(1, 1)
-        yield
+    async def main() -> None:
+        router = Router(PoolConfig(), silent)
+        await router.ready()
+        with pytest.raises(DeadlineExceeded, match="add replicas"):
+            await router.score([RECORD], 0.05)
+        assert silent.cancelled == 1
+        assert (await router.stats())["calls"] == 0
 
-    def cancel(self) -> None:
-        raise BackPressureError(1, 1)
+    asyncio.run(main())
 
 
-def test_a_failed_shard_cancels_the_others() -> None:
-    class Two(Silent):
-        @property
-        def score(self) -> Two:
-            return self
+def test_ready_says_so_while_there_is_no_replica(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(module, "TICK_S", 0.001)
 
-        def remote(self, *shard: Any) -> Silent:
-            return responses.pop()
+    async def main() -> None:
+        router = Router(PoolConfig(), silent)
+        with pytest.raises(PoolError, match="no replica of this pool answers"):
+            await router.ready()
+        monkeypatch.setattr(module, "READY_TIMEOUT_S", 30)
+        waiting = asyncio.create_task(router.provenance())
+        await asyncio.sleep(0)
+        members.publish(silent.app_name, {"r1": {"model_digest": "d"}})
+        assert await waiting == {"model_digest": "d"}
 
-    silent = Silent()
-    responses = [silent, Failed()]
-    router = Router(PoolConfig(), Two())
-    with pytest.raises(BackPressureError):
-        asyncio.run(router._send([], [None, None]))
-    assert silent.cancelled == 1
+    asyncio.run(main())
+
+
+def test_a_full_pool_refuses_and_a_batch_that_never_fits_is_told_so(silent: Silent) -> None:
+    config = PoolConfig(admission=AdmissionConfig(max_calls=1, max_bytes=1000))
+    huge = pa.table({name: ["x" * 1000] for name in RECORD})
+
+    async def main() -> None:
+        router = Router(config, silent)
+        first = asyncio.create_task(router.score([RECORD], 60))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="1 calls are waiting") as caught:
+            await router.score([RECORD], 60)
+        assert caught.value.retry_after_s > 0
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        with pytest.raises(TooLarge, match="max_bytes=1000"):
+            await router.score(huge, 60)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TimeoutError(), DeadlineExceeded),
+        (asyncio.TimeoutError(), DeadlineExceeded),
+        (GetTimeoutError(), DeadlineExceeded),
+        (EngineError("bad"), EngineError),
+        (KeyError("bug"), PoolError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_every_error_of_a_call_has_one_of_this_projects_names(
+    silent: Silent, error: Exception, kind: type[PolarRayError]
+) -> None:
+    assert type(Router(PoolConfig(), silent)._translate(error, 2.0)) is kind
+
+
+def test_dangerous_settings_of_ray_are_refused(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    with pytest.raises(ConfigError, match="RAY_SERVE_THROUGHPUT_OPTIMIZED is set: it sends"):
+        Router(PoolConfig(), silent)

@@ -1,0 +1,106 @@
+"""Bearer tokens: who may use the pool's HTTP side.
+
+Every route asks for one but those that say only whether the pool lives. Imports no ray.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from polar_ray.errors import AuthError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""What a load balancer asks, which has no token. They tell nothing else."""
+
+RELOAD_S = 1.0
+"""A changed file is read again after at most this long."""
+
+
+class Tokens:
+    """The tokens of a file, one a line; several, so that they can be exchanged one by one.
+
+    Keeps digests only. Raises `ConfigError` if there is no token to begin with.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._looked_at = clock()
+        try:
+            self._version = self._stat()
+            self._digests = _read(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"http.token_file={str(path)!r} cannot be read: {error}") from None
+        if not self._digests:
+            raise ConfigError(f"http.token_file={str(path)!r} holds no token; write one a line")
+
+    def allow(self, authorization: str | None) -> bool:
+        """Whether an `Authorization` header carries one of the tokens.
+
+        Takes the same time whichever it is, and whether it is one.
+        """
+        self._reload()
+        kind, _, token = (authorization or "").partition(" ")
+        digest = _digest(token.strip())
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return any(matches) and kind.lower() == "bearer"
+
+    def _reload(self) -> None:
+        if self._clock() - self._looked_at < RELOAD_S:
+            return
+        self._looked_at = self._clock()
+        try:
+            version = self._stat()
+            if version != self._version:
+                self._digests, self._version = _read(self._path), version
+                logger.warning("read %s token(s) from %s", len(self._digests), self._path)
+        except (OSError, UnicodeDecodeError) as error:
+            # Whoever replaces the file may be in the middle of it.
+            logger.warning("the tokens of %s stay as they are: %s", self._path, error)
+
+    def _stat(self) -> tuple[int, int, int]:
+        found = self._path.stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class Guard:
+    """ASGI middleware in front of all routes, also those that nobody has thought of yet."""
+
+    def __init__(self, app: ASGIApp, tokens: Callable[[], Tokens | None], refuse: Any) -> None:
+        self._app, self._tokens, self._refuse = app, tokens, refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes on what is allowed; `refuse` makes the answer to the rest."""
+        if scope["type"] == "lifespan" or self._allowed(scope):
+            await self._app(scope, receive, send)
+            return
+        error = AuthError("send the header `Authorization: Bearer TOKEN` with a token of this pool")
+        await (await self._refuse(scope, error))(scope, receive, send)
+
+    def _allowed(self, scope: Scope) -> bool:
+        tokens = self._tokens()
+        if tokens is None:
+            return True
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path in OPEN_PATHS and scope["type"] == "http":
+            return True
+        headers = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(headers) == 1 and tokens.allow(headers[0].decode("latin-1"))
+
+
+def _read(path: Path) -> list[bytes]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_digest(line.strip()) for line in lines if line.strip() and line[0] != "#"]
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()

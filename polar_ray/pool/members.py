@@ -1,0 +1,33 @@
+"""Members: which replicas of a pool run, as Serve tells this process.
+
+The meeting point of Serve's request router, which hears it in a thread of its own, and this
+project's router, which acts on it. Knows neither Ray nor asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from threading import Lock
+
+Replicas = Mapping[str, Mapping[str, str]]
+"""Name of each replica and what it scores with (`Scorer.provenance`)."""
+
+_lock = Lock()
+_known: dict[str, Replicas] = {}
+_watchers: dict[str, list[Callable[[Replicas], object]]] = {}
+
+
+def publish(pool: str, replicas: Replicas) -> None:
+    """Says who runs; from any thread."""
+    with _lock:
+        _known[pool] = replicas
+        for tell in _watchers.get(pool, []):
+            tell(replicas)
+
+
+def watch(pool: str, tell: Callable[[Replicas], object]) -> None:
+    """Calls `tell` now, if anything is known, and at each change, from the publisher's thread."""
+    with _lock:
+        _watchers.setdefault(pool, []).append(tell)
+        if pool in _known:
+            tell(_known[pool])

@@ -1,0 +1,183 @@
+"""Load for a pool under fire: many callers, records that are all different, and an account of what
+became of each of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from polar_ray.client import Client
+from polar_ray.config import ScorerConfig, StubEngineConfig
+from polar_ray.errors import PolarRayError
+from polar_ray.records import provenance
+from polar_ray.scorer import Scorer
+
+CALLERS = 12
+
+
+def batch(start: int, size: int) -> pa.Table:
+    """Records `start` and following, in groups of 8, no two of them equal."""
+    rows = range(start, start + size)
+    return pa.table(
+        {
+            "prompt": [f"Add {i // 8} and {i // 8}." for i in rows],
+            "reference": [f"{i // 8 * 2}" for i in rows],
+            "output": [f"I think it is {i}." for i in rows],
+            "id": pa.array(rows, pa.int64()),
+        }
+    )
+
+
+@dataclass
+class Account:
+    """What callers got."""
+
+    rows: int = 0
+    lost: int = 0
+    wrong: int = 0
+    errors: int = 0
+    seen: set[int] = field(default_factory=set)
+    duplicated: int = 0
+    latencies: list[float] = field(default_factory=list)
+    digests: set[str] = field(default_factory=set)
+    kills: int = 0
+
+    @property
+    def worst_s(self) -> float:
+        return max(self.latencies, default=0.0)
+
+    def summary(self) -> str:
+        """One line for people."""
+        p50, p99 = np.percentile(self.latencies, [50, 99]) if self.latencies else (0, 0)
+        return (
+            f"{self.rows} records, {self.kills} hits: {self.lost} lost, {self.duplicated} "
+            f"duplicated, {self.wrong} wrong, {self.errors} row errors; latency p50 {p50:.2f} s, "
+            f"p99 {p99:.2f} s, worst {self.worst_s:.2f} s"
+        )
+
+
+class Oracle:
+    """What stub engines score, by the digest of the model that they stand in for."""
+
+    def __init__(self, folder: Path, salts: tuple[int, ...] = (0,)) -> None:
+        configs = (ScorerConfig(model=str(folder), engine=StubEngineConfig(salt=s)) for s in salts)
+        self._scorers = {scorer.info.digest: scorer for scorer in map(Scorer, configs)}
+
+    def check(self, table: pa.Table, result: pa.Table, account: Account) -> None:
+        """Adds one answered batch to an account."""
+        digest = provenance(result)["model_digest"]
+        expected = self._scorers[digest].score(table)
+        ids = result["id"].to_pylist()
+        account.rows += result.num_rows
+        account.digests.add(digest)
+        account.lost += table.num_rows - result.num_rows
+        account.duplicated += len([one for one in ids if one in account.seen])
+        account.seen.update(ids)
+        account.errors += result["score"].null_count
+        found = zip(
+            ids,
+            result["score"].to_pylist(),
+            table["id"].to_pylist(),
+            expected["score"].to_pylist(),
+            strict=True,
+        )
+        account.wrong += sum(
+            one != two or (score is not None and score != right) for one, score, two, right in found
+        )
+
+
+Call = Callable[[pa.Table], Awaitable[pa.Table]]
+
+
+async def run_load(
+    call: Call,
+    oracle: Oracle,
+    *,
+    records: int,
+    size: int = 250,
+    callers: int = CALLERS,
+    until: asyncio.Event | None = None,
+    start: int = 0,
+) -> Account:
+    """Has callers score different records, one batch after the other, until there were `records`
+    of them, and `until` is set."""
+    account = Account()
+    starts = iter(range(start, 1 << 60, size))
+
+    async def caller() -> None:
+        while True:
+            first = next(starts)
+            if first - start >= records and (until is None or until.is_set()):
+                return
+            table = batch(first, size)
+            began = time.monotonic()
+            try:
+                result = await call(table)
+            except PolarRayError:
+                account.lost += size
+                continue
+            account.latencies.append(time.monotonic() - began)
+            await asyncio.to_thread(oracle.check, table, result, account)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return account
+
+
+def by(client: Client, timeout_s: float = 120) -> Call:
+    """Calls of one client."""
+
+    async def call(table: pa.Table) -> pa.Table:
+        return await client.score_table_async(table, timeout_s=timeout_s)
+
+    return call
+
+
+def replica_pids(name: str, deployment: str = "Replica") -> list[int]:
+    """The processes of a pool's replicas that live and are not stopped."""
+    title = f"ray::ServeReplica:{name}:{deployment}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().startswith(title):
+                found.append(int(path.parent.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+async def hit(
+    name: str,
+    what: signal.Signals,
+    account: list[int],
+    enough: asyncio.Event,
+    every_s: float,
+    chance: random.Random,
+) -> None:
+    """Sends a signal to a random replica again and again, as long as it is not the last; `account`
+    gets their process ids, `enough` is set at the tenth. One that was stopped goes on when the next
+    is hit."""
+    while True:
+        await asyncio.sleep(every_s)
+        if account and what == signal.SIGSTOP:
+            let_go(name, account[-1])
+        if len(pids := replica_pids(name)) > 1:
+            victim = chance.choice(pids)
+            os.kill(victim, what)
+            account.append(victim)
+        if len(account) >= 10:
+            enough.set()
+
+
+def let_go(name: str, pid: int) -> None:
+    """Lets a stopped replica go on, if it still exists."""
+    if pid in replica_pids(name):
+        os.kill(pid, signal.SIGCONT)

@@ -1,0 +1,186 @@
+"""Replicas die, stop, are replaced and poisoned under load: every record is answered once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from chaos.load import Account, Call, Oracle, batch, by, hit, let_go, run_load
+
+from polar_ray.client import connect
+from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.encoding import load_tokenizer
+from polar_ray.errors import ReplicaLost
+from polar_ray.pool.local import pool
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+
+NAME = "fire"
+RECORDS = int(os.environ.get("CHAOS_RECORDS", "100000"))
+Figure = Callable[[str], None]
+
+
+def config(model: str, **changes: Any) -> PoolConfig:
+    """Three replicas that take about a quarter of a second for a batch of 250."""
+    engine = StubEngineConfig(seconds_per_token=2e-5)
+    values = {"model": model, "num_replicas": 3, "num_cpus": 0.1, "engine": engine, **changes}
+    return PoolConfig(**values)
+
+
+@pytest.fixture
+def three(cluster: None, model: str) -> Iterator[None]:
+    with pool(config(model), name=NAME, route_prefix="/fire"):
+        yield
+
+
+async def under_fire(
+    call: Call, oracle: Oracle, what: signal.Signals, *, every_s: float, records: int
+) -> Account:
+    """A load while replicas are hit, ten times at least; they are let go on at the end."""
+    hits: list[int] = []
+    enough = asyncio.Event()
+    hitting = asyncio.create_task(hit(NAME, what, hits, enough, every_s, random.Random(1)))
+    try:
+        account = await run_load(call, oracle, records=records, until=enough)
+    finally:
+        hitting.cancel()
+        for pid in set(hits):
+            let_go(NAME, pid)
+    account.kills = len(hits)
+    return account
+
+
+def assert_exact(account: Account, records: int) -> None:
+    assert account.kills > 0, "nothing was hit: the test shows nothing"
+    assert (account.lost, account.duplicated, account.wrong, account.errors) == (0, 0, 0, 0)
+    assert account.rows >= records
+    assert len(account.seen) == account.rows
+
+
+def test_a_killed_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:
+    fire = under_fire(
+        by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGKILL, every_s=2.0, records=RECORDS
+    )
+    account = asyncio.run(fire)
+    figure(account.summary())
+    assert_exact(account, RECORDS)
+
+
+def test_without_this_router_the_same_fire_loses_records(
+    three: None, tiny_dir: Path, figure: Figure
+) -> None:
+    """The control: plain calls of the replicas' deployment through Serve."""
+    from ray import serve
+
+    from polar_ray.pool import members
+
+    running: dict[str, Any] = {}
+    members.watch(NAME, lambda found: (running.clear(), running.update(found)))
+    score = serve.get_deployment_handle("Replica", NAME).options(_by_reference=True).score
+    chance = random.Random(2)
+
+    async def call(table: pa.Table) -> pa.Table:
+        names = list(running)
+        try:
+            name = chance.choice(names) if names else "nobody yet"
+            result = await asyncio.wait_for(
+                score.remote(table.drop_columns(["id"]), replica=name), 30
+            )
+        except Exception as error:
+            await asyncio.sleep(0.1)  # or the callers would use up all records at once
+            raise ReplicaLost(str(error)) from None
+        return result.add_column(0, "id", table["id"])
+
+    fire = under_fire(call, Oracle(tiny_dir), signal.SIGKILL, every_s=2.0, records=RECORDS // 2)
+    account = asyncio.run(fire)
+    figure(account.summary())
+    assert account.kills > 0
+    assert account.lost > 0
+    assert account.wrong == 0
+
+
+def test_a_stopped_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:
+    fire = under_fire(
+        by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGSTOP, every_s=8.0, records=RECORDS
+    )
+    account = asyncio.run(fire)
+    figure(account.summary())
+    assert_exact(account, RECORDS)
+
+
+def test_one_record_of_4096_that_kills_is_reported_alone(
+    cluster: None, tiny_dir: Path, model: str, figure: Figure
+) -> None:
+    from ray import serve
+
+    [fatal] = load_tokenizer(tiny_dir).encode("\x07")
+    engine = StubEngineConfig(fatal_token=fatal)
+    rows = batch(0, 4096).to_pylist()
+    rows[1234]["output"] = "ring \x07"
+    began = time.monotonic()
+    with pool(config(model, engine=engine), name=NAME, route_prefix="/fire"):
+        client = connect(app_name=NAME)
+        result = client.score_table(rows, timeout_s=300)
+        took = time.monotonic() - began
+        deaths = serve.get_app_handle(NAME).stats.remote().result()["deaths"]
+        figure(f"{deaths} deaths, {took:.0f} s with the pool's start")
+        errors = {i: text for i, text in enumerate(result["error"].to_pylist()) if text}
+        assert list(errors) == [1234]
+        assert errors[1234].startswith("poison: ")
+        rows[1234]["output"] = "harmless"
+        account = Account()
+        del rows[1234]
+        good = pa.concat_tables([result.slice(0, 1234), result.slice(1235)])
+        Oracle(tiny_dir).check(pa.Table.from_pylist(rows), good, account)
+        assert (account.rows, account.wrong, account.errors) == (4095, 0, 0)
+        assert deaths <= 6
+        assert client.score_table(batch(9000, 10), timeout_s=60)["score"].null_count == 0
+
+
+@pytest.mark.timeout(900)
+def test_updates_and_scaling_lose_nothing_and_mix_no_models(
+    cluster: None, tiny_dir: Path, model: str, figure: Figure
+) -> None:
+    from ray import serve
+
+    from polar_ray.pool.app import app
+
+    updates = int(os.environ.get("CHAOS_UPDATES", "10"))
+    changes = [{"engine": StubEngineConfig(salt=n % 2)} for n in range(1, updates + 1)]
+    changes += [{"num_replicas": n} for n in (1, 3)]
+    done = 0
+
+    def update(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> None:
+        nonlocal done
+        for change in changes:
+            serve.run(app(config(model, **change)), name=NAME, route_prefix="/fire")
+            done += 1
+        loop.call_soon_threadsafe(over.set)
+
+    async def main() -> Account:
+        over = asyncio.Event()
+        thread = threading.Thread(target=update, args=(asyncio.get_running_loop(), over))
+        thread.start()
+        load = run_load(
+            by(connect(app_name=NAME)), Oracle(tiny_dir, (0, 1)), records=10_000, until=over
+        )
+        account = await load
+        thread.join()
+        return account
+
+    with pool(config(model), name=NAME, route_prefix="/fire"):
+        account = asyncio.run(main())
+    account.kills = done
+    figure(account.summary() + f"; models seen: {sorted(account.digests)}")
+    assert done == len(changes)
+    assert len(account.digests) == 2
+    assert_exact(account, 10_000)

@@ -1,0 +1,61 @@
+"""A pool on three local nodes, one of which is taken away under load. Run by `test_nodes.py` in a
+process of its own: `python three_nodes.py CHECKPOINT RECORDS`. Prints the account as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import ray
+from chaos.load import Account, Oracle, by, run_load
+from ray import serve
+from ray.cluster_utils import Cluster
+
+from polar_ray.client import connect
+from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.pool.app import start
+
+
+async def load(cluster: Cluster, victim: object, folder: Path, records: int) -> Account:
+    """The load; the node goes when a third of it is done."""
+    over = asyncio.Event()
+    client = connect(app_name="nodes")
+    task = asyncio.create_task(run_load(by(client), Oracle(folder), records=records, until=over))
+    await asyncio.sleep(5)
+    await asyncio.to_thread(cluster.remove_node, victim, allow_graceful=False)
+    await asyncio.sleep(10)
+    over.set()
+    account = await task
+    account.kills = 1
+    return account
+
+
+def main(folder: Path, records: int) -> None:
+    """One node with the router, two with replicas; room for all replicas on what is left."""
+    node = {"object_store_memory": 200_000_000}
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "include_dashboard": False, **node},
+    )
+    nodes = [cluster.add_node(num_cpus=2, **node) for _ in range(2)]
+    ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
+    serve.start(proxy_location="Disabled")
+    engine = StubEngineConfig(seconds_per_token=2e-5)
+    start(PoolConfig(model=str(folder), num_replicas=4, num_cpus=1, engine=engine), name="nodes")
+    account = asyncio.run(load(cluster, nodes[0], folder, records))
+    exact = (account.lost, account.duplicated, account.wrong, account.errors) == (0, 0, 0, 0)
+    sys.stdout.write(json.dumps({"exact": exact, "summary": account.summary()}) + "\n")
+    sys.stdout.flush()
+    serve.shutdown()
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

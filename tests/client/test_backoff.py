@@ -1,0 +1,122 @@
+"""What is sent again, when, and until when."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from examples import GROUPS
+
+from polar_ray.client import Client, client
+from polar_ray.client.backoff import LOST_TRIES, Backoff
+from polar_ray.config import Priority
+from polar_ray.errors import (
+    AuthError,
+    DeadlineExceeded,
+    Overloaded,
+    PolarRayError,
+    PoolError,
+    RecordError,
+    ReplicaLost,
+)
+from polar_ray.scorer import Scorer
+
+
+class Time:
+    """A clock that moves by sleeping."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.naps: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.now += seconds
+
+
+def waits(error: PolarRayError, timeout_s: float = 60, chance: float = 0.5) -> list[float]:
+    """The waits of a call that always ends in the same error."""
+    time = Time()
+    backoff = Backoff(timeout_s, clock=time, chance=lambda: chance)
+    with suppress(type(error)):
+        while True:
+            time.sleep(backoff.wait_s(error))
+    return time.naps
+
+
+def test_a_full_pool_is_asked_again_until_the_deadline() -> None:
+    assert waits(Overloaded("full", 10.0)) == [10.0] * 5
+    assert waits(Overloaded("full", 10.0), chance=0.0) == [5.0] * 11
+    assert waits(Overloaded("full", 61.0)) == []
+
+
+def test_a_lost_call_is_sent_a_few_times_with_growing_waits() -> None:
+    assert waits(ReplicaLost("gone")) == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    assert len(waits(ReplicaLost("gone"))) == LOST_TRIES
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RecordError("bad"), PoolError("bug"), DeadlineExceeded("late"), AuthError("who")],
+    ids=lambda error: type(error).__name__,
+)
+def test_nothing_else_is_repeated(error: PolarRayError) -> None:
+    assert waits(error) == []
+
+
+class Full:
+    """A pool that is full a few times."""
+
+    def __init__(self, scorer: Scorer, times: int) -> None:
+        self.scorer, self.times = scorer, times
+        self.timeouts: list[float] = []
+        self.priorities: list[str] = []
+
+    def carries(self, records: Any) -> bool:
+        return False
+
+    def send(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table:
+        self.timeouts.append(timeout_s)
+        self.priorities.append(priority)
+        if len(self.timeouts) <= self.times:
+            raise Overloaded("full", 1.0)
+        return self.scorer.score(batch)
+
+    async def send_async(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table:
+        return self.send(batch, timeout_s, priority)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("in_loop", [False, True])
+def test_a_client_waits_and_gets_its_scores(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, in_loop: bool
+) -> None:
+    naps: list[float] = []
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+
+    monkeypatch.setattr(client.time, "sleep", naps.append)
+    monkeypatch.setattr(client.asyncio, "sleep", nap)
+    full = Full(scorer, times=3)
+    one = Client(full, timeout_s=60, priority="offline")
+    found = asyncio.run(one.score_async(GROUPS)) if in_loop else one.score(GROUPS)
+    assert len(found) == len(GROUPS)
+    assert len(naps) == 3
+    assert all(0.5 <= seconds <= 1.5 for seconds in naps)
+    assert full.priorities == ["offline"] * 4
+    with pytest.raises(Overloaded):
+        Client(Full(scorer, times=3), timeout_s=0.4).score(GROUPS)
+
+
+def test_a_priority_that_does_not_exist_is_refused(scorer: Scorer) -> None:
+    with pytest.raises(RecordError, match="train, eval, offline"):
+        Client(Full(scorer, 0), priority="vip")  # type: ignore[arg-type]
