@@ -96,15 +96,12 @@ class Scorer:
         Raises `RecordError` if this is no batch; a bad record is an error in its own row.
         """
         batch = to_batch(records)
-        rows = shard(
-            row_costs(batch.table),
-            row_groups(batch.table),
-            max_shards=batch.table.num_rows,
-            min_cost=SLICE_BYTES,
-        )
-        if len(rows) <= 1:
+        costs = row_costs(batch.table)
+        if costs.sum() < 2 * SLICE_BYTES:
             table = self._score(batch.table, self.encode(batch.table))
         else:
+            groups, most = row_groups(batch.table), batch.table.num_rows
+            rows = shard(costs, groups, max_shards=most, min_cost=SLICE_BYTES)
             slices = [batch.table.take(pa.array(taken)) for taken in rows]
             # While the engine is busy with one slice, the next are turned into ids.
             with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
