@@ -152,6 +152,15 @@ class ScorerConfig(Config):
     engine finds room for at its start."""
 
 
+class HostConfig(Config):
+    """Whatever runs scorers elsewhere: has every field of `ScorerConfig`, and its own."""
+
+    @property
+    def scorer(self) -> ScorerConfig:
+        """What each replica or worker runs."""
+        return ScorerConfig(**{name: getattr(self, name) for name in ScorerConfig.model_fields})
+
+
 class HttpConfig(Config):
     """The HTTP side of a pool."""
 
@@ -176,7 +185,7 @@ class AdmissionConfig(Config):
     """Bytes of their batches. `eval` calls may fill 80 %, `offline` calls half of it."""
 
 
-class PoolConfig(Config):
+class PoolConfig(HostConfig):
     """A pool: how many replicas of which scorer, and its limits."""
 
     model: str | None = None
@@ -209,18 +218,8 @@ class PoolConfig(Config):
     admission: AdmissionConfig = AdmissionConfig()
     http: HttpConfig = HttpConfig()
 
-    @property
-    def scorer(self) -> ScorerConfig:
-        """What each replica runs."""
-        return ScorerConfig(
-            model=self.model,
-            encoding=self.encoding,
-            engine=self.engine,
-            max_tokens=self.max_tokens,
-        )
 
-
-class RescoreConfig(Config):
+class RescoreConfig(HostConfig):
     """A job that rescores a dataset: where its columns are, who scores, how it is cut."""
 
     prompt: str | None = None
@@ -291,16 +290,6 @@ class RescoreConfig(Config):
     def uses_pool(self) -> bool:
         """Whether a running pool scores."""
         return self.app_name is not None or self.address is not None
-
-    @property
-    def scorer(self) -> ScorerConfig:
-        """What each worker runs."""
-        return ScorerConfig(
-            model=self.model,
-            encoding=self.encoding,
-            engine=self.engine,
-            max_tokens=self.max_tokens,
-        )
 
 
 def check_timeout(timeout_s: Any) -> float:
