@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import typer
 from engines.checkpoint import make_checkpoint, shape_of
+from engines.ours import NEVER
 from engines.workloads import MADE, group_of, rollouts, unique_tokens
 from rich.console import Console
 from torch.nn import functional as F
@@ -32,9 +33,6 @@ from polar_ray.engine.protocol import Scores
 from polar_ray.planning import Cost, Ids, Pack, Shape, cost, pack
 
 DATA = Path("../shared/data")
-NEVER = 1 << 30
-"""So many tokens in common that nothing is shared."""
-
 IN_FLIGHT = 2
 ROWS = 16384
 console = Console(width=140)

@@ -18,6 +18,7 @@ from polar_ray.assets import builtin_model_dir
 from polar_ray.config import EncodingConfig
 from polar_ray.encoding import Encoder, limits, load_tokenizer
 from polar_ray.planning import Ids
+from polar_ray.planning.trie import sort_records
 
 BATCH = 8
 """Records of a padded batch, as POLAR's users run transformers."""
@@ -122,11 +123,4 @@ def padded_tokens(ids: Sequence[Ids], batch: int = BATCH) -> int:
 
 def unique_tokens(ids: Sequence[Ids]) -> int:
     """Nodes of the records' trie: what must be computed at the least."""
-    seen = sorted(one.astype(">u4").tobytes() for one in ids)
-    total = 0
-    for before, one in zip([b"", *seen], seen, strict=False):
-        left, right = (np.frombuffer(x, dtype=">u4") for x in (before, one))
-        length = min(len(left), len(right))
-        differs = np.flatnonzero(left[:length] != right[:length])
-        total += len(right) - (int(differs[0]) if len(differs) else length)
-    return total
+    return sum(map(len, ids)) - int(sort_records(ids).shared.sum())

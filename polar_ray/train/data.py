@@ -19,6 +19,7 @@ import pyarrow as pa
 from polar_ray.encoding import Encoder
 from polar_ray.errors import RecordError
 from polar_ray.planning import Pack, build_pack
+from polar_ray.planning.trie import common_prefix
 from polar_ray.records import WRAPPERS
 
 PREFERENCE_FIELDS = ("prompt", "reference", "chosen", "rejected")
@@ -174,16 +175,9 @@ def _pieces(comparison: Comparison, encoder: Encoder) -> list[Ids]:
     if any(one.error or one.truncated for one in encoded):
         return []
     ids = [one.ids for one in encoded]
-    shared = _shared_length(ids)
+    # Every row keeps a token of its own.
+    shared = min(len(ids[0]) - 1, *(min(common_prefix(ids[0], one), len(one) - 1) for one in ids))
     return [ids[0][:shared], *(one[shared:] for one in ids)]
-
-
-def _shared_length(ids: list[Ids]) -> int:
-    """Length of the longest common prefix that leaves every row a token of its own."""
-    shortest = min(map(len, ids)) - 1
-    same = np.stack([one[:shortest] for one in ids])
-    unequal = np.flatnonzero((same != same[0]).any(axis=0))
-    return int(unequal[0]) if len(unequal) else shortest
 
 
 def _add(batch: _Open, comparison: Comparison, pieces: list[Ids]) -> None:
