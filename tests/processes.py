@@ -1,4 +1,4 @@
-"""Finding the scoring actors of one test among all processes of a machine."""
+"""Finding the actors of one test among all processes of a machine."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def below(pid: int, ancestor: int) -> bool:
             return False
         pid = int(stat.rpartition(")")[2].split()[1])
     return False
+
+
+def own(title: bytes = TITLE) -> list[int]:
+    """Ids of the processes with a title in the Ray clusters that this process has started: tests
+    that run beside this one have actors of the same names, which are not to be hit."""
+    return [pid for pid in titled(title) if below(pid, os.getpid())]
+
+
+def replica_pids(pool: str, deployment: str = "Replica") -> list[int]:
+    """The processes of a pool's replicas, or those of its routers."""
+    return own(f"ray::ServeReplica:{pool}:{deployment}".encode())
 
 
 def marked(mark: str) -> list[int]:

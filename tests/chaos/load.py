@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from processes import replica_pids
 
 from polar_ray.client import Client
 from polar_ray.config import ScorerConfig, StubEngineConfig
@@ -139,19 +140,6 @@ def by(client: Client, timeout_s: float = 120) -> Call:
         return await client.score_table_async(table, timeout_s=timeout_s)
 
     return call
-
-
-def replica_pids(name: str, deployment: str = "Replica") -> list[int]:
-    """The processes of a pool's replicas that live and are not stopped."""
-    title = f"ray::ServeReplica:{name}:{deployment}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(title):
-                found.append(int(path.parent.name))
-        except OSError:  # it has ended meanwhile
-            continue
-    return found
 
 
 async def hit(

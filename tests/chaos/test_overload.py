@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chaos.load import Oracle, batch, by, replica_pids, run_load
+from chaos.load import Oracle, batch, by, run_load
+from processes import replica_pids
 
 from polar_ray.client import Client, connect
 from polar_ray.client.handle import HandleTransport
