@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def own(title: bytes = TITLE) -> list[int]:
 def replica_pids(pool: str, deployment: str = "Replica") -> list[int]:
     """The processes of a pool's replicas, or those of its routers."""
     return own(f"ray::ServeReplica:{pool}:{deployment}".encode())
+
+
+def rss_mb(pids: Iterable[int]) -> float:
+    """Resident memory of processes together, in MB."""
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def marked(mark: str) -> list[int]:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chaos.load import Oracle, batch, by, run_load
-from chaos.test_overload import rss_mb
-from processes import replica_pids
+from processes import replica_pids, rss_mb
 
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
