@@ -13,6 +13,7 @@ import httpx
 import orjson
 import pyarrow as pa
 
+from polar_ray.client.coalesce import GRACE_S
 from polar_ray.config import Priority
 from polar_ray.errors import (
     BY_NAME,
@@ -27,9 +28,6 @@ from polar_ray.errors import (
 from polar_ray.records import check_scores
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
-GRACE_S = 0.5
-"""The server keeps the deadline and says why; this much later the client gives up on it too."""
-
 
 NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 """Threads may share a client; none of them should wait for another's connection."""
