@@ -26,8 +26,14 @@ from polar_ray.errors import (
     ScoreError,
 )
 from polar_ray.records import check_scores
-
-ARROW_STREAM = "application/vnd.apache.arrow.stream"
+from polar_ray.stream import (
+    ARROW_STREAM,
+    CONTENT_DIGEST,
+    check_digest,
+    digest,
+    encode_arrow,
+    read_arrow,
+)
 
 NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 """Threads may share a client; none of them should wait for another's connection."""
@@ -92,15 +98,13 @@ class HttpTransport:
         self._http.close()
 
     def _request(self, batch: pa.Table, timeout_s: float, priority: Priority) -> httpx.Request:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_table(batch)
+        body = encode_arrow(batch)
         return httpx.Request(
             "POST",
             f"{self._address}/score",
             params={"timeout_s": timeout_s, "priority": priority},
-            content=bytes(sink.getvalue()),
-            headers=self._headers,
+            content=body,
+            headers={**self._headers, CONTENT_DIGEST: digest(body)},
             extensions={"timeout": _timeout(timeout_s + GRACE_S)},
         )
 
@@ -109,8 +113,8 @@ class HttpTransport:
         if response.status_code != 200:
             raise _error(self._name, response, body)
         try:
-            with pa.ipc.open_stream(body) as reader:
-                table = reader.read_all()
+            check_digest(response.headers.get(CONTENT_DIGEST), body)
+            table = read_arrow(body)
             table.validate(full=True)
             return check_scores(table, num_rows)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:

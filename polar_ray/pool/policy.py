@@ -98,14 +98,14 @@ class Member:
     """A replica as the router sees it."""
 
     name: str
-    digest: str
-    """Of the model that it serves."""
+    digest: str = ""
+    """Of the model that it serves, once that is known."""
 
     parcels: list[Parcel] = field(default_factory=list)
     """What it holds at the moment, for this router."""
 
     gray: bool = False
-    """It does not answer at all, though it is not known to be dead."""
+    """It does not answer, or not yet, or is without a model; it is not known to be dead."""
 
     resting_until: float = 0.0
     """It failed repeatedly; others are asked first."""

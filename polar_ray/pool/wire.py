@@ -56,14 +56,6 @@ def decode_arrow(body: bytes, limits: HttpConfig) -> pa.Table:
     return table
 
 
-def encode_arrow(table: pa.Table) -> bytes:
-    """A table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
 def _check_rows(rows: int, limits: HttpConfig) -> None:
     if rows > limits.max_rows:
         raise TooLarge(f"{rows} records are over http.max_rows={limits.max_rows}; send several")

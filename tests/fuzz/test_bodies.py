@@ -11,8 +11,9 @@ from examples import GROUPS
 
 from polar_ray.config import HttpConfig
 from polar_ray.errors import HTTP_STATUS, RecordError
-from polar_ray.pool.wire import decode_arrow, decode_json, encode_arrow
+from polar_ray.pool.wire import decode_arrow, decode_json
 from polar_ray.records import check_table, to_batch
+from polar_ray.stream import encode_arrow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
