@@ -37,6 +37,11 @@ class Rows:
     left_out: frozenset[str] = frozenset()
     """Fields of jsonl lines that the sample did not have, and so the output has not."""
 
+    def part(self, start: int, stop: int) -> Rows:
+        """The rows `start` up to `stop` alone."""
+        errors = {i - start: reason for i, reason in self.errors.items() if start <= i < stop}
+        return Rows(self.table.slice(start, stop - start), errors, self.left_out)
+
 
 def extent(filesystem: Any, file: InputFile) -> tuple[Extent, pa.Schema]:
     """How much a file holds, and of which columns."""
