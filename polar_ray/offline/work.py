@@ -5,7 +5,7 @@ Reading and encoding the next unit goes on while the engine has the one before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
@@ -110,6 +110,20 @@ class RunningPool:
         self.client.close()
 
 
+def scored(
+    rows: pa.Table, columns: Columns, scoring: Scoring, made_by: Mapping[str, str]
+) -> pa.Table:
+    """The result table of rows of a dataset.
+
+    Raises `JobStopped` if their scores are not of the provenance `made_by`.
+    """
+    mapped = columns.apply(rows)
+    scores = scoring.score(mapped.table)
+    if (now := provenance(scores)) != made_by:
+        raise JobStopped(f"the scorer changed while the job ran: {dict(made_by)} became {now}")
+    return with_row_errors(scores, mapped.errors)
+
+
 class Worker:
     """Does the calls of a job. Every method may be called from several threads."""
 
@@ -158,13 +172,8 @@ class Worker:
         return self._write(unit, rows, pa.concat_tables([empty_scores(self.job.made_by), *scores]))
 
     def _score(self, rows: Rows) -> pa.Table:
-        mapped = self.job.columns.apply(rows.table)
-        scores = self._scoring.score(mapped.table)
-        if (made_by := provenance(scores)) != self.job.made_by:
-            raise JobStopped(
-                f"the scorer changed while the job ran: {self.job.made_by} became {made_by}"
-            )
-        return with_row_errors(scores, {**mapped.errors, **rows.errors})
+        scores = scored(rows.table, self.job.columns, self._scoring, self.job.made_by)
+        return with_row_errors(scores, rows.errors)
 
     def _write(self, unit: Unit, rows: Rows, scores: pa.Table) -> Written:
         return write_part(
