@@ -35,9 +35,9 @@ from polar_ray.pool.policy import (
     choose,
     split,
 )
-from polar_ray.pool.quarantine import Quarantine, poisoned
+from polar_ray.pool.quarantine import Quarantine
 from polar_ray.pool.queue import SCAN, Queue
-from polar_ray.records import check_scores, provenance
+from polar_ray.records import check_scores, poisoned_scores, provenance
 
 logger = logging.getLogger(__name__)
 
@@ -402,7 +402,7 @@ class Dispatcher:
         logger.warning("a record that ends every replica that scores it is given up")
         self.counters["convicted"] += 1
         self._quarantine.add(item.call.table, int(row), self._clock())
-        self._answer(item, poisoned(self._provenance[item.call.digest]))
+        self._answer(item, poisoned_scores(self._provenance[item.call.digest]))
 
     def _answer_for(self, call: Call, row: int) -> None:
         """Answers one row that is known already, and takes it out of what is to be scored."""
@@ -415,4 +415,4 @@ class Dispatcher:
             if len(item.rows) == 0:
                 item.answered = True
                 call.items.discard(item)
-            self._answer(known, poisoned(self.served or {}))
+            self._answer(known, poisoned_scores(self.served or {}))
