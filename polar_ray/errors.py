@@ -12,6 +12,7 @@
       PoolError(RuntimeError)          the pool could not answer
         Overloaded                     full; come back after `retry_after_s`
         ReplicaLost                    a replica died holding work
+          Unavailable                  nobody answers where a pool was
         DeadlineExceeded(TimeoutError) no answer within `timeout_s`
 
 A bad *record* is data: it becomes a sentence in its own row (`polar_ray.records`), never one
@@ -93,6 +94,10 @@ class ReplicaLost(PoolError):
     """A replica died while it held this work."""
 
 
+class Unavailable(ReplicaLost):
+    """Nobody answers where a pool was before; it never got this call, and is expected back."""
+
+
 class DeadlineExceeded(PoolError, TimeoutError):
     """No answer within the caller's `timeout_s`."""
 
@@ -110,6 +115,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     PoolError: 503,
     Overloaded: 429,
     ReplicaLost: 503,
+    Unavailable: 503,
     DeadlineExceeded: 504,
 }
 """The one table from error to HTTP status, for servers and clients alike."""

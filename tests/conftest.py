@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before anything imports ray: no token in the home folder, no statistics, no chatter.
@@ -26,6 +26,21 @@ settings.load_profile("polar_ray")
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+FIGURES: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The suites that are asked for say at the end what they saw."""
+    for line in FIGURES:
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Keeps a line for the end of the run."""
+    return lambda line: FIGURES.append(f"{request.node.name}: {line}")
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +85,7 @@ def cluster() -> Iterator[None]:
     from polar_ray.pool.local import free_port
 
     ray.init(
-        address="local",  # never somebody else's that happens to run on this machine
+        address="local",  # or it would join a cluster that somebody else has started here
         num_cpus=8,
         include_dashboard=False,
         log_to_driver=False,

@@ -1,9 +1,10 @@
-"""Finding the scoring actors of one test among all processes of a machine."""
+"""Finding the actors of one test among all processes of a machine."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +34,23 @@ def below(pid: int, ancestor: int) -> bool:
             return False
         pid = int(stat.rpartition(")")[2].split()[1])
     return False
+
+
+def own(title: bytes = TITLE) -> list[int]:
+    """Ids of the processes with a title in the Ray clusters that this process has started: tests
+    that run beside this one have actors of the same names, which are not to be hit."""
+    return [pid for pid in titled(title) if below(pid, os.getpid())]
+
+
+def replica_pids(pool: str, deployment: str = "Replica") -> list[int]:
+    """The processes of a pool's replicas, or those of its routers."""
+    return own(f"ray::ServeReplica:{pool}:{deployment}".encode())
+
+
+def rss_mb(pids: Iterable[int]) -> float:
+    """Resident memory of processes together, in MB."""
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def marked(mark: str) -> list[int]:

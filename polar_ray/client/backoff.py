@@ -9,9 +9,9 @@ import random
 import time
 from collections.abc import Callable
 
-from polar_ray.errors import Overloaded, PolarRayError, ReplicaLost
+from polar_ray.errors import Overloaded, PolarRayError, ReplicaLost, Unavailable
 
-FIRST_S = 0.2
+FIRST_S, LONGEST_S = 0.2, 3.0
 LOST_TRIES = 4
 """A pool that loses a call so often is not going to answer it."""
 
@@ -28,7 +28,7 @@ class Backoff:
     ) -> None:
         self._clock, self._chance = clock, chance
         self._until = clock() + timeout_s
-        self._lost = 0
+        self._lost = self._away = 0
 
     @property
     def left_s(self) -> float:
@@ -42,6 +42,10 @@ class Backoff:
         """
         if isinstance(error, Overloaded):
             wait = error.retry_after_s * (0.5 + self._chance())
+        elif isinstance(error, Unavailable):
+            # It takes Serve half a minute to start another proxy, and the call is not to blame.
+            wait = min(FIRST_S * 2**self._away, LONGEST_S) * (0.5 + self._chance() / 2)
+            self._away = min(self._away + 1, 10)
         elif isinstance(error, ReplicaLost) and self._lost < LOST_TRIES:
             wait = FIRST_S * 2**self._lost * self._chance()
             self._lost += 1

@@ -24,6 +24,7 @@ from polar_ray.errors import (
     PoolError,
     ReplicaLost,
     ScoreError,
+    Unavailable,
 )
 from polar_ray.records import check_scores
 from polar_ray.stream import (
@@ -34,6 +35,16 @@ from polar_ray.stream import (
     encode_arrow,
     read_arrow,
 )
+
+ELSES: dict[int, type[PoolError]] = {
+    404: Unavailable,
+    500: ReplicaLost,
+    502: Unavailable,
+    503: Unavailable,
+    504: ReplicaLost,
+}
+"""What Serve's proxy, or one in front of it, says in a pool's place: that there is no way to it at
+present (a new proxy does not know its routes yet), or that it did not bring the answer."""
 
 NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 """Threads may share a client; none of them should wait for another's connection."""
@@ -109,35 +120,53 @@ class HttpTransport:
         )
 
     def _read(self, response: httpx.Response, body: bytes, num_rows: int) -> pa.Table:
-        self._answered = True
         if response.status_code != 200:
-            raise _error(self._name, response, body)
+            raise self._error(response, body)
         try:
             check_digest(response.headers.get(CONTENT_DIGEST), body)
             table = read_arrow(body)
             table.validate(full=True)
-            return check_scores(table, num_rows)
+            check_scores(table, num_rows)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise PoolError(
                 f"{self._name} answered with something else than this batch's scores ({error}); "
                 "is it a polar_ray pool of this version?"
             ) from None
+        self._answered = True
+        return table
+
+    def _error(self, response: httpx.Response, body: bytes) -> PolarRayError:
+        """The pool's error as the same class here; anything else is a `PoolError`."""
+        if (own := _own_error(response, body)) is not None:
+            self._answered = True
+            return own
+        shown = body[:200].decode(errors="replace")
+        kind = ELSES.get(response.status_code, PoolError) if self._expected_back else PoolError
+        return kind(f"{self._name} answered {response.status_code}: {shown}")
 
     @contextmanager
     def _translated(self, timeout_s: float) -> Iterator[None]:
         """Errors of httpx and of the event loop as this project's own."""
         try:
             yield
-        except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError):
+        except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError) as error:
+            if isinstance(error, httpx.ConnectTimeout) and self._expected_back:
+                raise Unavailable(f"cannot reach {self._name}: no connection in time") from None
             late = f"{self._name} did not answer within {timeout_s:g} s"
             raise DeadlineExceeded(late) from None
         except (httpx.HTTPError, RuntimeError) as error:
             # A RuntimeError says that the client has been closed.
             way = _proxy(self._url)
             reason = f"{error or type(error).__name__}{way}"
-            # A pool that has answered before is expected back; an address that never did is wrong.
-            kind = ReplicaLost if self._answered and not self._http.is_closed else PoolError
+            kind: type[PoolError] = PoolError
+            if self._expected_back:
+                kind = Unavailable if isinstance(error, httpx.ConnectError) else ReplicaLost
             raise kind(f"cannot reach {self._name}: {reason}") from None
+
+    @property
+    def _expected_back(self) -> bool:
+        """A pool that has answered before; an address that never did is wrong."""
+        return self._answered and not self._http.is_closed
 
 
 def _parse(address: str) -> httpx.URL:
@@ -165,16 +194,15 @@ def _proxy(url: httpx.URL) -> str:
     return f" (by the proxy {proxy}, which the environment names; NO_PROXY={url.host} avoids it)"
 
 
-def _error(name: str, response: httpx.Response, body: bytes) -> PolarRayError:
-    """The server's error as the same class here; anything else is a `PoolError`."""
+def _own_error(response: httpx.Response, body: bytes) -> PolarRayError | None:
+    """The error that a pool has put into its answer; None where another server has spoken."""
     try:
         detail = orjson.loads(body)["error"]
         kind, message = BY_NAME[detail["type"]], str(detail["message"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        kind = ScoreError
+        return None
     if kind is ScoreError:  # made of rows by a client; no server has one to send
-        shown = body[:200].decode(errors="replace")
-        return PoolError(f"{name} answered {response.status_code}: {shown}")
+        return None
     if kind is Overloaded:
         return Overloaded(message, _retry_after(response.headers.get("retry-after", "")))
     return kind(message)

@@ -17,7 +17,6 @@ import pyarrow as pa
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Scope
@@ -33,14 +32,13 @@ from polar_ray.errors import (
     RecordError,
     TooLarge,
 )
+from polar_ray.pool import page
 from polar_ray.pool.admission import Admission
 from polar_ray.pool.auth import Guard, Tokens
-from polar_ray.pool.wire import decode_arrow, decode_json, encode_json
+from polar_ray.pool.wire import JSON, decode_arrow, decode_json, encode_json
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, check_digest, digest, encode_arrow
 
 logger = logging.getLogger(__name__)
-
-JSON = "application/json"
 
 
 class Scoring(Protocol):
@@ -57,75 +55,6 @@ class Scoring(Protocol):
     async def ready(self) -> None: ...
 
 
-class MessageBody(BaseModel):
-    """One chat message; the role is not read."""
-
-    role: str | None = None
-    content: str
-
-
-class RecordBody(BaseModel):
-    """One record: is `output` as good an answer to `prompt` as `reference` is?"""
-
-    prompt: str | list[MessageBody]
-    reference: str | list[MessageBody]
-    output: str | list[MessageBody]
-    wrapper: str | None = Field(default=None, description="sft (default) or pretrain")
-    id: str | int | None = None
-
-
-class ScoreBody(BaseModel):
-    """The JSON body of POST /score."""
-
-    model_config = ConfigDict(extra="forbid")
-    records: list[RecordBody]
-
-
-class RowBody(BaseModel):
-    """One result: a finite score, or an error that says why there is none."""
-
-    score: float | None
-    error: str | None
-    truncated: bool
-    num_tokens: int
-    control_text: bool
-    id: str | int | None = None
-
-
-class ResultBody(BaseModel):
-    """The JSON answer of POST /score: one row for each record, in order."""
-
-    results: list[RowBody]
-    provenance: dict[str, str]
-
-
-class ErrorDetail(BaseModel):
-    """A `polar_ray.errors` class by name, and what to do about it."""
-
-    type: str
-    message: str
-
-
-class ErrorBody(BaseModel):
-    """The body of every answer that is not 200."""
-
-    error: ErrorDetail
-
-
-SCORE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            JSON: {"schema": {"$ref": "#/components/schemas/ScoreBody"}},
-            ARROW_STREAM: {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody} for status in sorted(set(HTTP_STATUS.values()))
-}
-
-
 def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     """The app; `scoring` is called for each request."""
     app = FastAPI(
@@ -139,10 +68,15 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(Guard, tokens=lambda: scoring().tokens, refuse=_refuse)
 
-    @app.post("/score", response_model=ResultBody, responses=ERRORS, openapi_extra=SCORE_BODY)
+    @app.post(
+        "/score",
+        response_model=page.ResultBody,
+        responses=page.RESULT,
+        openapi_extra=page.SCORE_BODY,
+    )
     async def score(
         request: Request,
-        timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S)] = None,
+        timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S, examples=[60.0])] = None,
         priority: Priority = "train",
     ) -> Response:
         """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
@@ -150,8 +84,7 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         limits = router.config.http
         until = time.monotonic() + (timeout_s or router.config.timeout_s)
         with router.admission.call(PRIORITIES.index(priority)) as admit:
-            left = until - time.monotonic()
-            body = await read_body(request, limits.max_body_bytes, left, admit)
+            body = await read_body(request, limits.max_body_bytes, _left(until), admit)
         await asyncio.to_thread(check_digest, request.headers.get(CONTENT_DIGEST), body)
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
         if kind == ARROW_STREAM:
@@ -171,13 +104,13 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         """200 while the router's process is alive."""
         return {"status": "alive"}
 
-    @app.get("/ready", responses=ERRORS)
+    @app.get("/ready", responses=page.ERRORS)
     async def ready() -> dict[str, str]:
         """200 once a replica answers, 503 or 504 while none does."""
         await scoring().ready()
         return {"status": "ready"}
 
-    @app.get("/v1/models", responses=ERRORS)
+    @app.get("/v1/models", responses=page.ERRORS)
     async def models() -> dict[str, Any]:
         """The served model, in OpenAI's list shape, with what makes its scores."""
         served = await scoring().provenance()
@@ -187,10 +120,8 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     document = app.openapi
 
     def openapi() -> dict[str, Any]:
-        # The body of /score is read by hand, so FastAPI does not know its model by itself.
-        schema = ScoreBody.model_json_schema(ref_template="#/components/schemas/{model}")
         spec = document()
-        spec["components"]["schemas"].update(schema.pop("$defs", {}), ScoreBody=schema)
+        page.complete(spec, guarded=scoring().tokens is not None)
         return spec
 
     app.openapi = openapi  # type: ignore[method-assign]

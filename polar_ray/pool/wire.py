@@ -18,6 +18,8 @@ from polar_ray.config import HttpConfig
 from polar_ray.errors import RecordError, TooLarge
 from polar_ray.records import provenance
 
+JSON = "application/json"
+
 
 def decode_json(body: bytes, limits: HttpConfig) -> list[Any]:
     """The `records` of a JSON body; single bad records pass and get errors of their own."""
@@ -35,7 +37,7 @@ def decode_json(body: bytes, limits: HttpConfig) -> list[Any]:
 
 
 def encode_json(result: pa.Table) -> bytes:
-    """A result table as the JSON of `pool.http.ResultBody`."""
+    """A result table as the JSON of `pool.page.ResultBody`."""
     return orjson.dumps({"results": result.to_pylist(), "provenance": provenance(result)})
 
 

@@ -8,12 +8,14 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from processes import replica_pids
 
 from polar_ray.client import Client
 from polar_ray.config import ScorerConfig, StubEngineConfig
@@ -50,6 +52,8 @@ class Account:
     latencies: list[float] = field(default_factory=list)
     digests: set[str] = field(default_factory=set)
     kills: int = 0
+    why: Counter[str] = field(default_factory=Counter)
+    """Errors of the calls that were lost."""
 
     @property
     def worst_s(self) -> float:
@@ -62,6 +66,7 @@ class Account:
             f"{self.rows} records, {self.kills} hits: {self.lost} lost, {self.duplicated} "
             f"duplicated, {self.wrong} wrong, {self.errors} row errors; latency p50 {p50:.2f} s, "
             f"p99 {p99:.2f} s, worst {self.worst_s:.2f} s"
+            + "".join(f"; {count} times {error}" for error, count in self.why.most_common(3))
         )
 
 
@@ -99,6 +104,14 @@ class Oracle:
         )
 
 
+def assert_exact(account: Account, records: int) -> None:
+    """Nothing is missing, twice or wrong, and something was hit."""
+    assert account.kills > 0, "nothing was hit: the test shows nothing"
+    assert (account.lost, account.duplicated, account.wrong, account.errors) == (0, 0, 0, 0)
+    assert account.rows >= records
+    assert len(account.seen) == account.rows
+
+
 Call = Callable[[pa.Table], Awaitable[pa.Table]]
 
 
@@ -126,8 +139,9 @@ async def run_load(
             began = time.monotonic()
             try:
                 result = await call(table)
-            except PolarRayError:
+            except PolarRayError as error:
                 account.lost += size
+                account.why[f"{type(error).__name__}: {error!s:.200}"] += 1
                 continue
             account.latencies.append(time.monotonic() - began)
             await asyncio.to_thread(oracle.check, table, result, account)
@@ -143,19 +157,6 @@ def by(client: Client, timeout_s: float = 120) -> Call:
         return await client.score_table_async(table, timeout_s=timeout_s)
 
     return call
-
-
-def replica_pids(name: str, deployment: str = "Replica") -> list[int]:
-    """The processes of a pool's replicas that live and are not stopped."""
-    title = f"ray::ServeReplica:{name}:{deployment}".encode()
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if path.read_bytes().startswith(title):
-                found.append(int(path.parent.name))
-        except OSError:  # it has ended meanwhile
-            continue
-    return found
 
 
 async def hit(

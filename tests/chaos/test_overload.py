@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chaos.load import Oracle, batch, by, replica_pids, run_load
+from chaos.load import Oracle, batch, by, run_load
+from processes import replica_pids, rss_mb
 
 from polar_ray.client import Client, connect
 from polar_ray.client.handle import HandleTransport
@@ -31,12 +32,6 @@ def config(model: str, **changes: Any) -> PoolConfig:
     engine = StubEngineConfig(seconds_per_token=1e-4)
     values = {"model": model, "num_replicas": 2, "num_cpus": 0.1, "engine": engine, **changes}
     return PoolConfig(**values)
-
-
-def rss_mb(pids: list[int]) -> float:
-    """Resident memory of processes together, in MB."""
-    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
-    return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 async def stats() -> dict[str, float]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from chaos.load import Account, Call, Oracle, batch, by, hit, let_go, replica_pids, run_load
+from chaos.load import Account, Call, Oracle, assert_exact, batch, by, hit, let_go, run_load
+from processes import replica_pids
 
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
@@ -57,13 +58,6 @@ async def under_fire(
             let_go(NAME, pid)
     account.kills = len(hits)
     return account
-
-
-def assert_exact(account: Account, records: int) -> None:
-    assert account.kills > 0, "nothing was hit: the test shows nothing"
-    assert (account.lost, account.duplicated, account.wrong, account.errors) == (0, 0, 0, 0)
-    assert account.rows >= records
-    assert len(account.seen) == account.rows
 
 
 def test_a_killed_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos.load import Oracle, batch, by, replica_pids, run_load
-from chaos.test_overload import rss_mb
+from chaos.load import Oracle, batch, by, run_load
+from processes import replica_pids, rss_mb
 
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig

@@ -22,6 +22,7 @@ from polar_ray.errors import (
     PoolError,
     RecordError,
     ReplicaLost,
+    Unavailable,
 )
 from polar_ray.scorer import Scorer
 
@@ -60,6 +61,17 @@ def test_a_full_pool_is_asked_again_until_the_deadline() -> None:
 def test_a_lost_call_is_sent_a_few_times_with_growing_waits() -> None:
     assert waits(ReplicaLost("gone")) == pytest.approx([0.1, 0.2, 0.4, 0.8])
     assert len(waits(ReplicaLost("gone"))) == LOST_TRIES
+
+
+def test_a_pool_that_is_away_is_asked_until_the_deadline_and_not_too_seldom() -> None:
+    naps = waits(Unavailable("away"), timeout_s=60, chance=1.0)
+    assert naps[:5] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.0])
+    assert set(naps[4:]) == {3.0}
+    assert 57 <= sum(naps) < 60
+    calm = Backoff(600, clock=Time(), chance=lambda: 1.0)
+    for _ in range(10):
+        calm.wait_s(Unavailable("away"))
+    assert calm.wait_s(ReplicaLost("gone")) == 0.2, "that it was away is not held against a call"
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,11 @@ from polar_ray.errors import (
     PolarRayError,
     PoolError,
     RecordError,
+    ReplicaLost,
     TooLarge,
+    Unavailable,
 )
-from polar_ray.records import empty_scores
+from polar_ray.records import empty_scores, to_batch
 from polar_ray.stream import CONTENT_DIGEST, digest, encode_arrow
 
 
@@ -201,3 +203,51 @@ def test_a_pool_that_has_answered_before_is_expected_back() -> None:
         one.score(GROUPS)
     with pytest.raises(TooLarge):
         one.score(GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind"),
+    [
+        (httpx.ConnectError("refused"), Unavailable),
+        (httpx.ConnectTimeout("silence"), Unavailable),
+        (httpx.ReadError("cut"), ReplicaLost),
+        (httpx.ReadTimeout("late"), DeadlineExceeded),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_call_that_never_arrived_is_told_from_one_that_was_lost(
+    broken: Exception, kind: type[Exception]
+) -> None:
+    answers: list[Exception | None] = [None, broken]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if found := answers.pop(0):
+            raise found
+        return error("RecordError", 422)
+
+    transport = HttpTransport("http://pool", transport=httpx.MockTransport(answer))
+    batch = to_batch(GROUPS).table
+    with pytest.raises(RecordError):
+        transport.send(batch, 60, "train")
+    with pytest.raises(kind) as caught:
+        transport.send(batch, 60, "train")
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, Unavailable), (500, ReplicaLost), (502, Unavailable), (403, PoolError)],
+)
+def test_what_others_say_in_a_pools_place_counts_once_it_was_there(
+    status: int, kind: type[Exception]
+) -> None:
+    answers = [httpx.Response(status, text="of a proxy"), error("RecordError", 422)]
+    answers.append(answers[0])
+    transport = HttpTransport(
+        "http://pool", transport=httpx.MockTransport(lambda _: answers.pop(0))
+    )
+    batch = to_batch(GROUPS).table
+    for expected in (PoolError, RecordError, kind):
+        with pytest.raises(expected, match=r"of a proxy|because") as caught:
+            transport.send(batch, 60, "train")
+        assert type(caught.value) is expected

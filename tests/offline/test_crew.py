@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from examples import GROUPS
-from processes import below, kill, titled
+from processes import kill, own
 
 from polar_ray.client import Client
 from polar_ray.config import PoolConfig, RescoreConfig, ScorerConfig, StubEngineConfig
@@ -73,7 +72,7 @@ def test_lost_actors_cost_a_retry_and_no_row(
 
     def strike(event: dict[str, Any]) -> None:
         if event["event"] == "progress" and event["rows"] >= 40 * (len(killed) + 1):
-            ours = [pid for pid in titled() if below(pid, os.getpid()) and pid not in killed]
+            ours = [pid for pid in own() if pid not in killed]
             kill(*ours[:1])
             killed.extend(ours[:1])
 

@@ -12,6 +12,7 @@ import pytest
 from examples import BAD_ROWS, GROUPS
 from fastapi import Request
 from fastapi.testclient import TestClient
+from scorer_as_router import ScorerAsRouter
 
 from polar_ray.config import AdmissionConfig, HttpConfig, PoolConfig
 from polar_ray.errors import (
@@ -22,47 +23,17 @@ from polar_ray.errors import (
     RecordError,
     ReplicaLost,
 )
-from polar_ray.pool.admission import Admission
-from polar_ray.pool.auth import Tokens
 from polar_ray.pool.http import build_http, read_body
 from polar_ray.records import check_scores, provenance
 from polar_ray.scorer import Scorer
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, check_digest, digest, encode_arrow
 
 
-class ScorerAsRouter:
-    """What the routes need of a router, around a scorer of this process."""
-
-    config = PoolConfig(http=HttpConfig(max_body_bytes=20_000))
-    tokens: Tokens | None = None
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-        self.error: Exception | None = None
-        self.timeouts: list[float | None] = []
-        self.priorities: list[str] = []
-        self.admission = Admission(AdmissionConfig(max_bytes=30_000))
-
-    async def score(
-        self, records: Any, timeout_s: float | None = None, priority: str = "train"
-    ) -> pa.Table:
-        self.timeouts.append(timeout_s)
-        self.priorities.append(priority)
-        if self.error is not None:
-            raise self.error
-        return self.scorer.score(records)
-
-    async def provenance(self) -> dict[str, str]:
-        return self.scorer.provenance
-
-    async def ready(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-
 @pytest.fixture
 def router(scorer: Scorer) -> ScorerAsRouter:
-    return ScorerAsRouter(scorer)
+    limits = AdmissionConfig(max_bytes=30_000)
+    config = PoolConfig(http=HttpConfig(max_body_bytes=20_000), admission=limits)
+    return ScorerAsRouter(scorer, config)
 
 
 @pytest.fixture

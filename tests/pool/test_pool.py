@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from examples import BAD_ROWS, GROUPS
+from processes import replica_pids
 from typer.testing import CliRunner
 
 from polar_ray.cli import cli
@@ -260,16 +261,6 @@ def test_deadlines_end_in_clear_errors_and_the_next_call_is_served(slow: str) ->
                 client.score(BATCH, timeout_s=0.5)
             assert time.monotonic() - started < 5, "the deadline was 0.5 s"
             assert client.score(GROUPS[:1], timeout_s=60), "its work has ended with the call"
-
-
-def replica_pids(name: str) -> list[int]:
-    """The processes of a pool's replicas."""
-    title = f"ray::ServeReplica:{name}:Replica".encode()
-    return [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.read_bytes().startswith(title)
-    ]
 
 
 def test_a_call_outlives_its_replica_and_http_asks_for_a_token(
