@@ -1,12 +1,20 @@
 """What the pool costs around its engines: stub replicas, so that all that is measured is the pool.
 
-    python benchmarks/pool.py replicas=1,4,16 seconds=10
+    python benchmarks/pool.py replicas=1,4,16,64 seconds=10
 
-For each number of replicas: records a second in batches of 1 024 from 12 callers; the router
-process's CPU time for each record and for each call of one record (all its threads, by
-`time.process_time`); the latency of a lone call of one record, and of one batch that is cut into
-two shards for each replica. The model is the built-in one's tokenizer without its network. Prints
-a table, and the same as one line of JSON at the end.
+For each number of replicas, with the CPU time of the router's process (all its threads, by
+`time.process_time`):
+
+* records a second in batches of 1 024 from 12 callers;
+* calls of one record, 64 at a time: through `connect(...)`, which joins them, and through the bare
+  handle, which does not; beside them, calls of the router that do nothing;
+* the latency of a lone call of one record, and of one batch that is cut into two shards for each
+  replica;
+* dispatch: how long after the first the last of those shards reaches its replica. There the
+  replicas wait before they score, so that the router has a core, as it has where they are GPUs.
+
+The model is the built-in one's tokenizer without its network. Prints a table, and the same as one
+line of JSON at the end.
 """
 
 from __future__ import annotations
@@ -29,34 +37,55 @@ from ray import serve
 from rich.console import Console
 from rich.table import Table
 
-from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.client import connect
+from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
+from polar_ray.pool import app as pool_app
+from polar_ray.pool import members
 from polar_ray.pool.local import pool
+from polar_ray.pool.replica import Replica
 
 BATCH = 1024
 CALLERS = 12
+SINGLES = 64
+NAME = "bench"
+
+Call = Callable[[], Awaitable[Any]]
 
 
-def batch(size: int) -> pa.Table:
-    """Records of about 100 bytes in groups of 8."""
+class Stamped(Replica):
+    """Keeps when each shard came, and waits a while before it scores it, if asked to."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        super().__init__(config)
+        self._came: list[float] = []
+        self._wait_s = 0.0
+
+    async def score(self, shard: Any, **options: Any) -> bytes:
+        self._came.append(time.time())
+        await asyncio.sleep(self._wait_s)
+        return await super().score(shard, **options)
+
+    async def stamps(self, wait_s: float, *, replica: str) -> list[float]:
+        """When shards came since the last time that this was asked."""
+        self._wait_s = wait_s
+        came, self._came = self._came, []
+        return came
+
+
+def batch(size: int, *, output_bytes: int = 20) -> pa.Table:
+    """Records in groups of 8."""
     rows = [
         {
             "prompt": f"What is {i // 8} plus {i // 8}?",
             "reference": f"{i // 4}",
-            "output": f"It is {i}, I think.",
+            "output": f"It is {i}, I think.".ljust(output_bytes, "."),
         }
         for i in range(size)
     ]
     return pa.Table.from_pylist(rows)
 
 
-async def stats(handle: Any) -> dict[str, float]:
-    found: dict[str, float] = await handle.stats.remote()
-    return found
-
-
-async def repeat(
-    call: Callable[[], Awaitable[Any]], *, callers: int, seconds: float
-) -> list[float]:
+async def repeat(call: Call, *, callers: int, seconds: float) -> list[float]:
     """Latencies, in s, of as many calls as `callers` make one after the other in that time."""
     until = time.perf_counter() + seconds
     latencies: list[float] = []
@@ -70,37 +99,67 @@ async def repeat(
     return latencies
 
 
-async def measure(handle: Any, seconds: float) -> dict[str, float]:
-    """All figures of one pool."""
-    full, single = batch(BATCH), batch(1)
-    # Each caller has the router look its table up in the object store, as RL workers do.
-    ref = ray.put(full)
-    found: dict[str, float] = {}
-    await repeat(lambda: handle.score.remote(ref), callers=CALLERS, seconds=2)
+class Bench:
+    """One pool's figures."""
 
-    before, began = await stats(handle), time.perf_counter()
-    calls = await repeat(lambda: handle.score.remote(ref), callers=CALLERS, seconds=seconds)
-    after, took = await stats(handle), time.perf_counter() - began
-    rows = len(calls) * BATCH
-    found["records/s"] = rows / took
-    found["router us/record"] = (after["cpu_s"] - before["cpu_s"]) / rows * 1e6
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._handle = serve.get_app_handle(NAME)
+        # A handle of the replicas' deployment makes this process hear who they are, too.
+        self._stamps = serve.get_deployment_handle(Stamped.__name__, NAME).stamps
+        self._names: list[str] = []
+        members.watch(NAME, lambda found: self._names.__setitem__(slice(None), found))
+        self.figures: dict[str, float] = {}
 
-    before = await stats(handle)
-    calls = await repeat(lambda: handle.score.remote(single), callers=64, seconds=seconds)
-    after = await stats(handle)
-    found["single calls/s"] = len(calls) / seconds
-    found["router us/call"] = (after["cpu_s"] - before["cpu_s"]) / len(calls) * 1e6
-    found["records/parcel"] = len(calls) / max(1, after["parcels"] - before["parcels"])
+    async def _load(self, name: str, call: Call, callers: int, rows: int = 1) -> None:
+        """Rate, router time and parcels of calls that come as fast as they are answered."""
+        await repeat(call, callers=callers, seconds=1)
+        before, began = await self._handle.stats.remote(), time.perf_counter()
+        number = len(await repeat(call, callers=callers, seconds=self._seconds)) * rows
+        took, after = time.perf_counter() - began, await self._handle.stats.remote()
+        self.figures[f"{name}/s"] = number / took
+        self.figures[f"router us a {name}"] = (after["cpu_s"] - before["cpu_s"]) / number * 1e6
+        parcels = after["parcels"] - before["parcels"]
+        if parcels:
+            self.figures[f"{name}s a parcel"] = number / parcels
 
-    for name, table in (("lone", single), ("batch", ref)):
-        calls = await repeat(
-            lambda table=table: handle.score.remote(table),  # type: ignore[misc]
-            callers=1,
-            seconds=seconds / 2,
-        )
-        cuts = statistics.quantiles(calls, n=100)
-        found[f"{name} p50 ms"], found[f"{name} p99 ms"] = cuts[49] * 1e3, cuts[98] * 1e3
-    return found
+    async def _latency(self, name: str, call: Call) -> None:
+        cuts = statistics.quantiles(await repeat(call, callers=1, seconds=self._seconds / 2), n=100)
+        self.figures[f"{name}, p50 ms"] = cuts[49] * 1e3
+        self.figures[f"{name}, p99 ms"] = cuts[98] * 1e3
+
+    async def _dispatch(self, table: Any, times: int = 20) -> None:
+        """From the first shard's arrival to the last's."""
+
+        async def stamps(wait_s: float) -> list[float]:
+            asked = (self._stamps.remote(wait_s, replica=name) for name in self._names)
+            return [one for came in await asyncio.gather(*asked) for one in came]
+
+        await stamps(0.1)
+        spreads = []
+        for _ in range(times):
+            await self._handle.score.remote(table)
+            came = await stamps(0.1)
+            spreads.append(max(came) - min(came))
+        await stamps(0.0)
+        self.figures["shards of the batch"] = len(came)
+        self.figures["dispatch, p50 ms"] = statistics.median(spreads) * 1e3
+
+    async def run(self) -> dict[str, float]:
+        """All figures."""
+        client = connect(app_name=NAME)
+        score, one = self._handle.score, batch(1)
+        # Each caller has the router look its table up in the object store, as RL workers do.
+        full, wide = ray.put(batch(BATCH)), ray.put(batch(BATCH, output_bytes=1000))
+        await self._load("record", lambda: score.remote(full), CALLERS, BATCH)
+        await self._load("joined call", lambda: client.score_table_async(one), SINGLES)
+        await self._load("bare call", lambda: score.remote(one), SINGLES)
+        await self._load("idle call", lambda: self._handle.stats.remote(), SINGLES)
+        await self._latency("idle call", lambda: self._handle.stats.remote())
+        await self._latency("lone call", lambda: client.score_table_async(one))
+        await self._latency("lone batch", lambda: score.remote(full))
+        await self._dispatch(wide)
+        return self.figures
 
 
 def main(arguments: list[str]) -> None:
@@ -108,16 +167,18 @@ def main(arguments: list[str]) -> None:
     given = dict(pair.split("=", 1) for pair in arguments)
     seconds = float(given.get("seconds", "10"))
     counts = [int(n) for n in given.get("replicas", "1,4,16").split(",")]
-    ray.init(num_cpus=max(counts) + 8, include_dashboard=False, log_to_driver=False)
+    pool_app.Replica = Stamped  # type: ignore[misc]
+    ray.init(
+        address="local", num_cpus=max(counts) + 8, include_dashboard=False, log_to_driver=False
+    )
     figures: dict[int, dict[str, float]] = {}
     for count in counts:
         config = PoolConfig(num_replicas=count, num_cpus=0.01, engine=StubEngineConfig())
-        with pool(config, name="bench", route_prefix="/bench"):
-            handle = serve.get_app_handle("bench")
-            figures[count] = asyncio.run(measure(handle, seconds))
+        with pool(config, name=NAME, route_prefix="/bench"):
+            figures[count] = asyncio.run(Bench(seconds).run())
     table = Table("replicas", *(str(count) for count in counts))
     for name in figures[counts[0]]:
-        table.add_row(name, *(f"{figures[count][name]:.4g}" for count in counts))
+        table.add_row(name, *(f"{figures[count].get(name, 0):.4g}" for count in counts))
     Console().print(table)
     sys.stdout.write(json.dumps(figures) + "\n")
 

@@ -242,7 +242,8 @@ class RescoreConfig(HostConfig):
     max_tokens: int | None = Field(default=None, ge=16)
 
     num_workers: int = Field(default=0, ge=0)
-    """Actors on the Ray cluster, each with a scorer. 0: one scorer in this process, without Ray."""
+    """Actors on the Ray cluster, each with a scorer. 0: one scorer in this process, without Ray; it
+    cannot survive a record that ends the process, as workers do."""
 
     num_cpus: float = Field(default=1, ge=0)
     """CPUs that Ray reserves for each worker."""

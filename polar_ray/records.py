@@ -59,7 +59,7 @@ ROW_ERRORS: dict[str, str] = {
     "too_long": "the encoded record is longer than the model can read",
     "nonfinite_score": "the model's score is NaN or infinite",
     "engine_error": "the engine failed on this record",
-    "poison": "replicas died whenever they scored this record",
+    "poison": "processes died whenever they scored this record",
 }
 """Every code that a row's error can begin with."""
 
@@ -317,6 +317,20 @@ def empty_scores(provenance: Mapping[str, str] | None = None) -> pa.Table:
     none = np.empty(0, dtype=np.float32)
     return score_table(
         none, [], truncated=[], num_tokens=[], control_text=[], provenance=provenance
+    )
+
+
+def poisoned_scores(provenance: Mapping[str, str]) -> pa.Table:
+    """The result of one record that ends every process that scores it; `provenance` is that of the
+    results around it."""
+    sentence = "processes died whenever they scored this record; drop it"
+    return score_table(
+        np.full(1, np.nan, np.float32),
+        [row_error("poison", sentence)],
+        truncated=[False],
+        num_tokens=[0],
+        control_text=[False],
+        provenance=provenance,
     )
 
 

@@ -65,6 +65,12 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with other weights."""
+    return make_checkpoint(tmp_path_factory.mktemp("checkpoints") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
 def scorer(tiny_dir: Path) -> Scorer:
     """A scorer of `tiny_dir`."""
     return Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=256))

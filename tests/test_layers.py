@@ -14,6 +14,7 @@ LAYERS = {
     "errors": 0,
     "config": 0,
     "records": 0,
+    "stream": 0,
     "assets": 0,
     "encoding": 1,
     "planning": 1,

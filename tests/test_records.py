@@ -19,6 +19,7 @@ from polar_ray.records import (
     check_scores,
     check_table,
     empty_scores,
+    poisoned_scores,
     provenance,
     score_table,
     to_batch,
@@ -146,6 +147,12 @@ def test_a_row_has_a_finite_score_or_an_error(rows: list[tuple[float, str | None
 def test_provenance_is_kept_in_the_metadata() -> None:
     assert provenance(scores_of([1.0])) == {"engine": "test"}
     assert provenance(empty_scores({"engine": "x"})) == {"engine": "x"}
+
+
+def test_the_result_of_a_record_that_is_given_up_keeps_the_contract() -> None:
+    result = poisoned_scores({"model_digest": "d"})
+    assert check_scores(result, 1)["error"][0].as_py().startswith("poison: ")
+    assert provenance(result) == {"model_digest": "d"}
 
 
 def test_row_errors_of_parsing_take_the_place_of_the_scorers() -> None:

@@ -181,7 +181,8 @@ def test_the_stub_engine_scores_from_the_ids_alone(tiny_dir: Path) -> None:
     stub = Scorer(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig(), max_tokens=64))
     found = scores(stub.score(GROUPS))
     encoded = stub.encode(pa.Table.from_pylist(GROUPS))
-    assert found.tolist() == [np.float32(stub_score(record.ids)) for record in encoded]
+    digest = stub.info.digest
+    assert found.tolist() == [np.float32(stub_score(record.ids, digest)) for record in encoded]
     assert len(set(found.tolist())) == len(GROUPS)
 
 

@@ -21,7 +21,8 @@ def rescore(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="IN", help="parquet, jsonl or Arrow: a file, a glob, a folder or a URI."
+            metavar="IN",
+            help="parquet, jsonl (.gz, .zst, .bz2) or Arrow: a file, a glob, a folder or a URI.",
         ),
     ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the parts; path or URI.")],

@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 
 from polar_ray.client.backoff import Backoff
+from polar_ray.client.coalesce import Coalescer, Send
 from polar_ray.config import Priority, check_priority, check_timeout
 from polar_ray.errors import PolarRayError, ScoreError
 from polar_ray.records import Record, to_batch, with_row_errors
@@ -41,6 +43,7 @@ class Client:
     Records are `Record`s, mappings with the same keys, or an Arrow table; within a Ray cluster
     also an ObjectRef of either. A call that the pool refuses because it is full, or loses, is sent
     again until its deadline. `priority`: whose work goes first, "train", "eval" or "offline".
+    Small calls that await their scores in one event loop at the same time travel together.
     """
 
     def __init__(
@@ -50,6 +53,9 @@ class Client:
         self.timeout_s = check_timeout(timeout_s)
         check_priority(priority)
         self.priority: Priority = priority
+        self._coalescers: WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer] = (
+            WeakKeyDictionary()
+        )
 
     def score(
         self, records: Records, *, on_error: OnError = "raise", timeout_s: float | None = None
@@ -82,9 +88,15 @@ class Client:
         """`score_table` for an event loop."""
         timeout_s = self.timeout_s if timeout_s is None else check_timeout(timeout_s)
         if self._transport.carries(records):
-            return await self._send_async(records, timeout_s)
+            return await self._send_async(self._transport.send_async, records, timeout_s)
         batch = to_batch(records)
-        return with_row_errors(await self._send_async(batch.table, timeout_s), batch.errors)
+        send = self._coalescer().send
+        return with_row_errors(await self._send_async(send, batch.table, timeout_s), batch.errors)
+
+    def _coalescer(self) -> Coalescer:
+        """That of the running event loop: a client may be used in several."""
+        loop = asyncio.get_running_loop()
+        return self._coalescers.setdefault(loop, Coalescer(self._transport.send_async))
 
     def _send(self, batch: Any, timeout_s: float) -> pa.Table:
         backoff = Backoff(timeout_s)
@@ -95,11 +107,11 @@ class Client:
                 time.sleep(backoff.wait_s(error))
             timeout_s = backoff.left_s
 
-    async def _send_async(self, batch: Any, timeout_s: float) -> pa.Table:
+    async def _send_async(self, send: Send, batch: Any, timeout_s: float) -> pa.Table:
         backoff = Backoff(timeout_s)
         while True:
             try:
-                return await self._transport.send_async(batch, timeout_s, self.priority)
+                return await send(batch, timeout_s, self.priority)
             except PolarRayError as error:
                 await asyncio.sleep(backoff.wait_s(error))
             timeout_s = backoff.left_s

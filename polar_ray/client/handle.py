@@ -15,6 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentResponse
 
+from polar_ray.client.coalesce import GRACE_S
 from polar_ray.config import Priority
 from polar_ray.errors import (
     DeadlineExceeded,
@@ -23,9 +24,6 @@ from polar_ray.errors import (
     PoolError,
     ReplicaLost,
 )
-
-GRACE_S = 0.5
-"""The router keeps the deadline and says why; this much later the client gives up on it too."""
 
 
 class HandleTransport:

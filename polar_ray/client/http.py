@@ -13,6 +13,7 @@ import httpx
 import orjson
 import pyarrow as pa
 
+from polar_ray.client.coalesce import GRACE_S
 from polar_ray.config import Priority
 from polar_ray.errors import (
     BY_NAME,
@@ -26,10 +27,14 @@ from polar_ray.errors import (
     Unavailable,
 )
 from polar_ray.records import check_scores
-
-ARROW_STREAM = "application/vnd.apache.arrow.stream"
-GRACE_S = 0.5
-"""The server keeps the deadline and says why; this much later the client gives up on it too."""
+from polar_ray.stream import (
+    ARROW_STREAM,
+    CONTENT_DIGEST,
+    check_digest,
+    digest,
+    encode_arrow,
+    read_arrow,
+)
 
 ELSES: dict[int, type[PoolError]] = {
     404: Unavailable,
@@ -104,15 +109,13 @@ class HttpTransport:
         self._http.close()
 
     def _request(self, batch: pa.Table, timeout_s: float, priority: Priority) -> httpx.Request:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_table(batch)
+        body = encode_arrow(batch)
         return httpx.Request(
             "POST",
             f"{self._address}/score",
             params={"timeout_s": timeout_s, "priority": priority},
-            content=bytes(sink.getvalue()),
-            headers=self._headers,
+            content=body,
+            headers={**self._headers, CONTENT_DIGEST: digest(body)},
             extensions={"timeout": _timeout(timeout_s + GRACE_S)},
         )
 
@@ -120,8 +123,8 @@ class HttpTransport:
         if response.status_code != 200:
             raise self._error(response, body)
         try:
-            with pa.ipc.open_stream(body) as reader:
-                table = reader.read_all()
+            check_digest(response.headers.get(CONTENT_DIGEST), body)
+            table = read_arrow(body)
             table.validate(full=True)
             check_scores(table, num_rows)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:

@@ -1,4 +1,5 @@
-"""An engine without a network: its scores are a pure function of a record's token ids.
+"""An engine without a network: its scores are a pure function of a record's token ids and of the
+model that it stands in for, by name.
 
 For tests, and for measuring the pool alone. Wants a checkpoint directory for its config only.
 """
@@ -13,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from polar_ray.config import StubEngineConfig
-from polar_ray.engine.memory import MAX_TOKENS
 from polar_ray.engine.protocol import Done, ModelInfo, Pending
 from polar_ray.model.config import load_config
 from polar_ray.planning import Pack, Span
+
+MAX_TOKENS = 16384
 
 
 class StubEngine:
@@ -30,13 +32,13 @@ class StubEngine:
         self._packs = 0
         self.info = ModelInfo(
             name=f"stub of {model_dir.name}",
-            digest=f"stub {config.salt}",
+            digest=f"stub {config.salt} of {model_dir.name}",
             reward_id=shape.reward_token_id,
             window=shape.window,
             scaled_above=shape.scaled_above,
             vocab_size=shape.vocab_size,
             dtype="float32",
-            max_tokens=MAX_TOKENS["cpu"],
+            max_tokens=MAX_TOKENS,
         )
 
     def submit(self, pack: Pack) -> Pending:
@@ -49,7 +51,7 @@ class StubEngine:
         if fatal is not None and any(fatal in ids for ids in records):
             os._exit(1)
         self._packs += 1
-        scores = [stub_score(ids, self._config.salt) for ids in records]
+        scores = [stub_score(ids, self.info.digest) for ids in records]
         return Done(np.array(scores, dtype=np.float32))
 
     @property
@@ -70,8 +72,9 @@ def _ids(pack: Pack, span: Span) -> np.ndarray:
     return np.concatenate(ids[::-1])
 
 
-def stub_score(ids: np.ndarray, salt: int = 0) -> float:
-    """The score that the stub engine gives to one record's ids."""
-    key = salt.to_bytes(8, "little") if salt else b""
-    raw = hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=4, key=key).digest()
+def stub_score(ids: np.ndarray, digest: str) -> float:
+    """The score that the stub engine of this digest gives to one record's ids."""
+    hashed = hashlib.blake2b(digest.encode(), digest_size=4)
+    hashed.update(ids.astype("<i4").tobytes())
+    raw = hashed.digest()
     return int.from_bytes(raw, "little") / 2**32 * 13 - 12

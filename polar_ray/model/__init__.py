@@ -1,8 +1,13 @@
-"""The network on a single device: torch only."""
+"""The network on a single device: torch only, which is loaded once a network is asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from polar_ray.model.config import ModelConfig, load_config
-from polar_ray.model.internlm2 import RewardModel, fuse
-from polar_ray.model.weights import digest, load_model, save_model
+
+if TYPE_CHECKING:
+    from polar_ray.model.internlm2 import RewardModel, fuse
+    from polar_ray.model.weights import digest, load_model, save_model
 
 __all__ = [
     "ModelConfig",
@@ -13,3 +18,18 @@ __all__ = [
     "load_model",
     "save_model",
 ]
+
+_LAZY = {
+    "RewardModel": "internlm2",
+    "fuse": "internlm2",
+    "digest": "weights",
+    "load_model": "weights",
+    "save_model": "weights",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Engines without a network of their own read a checkpoint's config only.
+    if name not in _LAZY:
+        raise AttributeError(f"module 'polar_ray.model' has no attribute {name!r}")
+    return getattr(import_module(f"polar_ray.model.{_LAZY[name]}"), name)

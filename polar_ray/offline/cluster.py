@@ -1,9 +1,9 @@
-"""Scorers as actors of a Ray cluster, one per GPU. A lost actor or node costs its calls a retry."""
+"""Scorers as actors of a Ray cluster, one per GPU. Who does what, and what becomes of the work of
+actors and nodes that are lost, is decided in `offline.roster`."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable
 from threading import Lock
 from typing import Any
@@ -14,16 +14,14 @@ from ray.exceptions import RayError, RayTaskError
 from polar_ray.config import RescoreConfig, ScorerConfig
 from polar_ray.errors import JobStopped
 from polar_ray.offline.crew import Call, Work
+from polar_ray.offline.roster import Roster, Task
 from polar_ray.offline.work import Job, OwnScorer, Worker
 from polar_ray.scorer import Scorer
 
 logger = logging.getLogger(__name__)
 
-MOST_LOSSES = 4
-"""Workers that one call may lose before the job stops: its records may be what kills them."""
-
-
 STOP_S = 60.0
+"""How long parts that are being written may take once the job ends early."""
 
 
 class ScoringActor:
@@ -85,62 +83,53 @@ class ActorCrew:
         self.made_by: dict[str, str] = made[0]
 
     def work(self, job: Job, calls: Iterable[Call]) -> Work:
-        """See `Crew`. Calls of a worker that died are done by whichever is free."""
+        """See `Crew`. Calls of a worker that died are done by others, see `Roster`."""
         shared = ray.put(job)
-        waiting = iter(calls)
-        again: list[Call] = []
-        losses: Counter[Call] = Counter()
-        running: dict[Any, tuple[Call, int]] = {}
+        roster = Roster(calls, len(self._actors), self._in_flight)
+        running: dict[Any, tuple[Task, int]] = {}
         returning: dict[Any, int] = {}
-        load = [0] * len(self._actors)
         try:
             while True:
-                while free := [i for i in self._up(returning) if load[i] < self._in_flight]:
-                    call = again.pop() if again else next(waiting, None)
-                    if call is None:
-                        break
-                    at = min(free, key=load.__getitem__)
-                    running[self._actors[at].call.remote(shared, call)] = (call, at)
-                    load[at] += 1
-                if not (running or again):
+                while (given := roster.next()) is not None:
+                    task, at = given
+                    running[self._actors[at].call.remote(shared, task.call)] = given
+                if roster.finished:
                     return
                 [done], _ = ray.wait([*running, *returning], num_returns=1)
                 if done in returning:
-                    self._check(ray.get(done))
-                    del returning[done]
+                    self._welcome(roster, returning.pop(done), done)
                     continue
-                call, at = running.pop(done)
-                load[at] -= 1
+                task, at = running.pop(done)
                 try:
                     result = ray.get(done)
                 except RayTaskError as error:
                     raise error.cause from None
                 except RayError as error:
-                    losses[call] += 1
-                    if losses[call] >= MOST_LOSSES:
-                        raise JobStopped(
-                            f"{call.arguments[0]} lost its worker {MOST_LOSSES} times: {error}"
-                        ) from None
-                    logger.warning("a worker was lost; %s is done again", call.arguments[0])
-                    again.append(call)
-                    if at not in returning.values():
+                    if roster.away(at):
+                        logger.warning("a worker was lost; what it had is done again: %s", error)
                         # Answered once the actor is back.
                         ask = self._actors[at].made_by.options(max_task_retries=-1)
                         returning[ask.remote()] = at
+                    roster.lost(task, str(error))
                     continue
-                yield call, result
+                if (finished := roster.done(task, result)) is not None:
+                    yield finished
         finally:
             # Whoever leaves early lets the parts that are being written come to their end.
             if running:
                 ray.wait(list(running), num_returns=len(running), timeout=STOP_S)
 
-    def _up(self, returning: dict[Any, int]) -> list[int]:
-        """Actors that are not on their way back."""
-        return [i for i in range(len(self._actors)) if i not in returning.values()]
-
-    def _check(self, made_by: dict[str, str]) -> None:
+    def _welcome(self, roster: Roster, worker: int, answer: Any) -> None:
+        """An actor is back, or cannot load its model any more. Raises `JobStopped` if it is
+        another model, or if this was the last actor."""
+        try:
+            made_by = ray.get(answer)
+        except RayError as error:
+            roster.gone(worker, str(error))
+            return
         if made_by != self.made_by:
             raise JobStopped(f"a worker came back with another model: {made_by}")
+        roster.back(worker)
 
     def close(self) -> None:
         """Ends the actors, and Ray if it was started here."""

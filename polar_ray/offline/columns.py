@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polar_ray.config import RescoreConfig
 from polar_ray.errors import ConfigError
 from polar_ray.records import TEXT_COLUMNS, row_error
 
@@ -55,6 +56,12 @@ class Columns:
         if self.wrapper is not None:
             arrays["wrapper"] = find(rows, self.wrapper).cast(pa.string())
         return Mapped(pa.table(arrays), errors)
+
+
+def columns_for(config: RescoreConfig, schema: pa.Schema) -> Columns:
+    """The columns that a config names or leaves to be found; see `choose`."""
+    given = {name: getattr(config, name) for name in (*TEXT_COLUMNS, "wrapper")}
+    return choose(schema, given, strip_think=config.strip_think)
 
 
 def choose(
@@ -121,10 +128,10 @@ def paths(schema: pa.Schema) -> list[str]:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Strings, however Arrow keeps them."""
+    """Strings, however Arrow keeps them; so are nulls, of which a small batch may have no other."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return kind in (pa.string(), pa.large_string(), pa.string_view())
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 
 def is_messages(kind: pa.DataType) -> bool:

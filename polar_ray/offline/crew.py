@@ -72,6 +72,15 @@ class ThreadCrew:
 
 def hire(config: RescoreConfig) -> Crew:
     """The crew that a config describes, ready to work."""
+    if config.num_workers:
+        from polar_ray.offline.cluster import ActorCrew
+
+        return ActorCrew(config)
+    return ThreadCrew(scoring_for(config), config.in_flight)
+
+
+def scoring_for(config: RescoreConfig) -> Scoring:
+    """A scorer in this process, or the pool that the config names."""
     if config.uses_pool:
         from polar_ray.client import connect
 
@@ -81,11 +90,7 @@ def hire(config: RescoreConfig) -> Crew:
             timeout_s=config.timeout_s,
             priority="offline",
         )
-        return ThreadCrew(RunningPool(pool), config.in_flight)
-    if config.num_workers:
-        from polar_ray.offline.cluster import ActorCrew
-
-        return ActorCrew(config)
+        return RunningPool(pool)
     from polar_ray.scorer import Scorer
 
-    return ThreadCrew(OwnScorer(Scorer(config.scorer)), config.in_flight)
+    return OwnScorer(Scorer(config.scorer))

@@ -18,7 +18,7 @@ from polar_ray.errors import ConfigError
 from polar_ray.offline.columns import Columns
 from polar_ray.offline.places import InputFile
 
-VERSION = 1
+VERSION = 2
 """Changes with the meaning of parts."""
 
 JOB = "_job.json"

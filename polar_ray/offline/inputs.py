@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from polar_ray.config import RescoreConfig
 from polar_ray.errors import ConfigError, JobStopped
-from polar_ray.offline.columns import Columns, choose
+from polar_ray.offline.columns import Columns, columns_for
 from polar_ray.offline.parts import check_columns
 from polar_ray.offline.places import InputFile, list_files, place
 from polar_ray.offline.read import Unreadable, extent
@@ -74,8 +74,7 @@ def open_input(config: RescoreConfig, source: str) -> Input:
         schema = pa.unify_schemas([one for _, one in good], promote_options="permissive")
     except pa.ArrowException as error:
         raise ConfigError(f"the files of {source!r} differ in their columns: {error}") from None
-    given = {name: getattr(config, name) for name in ("prompt", "reference", "output", "wrapper")}
-    columns = choose(schema, given, strip_think=config.strip_think)
+    columns = columns_for(config, schema)
     check_columns(schema, config.prefix)
     return Input(source, files, [one for one, _ in good], schema, columns, skipped)
 

@@ -39,16 +39,21 @@ def write_part(
 ) -> Written:  # fmt: skip
     """Writes rows beside their scores; the file appears complete or not at all."""
     report = report_of(scores, left_out)
-    table = rows
-    for column in SCORE_SCHEMA.names:
-        table = table.append_column(prefix + column, scores[column])
     made = {f"{METADATA_PREFIX}{key}": value for key, value in provenance(scores).items()}
     metadata = {**made, FINGERPRINT: fingerprint, REPORT: orjson.dumps(asdict(report))}
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    table = with_scores(rows, scores, prefix).replace_schema_metadata(metadata)
+    pq.write_table(table, sink, compression="zstd")
     data = sink.getvalue()
     write_whole(where, name, data)
     return Written(name, data.size, sha256(data).hexdigest(), report)
+
+
+def with_scores(rows: pa.Table, scores: pa.Table, prefix: str) -> pa.Table:
+    """Rows with the columns of their result table behind them."""
+    for column in SCORE_SCHEMA.names:
+        rows = rows.append_column(prefix + column, scores[column])
+    return rows
 
 
 def read_report(where: Place, name: str, fingerprint: str) -> PartReport:

@@ -21,6 +21,11 @@ FORMATS = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Endings that may stand behind jsonl's, by Arrow's names for them. The other formats compress
+within."""
+
+ENDINGS = (*FORMATS, *(f".jsonl{ending}" for ending in COMPRESSIONS))
 WILD = re.compile(r"[*?]")
 PARTIAL = ".partial"
 
@@ -37,7 +42,7 @@ class InputFile:
     @property
     def format(self) -> str:
         """One of the values of `FORMATS`."""
-        return FORMATS[Path(self.path).suffix]
+        return FORMATS[_ending(self.path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,16 +104,29 @@ def list_files(uri: str) -> list[InputFile]:
             ]
         else:
             found = [info] if info.type == pafs.FileType.File else []
-            if found and Path(where.path).suffix not in FORMATS:
-                raise ConfigError(f"{uri!r} ends in none of {', '.join(FORMATS)}")
+            if found and _ending(where.path) not in FORMATS:
+                raise ConfigError(f"{uri!r} ends in none of {', '.join(ENDINGS)}")
     files = [
         InputFile(info.path, info.size, str(info.mtime_ns or ""))
         for info in sorted(found, key=lambda info: info.path)
-        if Path(info.path).suffix in FORMATS
+        if _ending(info.path) in FORMATS
     ]
     if not files:
-        raise ConfigError(f"no file {uri!r} that ends in one of {', '.join(FORMATS)}")
+        raise ConfigError(f"no file {uri!r} that ends in one of {', '.join(ENDINGS)}")
     return files
+
+
+def compression(path: str) -> str | None:
+    """Arrow's name for how a file is compressed, by its ending; None for one that is not."""
+    return COMPRESSIONS.get(Path(path).suffix)
+
+
+def _ending(path: str) -> str:
+    """The ending that tells the format; none where a format is compressed that may not be."""
+    if compression(path) is None:
+        return Path(path).suffix
+    inner = Path(path).with_suffix("").suffix
+    return inner if FORMATS.get(inner) == "jsonl" else ""
 
 
 def within_each_other(source: str, out: str) -> bool:

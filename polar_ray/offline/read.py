@@ -14,12 +14,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polar_ray.offline.lines import Lines, measure
 from polar_ray.offline.places import InputFile
 from polar_ray.offline.units import Extent, Unit
 from polar_ray.records import row_error
-
-SAMPLE_BYTES = 4 << 20
-"""Of each jsonl file, from which its columns and the length of its lines are taken."""
 
 BATCH_ROWS = 1024
 
@@ -37,6 +35,11 @@ class Rows:
     left_out: frozenset[str] = frozenset()
     """Fields of jsonl lines that the sample did not have, and so the output has not."""
 
+    def part(self, start: int, stop: int) -> Rows:
+        """The rows `start` up to `stop` alone."""
+        errors = {i - start: reason for i, reason in self.errors.items() if start <= i < stop}
+        return Rows(self.table.slice(start, stop - start), errors, self.left_out)
+
 
 def extent(filesystem: Any, file: InputFile) -> tuple[Extent, pa.Schema]:
     """How much a file holds, and of which columns."""
@@ -49,12 +52,9 @@ def extent(filesystem: Any, file: InputFile) -> tuple[Extent, pa.Schema]:
             with _open_arrow(filesystem, file.path) as source:
                 schema, batches = _arrow_batches(source)
                 return Extent(file, sum(batch.num_rows for batch in batches)), _bare(schema)
-        with filesystem.open_input_file(file.path) as source:
-            head = source.read(SAMPLE_BYTES)
-        if len(head) < file.size_bytes:
-            head = head[: head.rfind(b"\n") + 1] or head
+        size, head = measure(filesystem, file)
         lines = [line for line in head.splitlines() if line.strip()]
-        return Extent(file, file.size_bytes, len(head) // max(1, len(lines)) or 1), _infer(lines)
+        return Extent(file, size, len(head) // max(1, len(lines)) or 1), _infer(lines)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file.path, error) from None
 
@@ -106,14 +106,17 @@ class Reader:
         """First row of each row group of the open file."""
 
         self._source: Any = None
+        self._lines: Lines | None = None
 
     def read(self, unit: Unit) -> Rows:
         """All rows of a unit in the columns of the whole dataset."""
         assert unit.path is not None
         try:
             if unit.format == "jsonl":
-                with self._filesystem.open_input_file(unit.path) as source:
-                    lines = list(_lines(source, unit.start, unit.stop))
+                if self._lines is None or self._lines.path != unit.path:
+                    self.close()
+                    self._lines = Lines(self._filesystem, unit.path)
+                lines = list(self._lines.read(unit.start, unit.stop))
                 return rows_of(lines, self._schema, unit.path)
             table = self._range(unit)
             return Rows(_with_columns(table, self._schema), {})
@@ -127,7 +130,9 @@ class Reader:
         """Lets go of the open file."""
         if self._source is not None:
             self._source.close()
-        self._source, self._path, self._held = None, None, None
+        if self._lines is not None:
+            self._lines.close()
+        self._source, self._path, self._held, self._lines = None, None, None, None
 
     def _range(self, unit: Unit) -> pa.Table:
         assert unit.path is not None
@@ -192,31 +197,6 @@ def rows_of(lines: list[bytes], schema: pa.Schema, path: str) -> Rows:
                 parsed[index] = {}
         table = pa.Table.from_pylist(parsed, schema)
     return Rows(table, errors, frozenset(left_out))
-
-
-def _lines(source: Any, start: int, stop: int) -> Iterator[bytes]:
-    """The lines that begin at the bytes `start` up to `stop`, without empty ones."""
-    source.seek(max(0, start - 1))
-    # The byte before tells whether a line begins here; what began earlier is another unit's.
-    data = source.read(stop - max(0, start - 1))
-    if start > 0:
-        cut = data.find(b"\n") + 1
-        if cut == 0:
-            return
-        data = data[cut:]
-    if not data:
-        return
-    if not data.endswith(b"\n"):
-        tail = [data]
-        while chunk := source.read(1 << 16):
-            end = chunk.find(b"\n")
-            tail.append(chunk if end < 0 else chunk[:end])
-            if end >= 0:
-                break
-        data = b"".join(tail)
-    for line in data.split(b"\n"):
-        if line.strip():
-            yield line
 
 
 def _open_arrow(filesystem: Any, path: str) -> Any:

@@ -10,7 +10,7 @@ from polar_ray.offline.places import InputFile
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A piece of one file: rows `start` up to `stop`, or bytes of a jsonl file.
+    """A piece of one file: rows `start` up to `stop`, or (unpacked) bytes of a jsonl file.
 
     A line belongs to the unit in which it begins. With `path` None, rows of a bucket of grouped
     records (`polar_ray.offline.grouping`) whose number is `bucket`.
@@ -42,9 +42,14 @@ class Unit:
         return f"{where}, {what} {self.start} to {self.stop}"
 
 
+UNIT_BYTES = 128 << 20
+"""Of jsonl, at most, however long the lines of its beginning are: a unit is held in memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much a file holds: its rows, or for jsonl its bytes and those of a typical line."""
+    """How much a file holds: its rows, or for jsonl its (unpacked) bytes and those of a typical
+    line."""
 
     file: InputFile
     length: int
@@ -52,7 +57,7 @@ class Extent:
 
     def step(self, rows: int) -> int:
         """Length of a piece of about `rows` rows."""
-        return rows * self.bytes_per_row if self.file.format == "jsonl" else rows
+        return min(rows * self.bytes_per_row, UNIT_BYTES) if self.file.format == "jsonl" else rows
 
 
 def cut(extents: Sequence[Extent], rows: int) -> list[Unit]:

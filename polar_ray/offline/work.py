@@ -5,7 +5,7 @@ Reading and encoding the next unit goes on while the engine has the one before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Protocol
@@ -21,7 +21,7 @@ from polar_ray.offline.parts import Written, write_part
 from polar_ray.offline.places import place
 from polar_ray.offline.read import Reader, Rows, Unreadable
 from polar_ray.offline.units import Unit
-from polar_ray.records import provenance, with_row_errors
+from polar_ray.records import empty_scores, poisoned_scores, provenance, with_row_errors
 from polar_ray.scorer import Scorer
 
 PROBE = pa.table({"prompt": ["1 + 1"], "reference": ["2"], "output": ["2"]})
@@ -110,6 +110,20 @@ class RunningPool:
         self.client.close()
 
 
+def scored(
+    rows: pa.Table, columns: Columns, scoring: Scoring, made_by: Mapping[str, str]
+) -> pa.Table:
+    """The result table of rows of a dataset.
+
+    Raises `JobStopped` if their scores are not of the provenance `made_by`.
+    """
+    mapped = columns.apply(rows)
+    scores = scoring.score(mapped.table)
+    if (now := provenance(scores)) != made_by:
+        raise JobStopped(f"the scorer changed while the job ran: {dict(made_by)} became {now}")
+    return with_row_errors(scores, mapped.errors)
+
+
 class Worker:
     """Does the calls of a job. Every method may be called from several threads."""
 
@@ -129,13 +143,39 @@ class Worker:
             rows = self._read(unit)
         except Unreadable as error:
             return Problem(str(unit), str(error))
-        mapped = self.job.columns.apply(rows.table)
-        scores = self._scoring.score(mapped.table)
-        if (made_by := provenance(scores)) != self.job.made_by:
-            raise JobStopped(
-                f"the scorer changed while the job ran: {self.job.made_by} became {made_by}"
-            )
-        scores = with_row_errors(scores, {**mapped.errors, **rows.errors})
+        return self._write(unit, rows, self._score(rows))
+
+    def count(self, unit: Unit) -> int | Problem:
+        """The number of rows of a unit."""
+        try:
+            return len(self._read(unit).table)
+        except Unreadable as error:
+            return Problem(str(unit), str(error))
+
+    def score_rows(self, unit: Unit, start: int, stop: int) -> pa.Table | Problem:
+        """The result table of some rows of a unit; nothing is written."""
+        try:
+            rows = self._read(unit)
+        except Unreadable as error:
+            return Problem(str(unit), str(error))
+        return self._score(rows.part(start, stop))
+
+    def join(self, unit: Unit, pieces: Sequence[pa.Table | None]) -> Written | Problem:
+        """Writes the part of a unit whose rows were scored in pieces, in order; None stands for a
+        record that ends whoever scores it."""
+        try:
+            rows = self._read(unit)
+        except Unreadable as error:
+            return Problem(str(unit), str(error))
+        poisoned = poisoned_scores(self.job.made_by)
+        scores = [poisoned if piece is None else piece for piece in pieces]
+        return self._write(unit, rows, pa.concat_tables([empty_scores(self.job.made_by), *scores]))
+
+    def _score(self, rows: Rows) -> pa.Table:
+        scores = scored(rows.table, self.job.columns, self._scoring, self.job.made_by)
+        return with_row_errors(scores, rows.errors)
+
+    def _write(self, unit: Unit, rows: Rows, scores: pa.Table) -> Written:
         return write_part(
             self._out,
             unit.part,
@@ -181,13 +221,7 @@ class Worker:
             if self._bucket != unit.bucket:
                 self._sorted = self._sort(unit.bucket)
                 self._bucket = unit.bucket
-            table = self._sorted.table.slice(unit.start, unit.stop - unit.start)
-            errors = {
-                i - unit.start: reason
-                for i, reason in self._sorted.errors.items()
-                if unit.start <= i < unit.stop
-            }
-            return Rows(table, errors)
+            return self._sorted.part(unit.start, unit.stop)
 
     def _sort(self, bucket: int) -> Rows:
         table, reasons = grouping.read_bucket(self._out, self.job.spills, bucket)

@@ -14,12 +14,12 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from polar_ray.config import PoolConfig
+from polar_ray.config import PoolConfig, ScorerConfig
 from polar_ray.errors import ConfigError, PoolError
 from polar_ray.pool.replica import Replica
 from polar_ray.pool.router import Router, build_ingress
 from polar_ray.pool.routing import ByName
-from polar_ray.pool.settings import REPLICA, ROUTER, check_environment
+from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, check_environment
 
 DEFAULT_NAME = "polar"
 
@@ -35,16 +35,23 @@ def app(config: PoolConfig) -> serve.Application:
         request_router_config=RequestRouterConfig(request_router_class=ByName, **QUICK),
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         **REPLICA,
-    ).bind(config.scorer)
+        # Of all settings, this one changes in the running processes; see `Replica.reconfigure`.
+        user_config={"model": config.model},
+    ).bind(config.scorer.model_copy(update={"model": None}))
     return serve.deployment(
         serve.ingress(build_ingress)(Router),
         name="Router",
         num_replicas=config.num_routers,
         request_router_config=RequestRouterConfig(**QUICK),
         # It waits more than it works; reserving a core would leave a small machine none to score.
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
         **ROUTER,
-    ).bind(config, replicas)
+    ).bind(_without_scorer(config), replicas)
+
+
+def _without_scorer(config: PoolConfig) -> PoolConfig:
+    """What routers need to know: a change of the rest is no reason to start them anew."""
+    return PoolConfig(**config.model_dump(exclude=set(ScorerConfig.model_fields)))
 
 
 def start(

@@ -57,6 +57,8 @@ class Batcher:
         self._number = 0
         self._running: asyncio.Task[None] | None = None
         self._pack_began = 0.0
+        self._calls = 0
+        self._idle = asyncio.Event()
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="forward")
 
@@ -65,6 +67,21 @@ class Batcher:
 
         `rank` of the priority and `timeout_s` order the work; the caller ends its wait itself.
         """
+        self._calls += 1
+        self._idle.clear()
+        try:
+            return await self._score(table, rank, timeout_s)
+        finally:
+            self._calls -= 1
+            if self._calls == 0:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Returns once nobody waits for a result."""
+        if self._calls:
+            await self._idle.wait()
+
+    async def _score(self, table: pa.Table, rank: int, timeout_s: float) -> pa.Table:
         loop = asyncio.get_running_loop()
         self._number += 1
         urgency = (rank, loop.time() + timeout_s, self._number)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,9 +35,9 @@ from polar_ray.pool.policy import (
     choose,
     split,
 )
-from polar_ray.pool.quarantine import Quarantine, poisoned
+from polar_ray.pool.quarantine import Quarantine
 from polar_ray.pool.queue import SCAN, Queue
-from polar_ray.records import check_scores, provenance
+from polar_ray.records import check_scores, poisoned_scores, provenance
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Dispatcher:
         self._queue = Queue()
         self._postponed: deque[Parcel] = deque()
         self._attempts: set[_Attempt] = set()
-        self._pulses = pulse.Pulses(ask, self._wake)
+        self._pulses = pulse.Pulses(ask, self._hear)
         self._homes: OrderedDict[int, str] = OrderedDict()
         self._budget = RetryBudget()
         self._pace = Pace()
@@ -99,21 +99,35 @@ class Dispatcher:
     def served(self) -> Mapping[str, str] | None:
         """What one of the replicas scores with; None while there is no replica."""
         for member in self._members.values():
-            return self._provenance[member.digest]
+            if not member.gray:
+                return self._provenance[member.digest]
         return None
 
-    def set_members(self, replicas: Mapping[str, Mapping[str, str]]) -> None:
-        """The replicas that there are now, each with its provenance. Those that left keep what
-        they have in hand: a replica that is drained finishes it."""
-        # Who is known to be dead stays so, though it takes others a while to notice.
-        for name in replicas.keys() - self._dead.keys():
-            served = replicas[name]
-            digest = served.get("model_digest", "")
-            self._provenance[digest] = served
-            self._members.setdefault(name, Member(name, digest)).digest = digest
-        for name in self._members.keys() - replicas.keys():
+    def set_members(self, names: Collection[str]) -> None:
+        """The replicas that there are now; new ones get work once they have said what they serve.
+        Those that left keep what they have in hand: a replica that is drained finishes it."""
+        for name in names:
+            # Who is known to be dead stays so, though it takes others a while to notice.
+            if name not in self._members and name not in self._dead:
+                self._members[name] = Member(name, gray=True)
+                self._pulses.feel(self._members[name], self._clock())
+        for name in self._members.keys() - set(names):
             del self._members[name]
         self._wake()
+
+    def _hear(self, member: Member, served: pulse.Served | None) -> None:
+        """A replica has answered: it serves this, or loads another model."""
+        member.gray = served is None
+        if served is not None:
+            self._learn(member, served)
+        else:
+            for attempt in [one for one in self._attempts if one.member is member]:
+                self._move(attempt)
+        self._wake()
+
+    def _learn(self, member: Member, served: pulse.Served) -> None:
+        member.digest = served.get("model_digest", "")
+        self._provenance[member.digest] = served
 
     async def score(self, table: pa.Table, cut: Cut, *, rank: int, deadline: float) -> pa.Table:
         """The result table of a request table that is divided into `cut`.
@@ -282,15 +296,13 @@ class Dispatcher:
         self._pace.learn(parcel.cost, self._clock() - attempt.began)
         self.counters["parcels"] += 1
         self.counters["rows"] += result.num_rows
-        digest = provenance(result).get("model_digest", "")
-        self._provenance[digest] = provenance(result)
-        member.digest = digest
+        self._learn(member, provenance(result))
         start = 0
         for item in parcel.items:
             part = result.slice(start, len(item.rows))
             start += len(item.rows)
             if not item.answered:
-                if item.call.digest == digest:
+                if item.call.digest == member.digest:
                     self._answer(item, part)
                 else:
                     self._restart(item.call)
@@ -390,7 +402,7 @@ class Dispatcher:
         logger.warning("a record that ends every replica that scores it is given up")
         self.counters["convicted"] += 1
         self._quarantine.add(item.call.table, int(row), self._clock())
-        self._answer(item, poisoned(self._provenance[item.call.digest]))
+        self._answer(item, poisoned_scores(self._provenance[item.call.digest]))
 
     def _answer_for(self, call: Call, row: int) -> None:
         """Answers one row that is known already, and takes it out of what is to be scored."""
@@ -403,4 +415,4 @@ class Dispatcher:
             if len(item.rows) == 0:
                 item.answered = True
                 call.items.discard(item)
-            self._answer(known, poisoned(self.served or {}))
+            self._answer(known, poisoned_scores(self.served or {}))

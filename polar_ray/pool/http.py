@@ -35,14 +35,8 @@ from polar_ray.errors import (
 from polar_ray.pool import page
 from polar_ray.pool.admission import Admission
 from polar_ray.pool.auth import Guard, Tokens
-from polar_ray.pool.wire import (
-    ARROW_STREAM,
-    JSON,
-    decode_arrow,
-    decode_json,
-    encode_arrow,
-    encode_json,
-)
+from polar_ray.pool.wire import JSON, decode_arrow, decode_json, encode_json
+from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, check_digest, digest, encode_arrow
 
 logger = logging.getLogger(__name__)
 
@@ -91,11 +85,14 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         until = time.monotonic() + (timeout_s or router.config.timeout_s)
         with router.admission.call(PRIORITIES.index(priority)) as admit:
             body = await read_body(request, limits.max_body_bytes, _left(until), admit)
+        await asyncio.to_thread(check_digest, request.headers.get(CONTENT_DIGEST), body)
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
         if kind == ARROW_STREAM:
             table = await asyncio.to_thread(decode_arrow, body, limits)
             result = await router.score(table, _left(until), priority)
-            return Response(await asyncio.to_thread(encode_arrow, result), media_type=ARROW_STREAM)
+            answer = await asyncio.to_thread(encode_arrow, result)
+            headers = {CONTENT_DIGEST: digest(answer)}
+            return Response(answer, media_type=ARROW_STREAM, headers=headers)
         if kind != JSON:
             raise RecordError(f"content-type {kind!r}; send {JSON} or {ARROW_STREAM}")
         records = await asyncio.to_thread(decode_json, body, limits)

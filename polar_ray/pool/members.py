@@ -6,11 +6,11 @@ project's router, which acts on it. Knows neither Ray nor asyncio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from threading import Lock
 
-Replicas = Mapping[str, Mapping[str, str]]
-"""Name of each replica and what it scores with (`Scorer.provenance`)."""
+Replicas = Sequence[str]
+"""The name of each."""
 
 _lock = Lock()
 _known: dict[str, Replicas] = {}

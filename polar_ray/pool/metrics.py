@@ -26,7 +26,9 @@ class EngineMetrics:
     def publish(self, counts: Mapping[str, int]) -> None:
         """`counts` are sums since the engine's start; a counter is made when it first shows."""
         for name, total in counts.items():
-            grown = total - self._published.get(name, 0)
+            published = self._published.get(name, 0)
+            # A new model's engine begins at 0.
+            grown = total - published if total >= published else total
             if grown > 0:
                 self._counter(name).inc(grown)
             self._published[name] = total

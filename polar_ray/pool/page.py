@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polar_ray.errors import HTTP_STATUS, AuthError, Overloaded
 from polar_ray.pool.auth import OPEN_PATHS
-from polar_ray.pool.wire import ARROW_STREAM, JSON
+from polar_ray.pool.wire import JSON
+from polar_ray.stream import ARROW_STREAM
 
 RowNumber = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]
 

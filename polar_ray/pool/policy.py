@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polar_ray.planning.shard import Rows
+from polar_ray.planning.suspect import is_guilty, largest_part
 
 SLOTS = 2
 """Parcels of any size that a replica holds at once: one that runs, one that is there next. Those of
@@ -18,14 +19,8 @@ a lower priority do not count; the replica lets the others pass them."""
 EXPRESS_BYTES = 1 << 16
 """A parcel of at most this cost may take one slot more: it is not to wait for the fat ones."""
 
-SPLIT = 16
-"""Parts into which a parcel is cut that killed two replicas: 4096 records are one after three."""
-
 LOSSES_ALONE = 2
 """Replicas that died under a parcel before it travels alone, so that the next death is its own."""
-
-LOSSES_GUILTY = 3
-"""Deaths, the last of them alone, after which a single record is given up as their cause."""
 
 Order = tuple[int, float, int]
 """Urgency: the rank of the priority, the deadline, the order of arrival. The least goes first."""
@@ -90,7 +85,7 @@ class Parcel:
     @property
     def guilty(self) -> bool:
         """A single record that took a replica with it while nothing else was there."""
-        return self.losses >= LOSSES_GUILTY and self.num_rows == 1
+        return is_guilty(self.losses, self.num_rows)
 
 
 @dataclass(slots=True, eq=False)
@@ -98,14 +93,14 @@ class Member:
     """A replica as the router sees it."""
 
     name: str
-    digest: str
-    """Of the model that it serves."""
+    digest: str = ""
+    """Of the model that it serves, once that is known."""
 
     parcels: list[Parcel] = field(default_factory=list)
     """What it holds at the moment, for this router."""
 
     gray: bool = False
-    """It does not answer at all, though it is not known to be dead."""
+    """It does not answer, or not yet, or is without a model; it is not known to be dead."""
 
     resting_until: float = 0.0
     """It failed repeatedly; others are asked first."""
@@ -157,8 +152,8 @@ def reachable(members: Iterable[Member], now: float) -> list[Member]:
 
 
 def split(parcel: Parcel) -> list[Parcel]:
-    """A parcel as up to `SPLIT` smaller ones of about as many rows each, with the same past."""
-    largest = -(-parcel.num_rows // SPLIT)
+    """A parcel as some smaller ones of about as many rows each, with the same past."""
+    largest = largest_part(parcel.num_rows)
     pieces = [piece for item in parcel.items for piece in _cut(item, largest)]
     parts: list[list[Item]] = [[]]
     size = 0

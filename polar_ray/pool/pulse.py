@@ -1,4 +1,4 @@
-"""Pulses: are replicas with work in hand alive at all?
+"""Pulses: are replicas with work in hand alive at all, and what do they score with?
 
 A stopped process or a cut network answers nothing, and Ray may not say so for minutes. Whoever
 does not answer a call that costs nothing is gray until it does. Knows no Ray.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 from polar_ray.pool.policy import Member
 
@@ -21,15 +20,18 @@ AFTER_S = 1.0
 SILENT_S = 5.0
 """A replica that has not answered for so long is gray."""
 
-Ask = Callable[[str], Awaitable[Any]]
-"""Returns as soon as the replica says that it is alive."""
+Served = Mapping[str, str]
+"""What makes a replica's scores (`Scorer.provenance`)."""
+
+Ask = Callable[[str], Awaitable[Served | None]]
+"""What a replica serves, as soon as it answers; None while it loads a model."""
 
 
 class Pulses:
     """At most one question to each replica at a time."""
 
-    def __init__(self, ask: Ask, changed: Callable[[], None]) -> None:
-        self._ask, self._changed = ask, changed
+    def __init__(self, ask: Ask, heard: Callable[[Member, Served | None], None]) -> None:
+        self._ask, self._heard = ask, heard
         self._asked: dict[str, tuple[float, Member, asyncio.Task[None]]] = {}
 
     def feel(self, member: Member, now: float) -> None:
@@ -49,13 +51,10 @@ class Pulses:
 
     async def _feel(self, member: Member) -> None:
         try:
-            await self._ask(member.name)
+            served = await self._ask(member.name)
         except Exception as error:  # what it holds will say what became of it
             logger.info("no pulse of %s: %s", member.name, error)
         else:
-            if member.gray:
-                logger.warning("replica %s answers again", member.name)
-            member.gray = False
+            self._heard(member, served)
         finally:
             del self._asked[member.name]
-            self._changed()

@@ -6,12 +6,10 @@ Trainers send again what failed; each time would cost replicas. Knows neither Ra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
-import numpy as np
 import pyarrow as pa
 
-from polar_ray.records import TEXT_COLUMNS, row_error, score_table
+from polar_ray.records import TEXT_COLUMNS
 
 REMEMBERED_S = 3600.0
 """A new model or a repaired engine may well be able to score it."""
@@ -37,19 +35,6 @@ class Quarantine:
         if not self._until:
             return []
         return [row for row in range(table.num_rows) if _digest(table, row) in self._until]
-
-
-def poisoned(served: Mapping[str, str]) -> pa.Table:
-    """The result of one such record; `served` is the provenance of the results around it."""
-    error = row_error("poison", "replicas died whenever they scored this record; drop it")
-    return score_table(
-        np.full(1, np.nan, np.float32),
-        [error],
-        truncated=[False],
-        num_tokens=[0],
-        control_text=[False],
-        provenance=served,
-    )
 
 
 def _digest(table: pa.Table, row: int) -> bytes:

@@ -2,16 +2,21 @@
 
 import asyncio
 import os
+import time
+from collections.abc import Awaitable
+from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
-from polar_ray.config import ScorerConfig
-from polar_ray.errors import DeadlineExceeded, EngineError
+from polar_ray.config import ScorerConfig, explain
+from polar_ray.errors import ConfigError, DeadlineExceeded, EngineError
 from polar_ray.pool.batcher import Batcher
 from polar_ray.pool.metrics import EngineMetrics
 from polar_ray.pool.settings import check_environment
 from polar_ray.records import check_scores
 from polar_ray.scorer import Scorer
+from polar_ray.stream import encode_arrow, read_arrow
 
 PROBE = {"prompt": "1 + 1 =", "reference": "2", "output": "2"}
 PROBE_TIMEOUT_S = 5.0
@@ -28,61 +33,30 @@ STUCK_S = 600.0
 """A pack that runs longer will not end: minutes are enough for the largest model on a CPU."""
 
 
-class Replica:
-    """Holds the model. Everything it knows of scoring is in `Scorer` and `Batcher`."""
+class Loaded:
+    """A model that is ready to score, and what it scored its probe at its start."""
 
     def __init__(self, config: ScorerConfig) -> None:
-        check_environment(os.environ)
-        self._scorer = Scorer(config)
-        self._batcher = Batcher(self._scorer)
+        self.scorer = Scorer(config)
+        self.batcher = Batcher(self.scorer)
         self._probe = pa.Table.from_pylist([PROBE])
-        # A replica that cannot score never becomes ready.
-        self._known = self._read(self._scorer.score(self._probe))
-        self._metrics = EngineMetrics()
+        # A model that cannot score never becomes ready.
+        self._known = self._read(self.scorer.score(self._probe))
 
-    async def score(
-        self,
-        shard: pa.Table | list[object],
-        *,
-        replica: str,
-        rank: int = 0,
-        timeout_s: float = 600,
-    ) -> pa.Table:
-        """The result table of a request table, or of a list that holds a reference to one.
-
-        The reference comes inside a list so that Ray does not fetch the table before this replica
-        has accepted the call. `replica` is who is meant, for `pool.routing`. Work that has not
-        begun when `timeout_s` is over is dropped: nobody waits for it any more.
-        """
-        table = await shard[0] if isinstance(shard, list) else shard  # type: ignore[misc]
-        scoring = self._batcher.score(table, rank=rank, timeout_s=timeout_s)
-        try:
-            return await asyncio.wait_for(scoring, timeout_s)
-        except (TimeoutError, asyncio.TimeoutError):
-            raise DeadlineExceeded(f"the replica did not come to it in {timeout_s:.3g} s") from None
-
-    async def pulse(self, *, replica: str) -> None:
-        """Returns at once, whatever the engine is at: this process is alive."""
-
-    def record_replica_metadata(self) -> dict[str, str]:
-        """What this replica scores with; Serve tells the routers."""
-        return self._scorer.provenance
-
-    async def check_health(self) -> None:
+    async def check(self) -> None:
         """A real forward pass; raises if it does not give the score that it gave at the start.
 
         Behind a long shard the probe waits its turn, and Serve would kill a replica that works:
         there, packs that come to an end are proof enough.
         """
-        self._metrics.publish(self._scorer.counters)
         try:
-            probed = await asyncio.wait_for(self._batcher.score(self._probe), PROBE_TIMEOUT_S)
+            probed = await asyncio.wait_for(self.batcher.score(self._probe), PROBE_TIMEOUT_S)
         except (TimeoutError, asyncio.TimeoutError):
-            if (silent_s := self._batcher.silent_s()) > STUCK_S:
+            if (silent_s := self.batcher.silent_s()) > STUCK_S:
                 raise EngineError(f"the engine is stuck in a pack since {silent_s:.0f} s") from None
         else:
             found = self._read(probed)
-            tolerance = PROBE_TOLERANCE.get(self._scorer.info.dtype, COARSE_TOLERANCE)
+            tolerance = PROBE_TOLERANCE.get(self.scorer.info.dtype, COARSE_TOLERANCE)
             if not abs(found - self._known) <= tolerance:
                 raise EngineError(
                     f"the replica scores its own probe {found:g}, and {self._known:g} at its start"
@@ -94,7 +68,93 @@ class Replica:
             raise EngineError(f"the replica cannot score its own probe: {error}")
         return float(result["score"][0].as_py())
 
+    def close(self) -> None:
+        """Lets go of the model's memory."""
+        self.batcher.close()
+        self.scorer.close()
+
+
+class Replica:
+    """Holds the model. Everything it knows of scoring is in `Scorer` and `Batcher`."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        check_environment(os.environ)
+        self._config = config
+        self._loaded: Loaded | None = None
+        self._ready = asyncio.Event()
+        self._swap = asyncio.Lock()
+        self._metrics = EngineMetrics()
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Loads the model that `user_config` names, as Serve asks for at the start and whenever it
+        changes: `{"model": DIR}`.
+
+        What is at work is finished with the old model, which then makes room; what comes meanwhile
+        waits here or goes to other replicas. Raises `ConfigError` for what cannot be loaded; Serve
+        then ends this replica, and stops the update before it has reached all of them.
+        """
+        if user_config.keys() != {"model"}:
+            raise ConfigError(f'user_config={user_config!r:.200}; it must be {{"model": DIR}}')
+        try:
+            config = ScorerConfig(**{**dict(self._config), **user_config})
+        except ValidationError as error:
+            raise explain(error) from None
+        async with self._swap:
+            if self._loaded is not None and config == self._config:
+                return
+            self._ready.clear()
+            if (old := self._loaded) is not None:
+                await old.batcher.idle()
+                self._loaded = None
+                old.close()
+            self._loaded = await asyncio.to_thread(Loaded, config)
+            self._config = config
+            self._ready.set()
+
+    async def score(
+        self,
+        shard: bytes | list[Awaitable[pa.Table]],
+        *,
+        replica: str,
+        rank: int = 0,
+        timeout_s: float = 600,
+    ) -> bytes:
+        """The result of a request table, which comes as a stream or as a list that holds a
+        reference to it; the result is a stream.
+
+        The reference comes inside a list so that Ray does not fetch the table before this replica
+        has accepted the call. `replica` is who is meant, for `pool.routing`. Work that has not
+        begun when `timeout_s` is over is dropped: nobody waits for it any more.
+        """
+        table = read_arrow(shard) if isinstance(shard, bytes) else await shard[0]
+        try:
+            result = await asyncio.wait_for(self._score(table, rank, timeout_s), timeout_s)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise DeadlineExceeded(f"the replica did not come to it in {timeout_s:.3g} s") from None
+        return encode_arrow(result)
+
+    async def _score(self, table: pa.Table, rank: int, timeout_s: float) -> pa.Table:
+        until = time.monotonic() + timeout_s
+        while (loaded := self._serving) is None:
+            await self._ready.wait()
+        return await loaded.batcher.score(table, rank=rank, timeout_s=until - time.monotonic())
+
+    @property
+    def _serving(self) -> Loaded | None:
+        return self._loaded if self._ready.is_set() else None
+
+    async def pulse(self, *, replica: str) -> dict[str, str] | None:
+        """What this replica scores with, at once, whatever the engine is at; None while it loads a
+        model."""
+        return None if self._serving is None else self._serving.scorer.provenance
+
+    async def check_health(self) -> None:
+        """Scores a probe; see `Loaded.check`. A replica that loads a model is healthy."""
+        if (loaded := self._serving) is not None:
+            self._metrics.publish(loaded.scorer.counters)
+            await loaded.check()
+
     def __del__(self) -> None:
-        if hasattr(self, "_batcher"):
-            self._batcher.close()
-            self._scorer.close()
+        loaded: Loaded | None = getattr(self, "_loaded", None)
+        if loaded is not None:
+            loaded.close()

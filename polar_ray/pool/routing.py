@@ -47,6 +47,5 @@ class ByName(RequestRouter):  # type: ignore[misc]
     def _publish(self) -> None:
         from polar_ray.pool import members
 
-        running = self.curr_replicas.values()
-        served = {one.replica_id.unique_id: one.replica_metadata for one in running}
-        members.publish(self.app_name, served)
+        running = [one.replica_id.unique_id for one in self.curr_replicas.values()]
+        members.publish(self.app_name, running)

@@ -37,6 +37,13 @@ ROUTER: dict[str, Any] = {
     "graceful_shutdown_wait_loop_s": 0.5,
     "graceful_shutdown_timeout_s": 60.0,
 }
+ONE_LOOP = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+"""Environment of router processes: what Serve does in three threads by default is done in one event
+loop. They would take turns at the interpreter's lock, and each parcel goes through all of them."""
+
 LONGEST_REQUEST_S = 3600.0
 """Serve's own bound of an HTTP request, for what slips through the deadlines of this project."""
 

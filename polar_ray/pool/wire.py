@@ -18,7 +18,6 @@ from polar_ray.config import HttpConfig
 from polar_ray.errors import RecordError, TooLarge
 from polar_ray.records import provenance
 
-ARROW_STREAM = "application/vnd.apache.arrow.stream"
 JSON = "application/json"
 
 
@@ -57,14 +56,6 @@ def decode_arrow(body: bytes, limits: HttpConfig) -> pa.Table:
             raise
         raise RecordError(f"the body is not an Arrow IPC stream: {error}") from None
     return table
-
-
-def encode_arrow(table: pa.Table) -> bytes:
-    """A table as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
 
 
 def _check_rows(rows: int, limits: HttpConfig) -> None:

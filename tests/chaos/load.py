@@ -73,8 +73,12 @@ class Account:
 class Oracle:
     """What stub engines score, by the digest of the model that they stand in for."""
 
-    def __init__(self, folder: Path, salts: tuple[int, ...] = (0,)) -> None:
-        configs = (ScorerConfig(model=str(folder), engine=StubEngineConfig(salt=s)) for s in salts)
+    def __init__(self, *folders: Path, salts: tuple[int, ...] = (0,)) -> None:
+        configs = (
+            ScorerConfig(model=str(folder), engine=StubEngineConfig(salt=salt))
+            for folder in folders
+            for salt in salts
+        )
         self._scorers = {scorer.info.digest: scorer for scorer in map(Scorer, configs)}
 
     def check(self, table: pa.Table, result: pa.Table, account: Account) -> None:

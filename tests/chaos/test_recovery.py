@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from chaos.load import Account, Call, Oracle, assert_exact, batch, by, hit, let_go, run_load
+from processes import replica_pids
 
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import ReplicaLost
 from polar_ray.pool.local import pool
+from polar_ray.stream import encode_arrow, read_arrow
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -85,9 +86,8 @@ def test_without_this_router_the_same_fire_loses_records(
         names = list(running)
         try:
             name = chance.choice(names) if names else "nobody yet"
-            result = await asyncio.wait_for(
-                score.remote(table.drop_columns(["id"]), replica=name), 30
-            )
+            shard = encode_arrow(table.drop_columns(["id"]))
+            result = read_arrow(await asyncio.wait_for(score.remote(shard, replica=name), 30))
         except Exception as error:
             await asyncio.sleep(0.1)  # or the callers would use up all records at once
             raise ReplicaLost(str(error)) from None
@@ -139,41 +139,75 @@ def test_one_record_of_4096_that_kills_is_reported_alone(
         assert client.score_table(batch(9000, 10), timeout_s=60)["score"].null_count == 0
 
 
-@pytest.mark.timeout(900)
-def test_updates_and_scaling_lose_nothing_and_mix_no_models(
-    cluster: None, tiny_dir: Path, model: str, figure: Figure
-) -> None:
+async def under_change(oracle: Oracle, changes: list[Callable[[], None]], records: int) -> Account:
+    """Load while one change after the other is made, each in its own time."""
+    over = asyncio.Event()
+
+    async def change() -> None:
+        for one in changes:
+            await asyncio.to_thread(one)
+        over.set()
+
+    load = run_load(by(connect(app_name=NAME)), oracle, records=records, until=over)
+    account, _ = await asyncio.gather(load, change())
+    account.kills = len(changes)
+    return account
+
+
+def deploy(config: PoolConfig) -> Callable[[], None]:
+    """What `serve deploy` does with these settings."""
     from ray import serve
 
     from polar_ray.pool.app import app
 
+    return lambda: serve.run(app(config), name=NAME, route_prefix="/fire") and None
+
+
+@pytest.mark.timeout(900)
+def test_updates_and_scaling_lose_nothing_and_mix_no_models(
+    cluster: None, tiny_dir: Path, model: str, figure: Figure
+) -> None:
     updates = int(os.environ.get("CHAOS_UPDATES", "10"))
     changes = [{"engine": StubEngineConfig(salt=n % 2)} for n in range(1, updates + 1)]
     changes += [{"num_replicas": n} for n in (1, 3)]
-    done = 0
-
-    def update(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> None:
-        nonlocal done
-        for change in changes:
-            serve.run(app(config(model, **change)), name=NAME, route_prefix="/fire")
-            done += 1
-        loop.call_soon_threadsafe(over.set)
-
-    async def main() -> Account:
-        over = asyncio.Event()
-        thread = threading.Thread(target=update, args=(asyncio.get_running_loop(), over))
-        thread.start()
-        load = run_load(
-            by(connect(app_name=NAME)), Oracle(tiny_dir, (0, 1)), records=10_000, until=over
-        )
-        account = await load
-        thread.join()
-        return account
-
+    deploys = [deploy(config(model, **change)) for change in changes]
     with pool(config(model), name=NAME, route_prefix="/fire"):
-        account = asyncio.run(main())
-    account.kills = done
+        account = asyncio.run(under_change(Oracle(tiny_dir, salts=(0, 1)), deploys, 10_000))
     figure(account.summary() + f"; models seen: {sorted(account.digests)}")
-    assert done == len(changes)
+    assert len(account.digests) == 2
+    assert_exact(account, 10_000)
+
+
+def test_new_weights_are_loaded_in_place_and_nothing_is_lost(
+    cluster: None, tiny_dir: Path, other_dir: Path, figure: Figure
+) -> None:
+    """`serve deploy` of a file in which only `user_config` has changed."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    updates = int(os.environ.get("CHAOS_UPDATES", "10"))
+
+    def file(folder: Path) -> dict[str, Any]:
+        replica = {"name": "Replica", "user_config": {"model": str(folder)}}
+        args = config(str(tiny_dir)).model_dump(mode="json")
+        app = {"name": NAME, "import_path": "polar_ray:app", "route_prefix": "/fire"}
+        return {"applications": [{**app, "args": args, "deployments": [replica]}]}
+
+    def deploy(folder: Path) -> Callable[[], None]:
+        schema = ServeDeploySchema(**file(folder))
+        return lambda: _get_global_client().deploy_apps(schema, _blocking=True)
+
+    deploy(tiny_dir)()
+    try:
+        before = {*replica_pids(NAME), *replica_pids(NAME, "Router")}
+        folders = [(other_dir, tiny_dir)[n % 2] for n in range(updates)]
+        swaps = under_change(Oracle(tiny_dir, other_dir), list(map(deploy, folders)), 10_000)
+        account = asyncio.run(swaps)
+        after = {*replica_pids(NAME), *replica_pids(NAME, "Router")}
+    finally:
+        serve.delete(NAME)
+    figure(account.summary() + f"; models seen: {sorted(account.digests)}")
+    assert after == before, "no process was started anew"
     assert len(account.digests) == 2
     assert_exact(account, 10_000)

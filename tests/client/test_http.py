@@ -25,8 +25,8 @@ from polar_ray.errors import (
     TooLarge,
     Unavailable,
 )
-from polar_ray.pool.wire import encode_arrow
 from polar_ray.records import empty_scores, to_batch
+from polar_ray.stream import CONTENT_DIGEST, digest, encode_arrow
 
 
 def client(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
@@ -41,8 +41,10 @@ def error(kind: str, status: int, **headers: str) -> httpx.Response:
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 
 
-def arrow(table: pa.Table) -> httpx.Response:
-    return httpx.Response(200, content=encode_arrow(table))
+def arrow(table: pa.Table, said: str | None = None) -> httpx.Response:
+    body = encode_arrow(table)
+    headers = {CONTENT_DIGEST: said or digest(body)}
+    return httpx.Response(200, content=body, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +62,7 @@ def arrow(table: pa.Table) -> httpx.Response:
         (httpx.Response(200, text="<html>hello</html>"), PoolError, "is it a polar_ray pool"),
         (httpx.Response(200, content=b""), PoolError, "is it a polar_ray pool"),
         (arrow(pa.table({"a": [1]})), PoolError, "result columns are"),
+        (arrow(pa.table({"a": [1]}), digest(b"else")), PoolError, "not what its content-digest"),
         (arrow(empty_scores()), PoolError, "0 result rows for 12 records"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)[:30]),

@@ -9,7 +9,7 @@ import pyarrow as pa
 from examples import GROUPS
 
 from polar_ray.config import HttpConfig
-from polar_ray.pool.wire import encode_arrow
+from polar_ray.stream import encode_arrow
 
 LIMITS = HttpConfig(max_body_bytes=1 << 20, max_rows=1000)
 EDGES = (0, 1, 2, 3, 0x7F, 0x80, 0xFE, 0xFF)

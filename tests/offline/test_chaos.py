@@ -1,4 +1,6 @@
-"""Twenty SIGKILLs of drivers and workers: every row once, every file whole. `pytest -m chaos -s`"""
+"""SIGKILLs of drivers and workers, and the loss of a node: every row once, every file whole.
+
+`pytest -m chaos -s`"""
 
 from __future__ import annotations
 
@@ -139,3 +141,39 @@ def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
         "_manifest.json",
         *(one["name"] for one in manifest["files"]),
     }
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("cpus", "workers_at_the_end"), [(4, 4), (2, 2)], ids=["they come back", "there is no room"]
+)
+def test_a_lost_node_loses_and_repeats_nothing(
+    tiny_dir: Path, tmp_path: Path, cpus: int, workers_at_the_end: int
+) -> None:
+    source, out = tmp_path / "in.parquet", tmp_path / "out"
+    rows = range(20_000)
+    columns = {
+        "prompt": [f"What is {n // 8} + 1?" for n in rows],
+        "reference": [str(n // 8 + 1) for n in rows],
+        "output": [f"It is {n}." for n in rows],
+        "n": list(rows),
+    }
+    pq.write_table(pa.table(columns), source, row_group_size=1000)
+    script = Path(__file__).with_name("three_nodes.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tiny_dir), str(source), str(out), str(cpus)],
+        capture_output=True,
+        text=True,
+        timeout=580,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    [said] = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    sys.stdout.write(said + "\n")
+    seen = orjson.loads(said)
+    assert seen["workers_lost"] > 0, "nothing was lost: the test shows nothing"
+    assert seen["workers_at_the_end"] == workers_at_the_end
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("*.parquet"))])
+    assert table["n"].to_pylist() == list(rows)
+    assert table["score"].null_count == 0
+    assert orjson.loads((out / "_manifest.json").read_bytes())["rows"] == len(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from processes import kill, own
 
 from polar_ray.client import Client
 from polar_ray.config import PoolConfig, RescoreConfig, ScorerConfig, StubEngineConfig
+from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import (
     ConfigError,
     JobStopped,
@@ -79,6 +81,32 @@ def test_lost_actors_cost_a_retry_and_no_row(
     rescore(slow, source, str(tmp_path / "out"), strike)
     assert killed
     check(tmp_path / "out", tiny_dir)
+
+
+@pytest.mark.ray
+def test_a_record_that_ends_workers_is_an_error_of_its_own_row(
+    cluster: None, tiny_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = TABLE.to_pylist()
+    rows[67]["output"] = "ring \x07"
+    path = tmp_path / "in.jsonl"  # a unit's rows are not known before it is read
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [fatal] = load_tokenizer(tiny_dir).encode("\x07")
+    settings = {"engine.fatal_token": fatal, "rows_per_part": 40}
+    manifest = rescore(config(tiny_dir, **settings), str(path), str(tmp_path / "out"))
+    assert manifest["rows"] == ROWS
+    assert manifest["errors"] == {"poison": 1}
+    parts = [pq.read_table(one) for one in sorted((tmp_path / "out").glob("part-*"))]
+    scored = pa.concat_tables(parts).to_pylist()
+    assert [row["n"] for row in scored] == list(range(ROWS))
+    errors = {row["n"]: row["error"] for row in scored if row["error"]}
+    assert list(errors) == [67]
+    assert errors[67].startswith("poison: ")
+    scorer = Scorer(ScorerConfig.model_validate({"model": str(tiny_dir), "engine.type": "stub"}))
+    expected = scorer.score(TABLE.drop_columns(["n"]))["score"].to_pylist()
+    assert [row["score"] for row in scored] == [*expected[:67], None, *expected[68:]]
+    deaths = [one for one in caplog.records if one.message.startswith("a worker was lost")]
+    assert len(deaths) == 4, "two of the whole unit, one of three rows, one of the record alone"
 
 
 @pytest.mark.ray

@@ -278,6 +278,29 @@ def test_corrupt_input_is_named_and_stops_or_is_left_out(
     assert all(wanted[n] == score for n, score in found.items())
 
 
+@pytest.mark.parametrize("group", ["never", "always"])
+def test_compressed_jsonl_is_read_and_a_damaged_archive_is_named(
+    config: Config, tmp_path: Path, out: Path, group: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number, ending in enumerate(("gz", "zst", "bz2")):
+        lines = [json.dumps(row) + "\n" for row in TABLE.slice(number * 20, 20).to_pylist()]
+        path = tmp_path / "in" / f"{number}.jsonl.{ending}"
+        with pa.output_stream(path, compression="detect") as stream:
+            stream.write("".join(lines).encode())
+    source = str(tmp_path / "in")
+    manifest = rescore(config(rows_per_part=6, group=group), source, str(out / "all"))
+    assert scores(read(out / "all")) == expected(config())
+    assert len(manifest["files"]) > 3
+    data = (tmp_path / "in" / "1.jsonl.zst").read_bytes()
+    (tmp_path / "in" / "1.jsonl.zst").write_bytes(data[:-9])
+    with pytest.raises(JobStopped, match=r"1\.jsonl\.zst cannot be read.*on_corrupt=skip"):
+        rescore(config(group=group), source, str(out / "some"))
+    left = rescore(config(group=group, on_corrupt="skip"), source, str(out / "some"))
+    assert [Path(one["what"]).name for one in left["skipped"]] == ["1.jsonl.zst"]
+    assert set(scores(read(out / "some"))) == {*range(20), *range(40, 60)}
+
+
 def test_a_full_disk_ends_the_run_and_not_the_job(
     config: Config, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

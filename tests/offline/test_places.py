@@ -12,8 +12,15 @@ from polar_ray.errors import ConfigError
 from polar_ray.offline import places
 from polar_ray.offline.places import list_files, names_in, place, read_whole, write_whole
 
-READ = ["a.parquet", "b.jsonl", "sub/c.parquet", "sub/deep/d.arrow"]
-NAMES = [*READ, "_notes.jsonl", "sub/.x.jsonl", "e.csv"]
+READ = [
+    "a.parquet",
+    "b.jsonl",
+    "f.jsonl.gz",
+    "sub/c.parquet",
+    "sub/deep/d.arrow",
+    "sub/g.jsonl.zst",
+]
+NAMES = [*READ, "_notes.jsonl", "sub/.x.jsonl", "e.csv", "e.csv.gz", "e.parquet.gz", "e.gz"]
 
 
 @pytest.fixture
@@ -30,11 +37,12 @@ def found(uri: object) -> list[str]:
 
 
 def test_paths_globs_and_folders(folder: Path) -> None:
-    assert found(folder) == ["a.parquet", "b.jsonl", "c.parquet", "d.arrow"]
+    assert found(folder) == [name.rpartition("/")[2] for name in READ]
     assert found(folder / "a.parquet") == ["a.parquet"]
     assert found(folder / "*.parquet") == ["a.parquet"]
     assert found(folder / "**/*.parquet") == ["a.parquet", "c.parquet"]
-    assert found(folder / "su?/*") == [".x.jsonl", "c.parquet"]
+    assert found(folder / "su?/*") == [".x.jsonl", "c.parquet", "g.jsonl.zst"]
+    assert found(folder / "*.gz") == ["f.jsonl.gz"]
     assert found(folder.as_uri()) == found(folder)
     assert found(folder.as_uri() + "/*.parquet") == ["a.parquet"]
 
@@ -50,6 +58,7 @@ def test_relative_paths_are_this_folders(folder: Path, monkeypatch: pytest.Monke
         ("absent", "no file 'absent'"),
         ("{folder}/*.txt", "no file"),
         ("{folder}/e.csv", "ends in none of .parquet"),
+        ("{folder}/e.parquet.gz", r"ends in none of .*\.jsonl\.gz"),
         ("nonsense://x", "nonsense"),
     ],
 )

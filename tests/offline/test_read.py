@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
+from polar_ray.offline import lines as lines_module
+from polar_ray.offline.lines import Lines
 from polar_ray.offline.places import InputFile, list_files
 from polar_ray.offline.read import Reader, Rows, Unreadable, extent, rows_of
-from polar_ray.offline.units import cut, cut_buckets
+from polar_ray.offline.units import UNIT_BYTES, cut, cut_buckets
 
+PACKED = ["jsonl.gz", "jsonl.zst", "jsonl.bz2"]
 LOCAL = pafs.LocalFileSystem()
 NUMBERS = pa.table({"n": list(range(100)), "text": [f"row {n}" for n in range(100)]})
 
@@ -33,8 +41,9 @@ def read_all(path: Path, rows: int, order: int = 1) -> list[Rows]:
 def write(path: Path, table: pa.Table, chunk: int) -> None:
     if path.suffix == ".parquet":
         pq.write_table(table, path, row_group_size=chunk)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    elif ".jsonl" in path.name:
+        with pa.output_stream(path, compression="detect") as stream:
+            stream.write("".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode())
     elif path.suffix == ".feather":
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table, max_chunksize=chunk)
@@ -46,7 +55,7 @@ def write(path: Path, table: pa.Table, chunk: int) -> None:
 @pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("rows", [1, 7, 100, 1000])
 @pytest.mark.parametrize("chunk", [3, 10, 100])
-@pytest.mark.parametrize("ending", ["parquet", "feather", "arrow", "jsonl"])
+@pytest.mark.parametrize("ending", ["parquet", "feather", "arrow", "jsonl", *PACKED])
 def test_every_row_is_read_once_in_order(
     tmp_path: Path, ending: str, chunk: int, rows: int, order: int
 ) -> None:
@@ -54,7 +63,7 @@ def test_every_row_is_read_once_in_order(
     write(path, NUMBERS, chunk)
     parts = read_all(path, rows, order)
     assert pa.concat_tables([part.table for part in parts]).to_pylist() == NUMBERS.to_pylist()
-    if ending != "jsonl":
+    if "jsonl" not in ending:
         assert max(part.table.num_rows for part in parts) <= rows
 
 
@@ -62,15 +71,147 @@ def test_every_row_is_read_once_in_order(
     lines=st.lists(st.text("abc\u5317", max_size=6), max_size=12),
     rows=st.integers(1, 4),
     last=st.sampled_from(["", "\n", "\n\n"]),
+    order=st.sampled_from([1, -1]),
+    ending=st.sampled_from(["jsonl", "jsonl.gz"]),
+    chunk=st.sampled_from([3, 1 << 16]),
 )
 def test_lines_belong_to_the_unit_in_which_they_begin(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[str], rows: int, last: str
-) -> None:
-    path = tmp_path_factory.mktemp("lines") / "in.jsonl"
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], rows: int, last: str, order: int,
+    ending: str, chunk: int,
+) -> None:  # fmt: skip
+    path = tmp_path_factory.mktemp("lines") / f"in.{ending}"
     texts = [json.dumps({"text": line}, ensure_ascii=False) for line in ["first", *lines]]
-    path.write_text("\n".join(texts) + last, encoding="utf-8")
-    found = [row["text"] for part in read_all(path, rows) for row in part.table.to_pylist()]
+    with pa.output_stream(path, compression="detect") as stream:
+        stream.write(("\n".join(texts) + last).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_module, "CHUNK_BYTES", chunk)
+        parts = read_all(path, rows, order)
+    found = [row["text"] for part in parts for row in part.table.to_pylist()]
     assert found == ["first", *lines]
+
+
+@given(
+    data=st.lists(st.sampled_from(["a\n", "bb\n", "\n", "c" * 9 + "\n", "dd"]), max_size=9),
+    cuts=st.lists(st.integers(0, 60), max_size=6),
+    order=st.randoms(use_true_random=False),
+    packed=st.booleans(),
+    chunk=st.sampled_from([1, 4, 1 << 16]),
+)
+def test_ranges_in_any_order_give_each_line_once(
+    tmp_path_factory: pytest.TempPathFactory, data: list[str], cuts: list[int],
+    order: random.Random, packed: bool, chunk: int,
+) -> None:  # fmt: skip
+    text = "".join(data).encode()
+    path = tmp_path_factory.mktemp("lines") / ("in.jsonl.zst" if packed else "in.jsonl")
+    with pa.output_stream(path, compression="detect") as stream:
+        stream.write(text)
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    ranges = list(pairwise(edges))
+    order.shuffle(ranges)
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_module, "CHUNK_BYTES", chunk)
+        lines = Lines(LOCAL, str(path))
+        for start, stop in ranges:
+            found[start] = [line.strip() for line in lines.read(start, stop)]
+        lines.close()
+    wanted = [line for line in text.split(b"\n") if line]
+    assert [line for start in sorted(found) for line in found[start]] == wanted
+
+
+def test_archives_of_several_members_are_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl.gz"
+    path.write_bytes(b"".join(gzip.compress(b'{"n": %d}\n' % n) for n in range(9)))
+    parts = read_all(path, 2)
+    assert [row["n"] for part in parts for row in part.table.to_pylist()] == list(range(9))
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("damage", ["cut off", "turned over", "not packed"])
+def test_damaged_archives_are_named_before_anything_is_read(
+    tmp_path: Path, ending: str, damage: str
+) -> None:
+    path = tmp_path / f"in.{ending}"
+    texts = random.Random(0).choices(range(10**9), k=2000)
+    write(path, pa.table({"text": [str(text) for text in texts]}), 1)
+    data = bytearray(path.read_bytes())
+    if damage == "cut off":
+        data = data[: len(data) // 2]
+    elif damage == "turned over":
+        data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    else:
+        data = bytearray(b'{"text": "a"}\n')
+    path.write_bytes(data)
+    [file] = list_files(str(path))
+    with pytest.raises(Unreadable, match=rf"in\.{ending} cannot be read"):
+        extent(LOCAL, file)
+
+
+@pytest.mark.parametrize("after", [b"", b'{"text": "a"}\n'], ids=["at once", "after a row"])
+def test_an_archive_that_unpacks_to_one_endless_line_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bytes
+) -> None:
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 10 << 20)
+    path = tmp_path / "in.jsonl.gz"
+    with pa.output_stream(path, compression="gzip") as stream:
+        stream.write(after)
+        for _ in range(16):
+            stream.write(bytes(1 << 20))
+    [file] = list_files(str(path))
+    with pytest.raises(Unreadable, match=r"in\.jsonl\.gz .*a line is longer than 10 MiB"):
+        extent(LOCAL, file)
+
+
+def test_a_plain_file_with_an_endless_line_is_refused_where_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 1 << 20)
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' * 1000 + bytes(2 << 20))
+    with pytest.raises(Unreadable, match=r"bytes .* cannot be read: a line is longer than 1 MiB"):
+        read_all(path, 100)
+
+
+def test_a_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    # Half a gigabyte of rows in less than a megabyte, and of empty lines behind the first row.
+    program = """
+import sys
+from pathlib import Path
+from pyarrow import fs
+from polar_ray.offline import lines as lines_module
+from polar_ray.offline.lines import Lines
+from polar_ray.offline.places import list_files
+from polar_ray.offline.read import Reader, extent
+from polar_ray.offline.units import cut
+def most_kib():
+    # Not getrusage: its figure starts with the parent's.
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+[file] = list_files(sys.argv[1])
+before = most_kib()
+whole, schema = extent(fs.LocalFileSystem(), file)
+reader = Reader(fs.LocalFileSystem(), schema)
+units = cut([whole], 1000)
+rows = reader.read(units[0]).table.num_rows + reader.read(units[-1]).table.num_rows
+print(whole.length, rows, most_kib() - before >> 10)
+"""
+    for name, row, again in (
+        ("rows", b'{"a": 1}\n', b'{"a": 1}\n'),
+        ("none", b'{"a": 1}\n', b"\n"),
+    ):
+        path = tmp_path / f"{name}.jsonl.zst"
+        piece = again * ((1 << 20) // len(again))
+        with pa.output_stream(path, compression="zstd") as stream:
+            stream.write(row)
+            for _ in range(512):
+                stream.write(piece)
+        assert path.stat().st_size < 1 << 20
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+        )
+        length, rows, grown_mib = map(int, done.stdout.split())
+        assert length > 500 << 20
+        assert rows > 0
+        assert grown_mib < 2 * UNIT_BYTES >> 20, f"{name}: {grown_mib} MiB"
 
 
 def test_a_line_longer_than_its_unit_is_read_whole(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from polar_ray.pool.call import _gather
 from polar_ray.pool.dispatch import Dispatcher
 from polar_ray.pool.fate import Died, Refused, Unreachable
 from polar_ray.pool.policy import EXPRESS_BYTES, Order
-from polar_ray.pool.pulse import SILENT_S
+from polar_ray.pool.pulse import SILENT_S, Served
 from polar_ray.records import provenance, score_table
 
 FAT = 10 * EXPRESS_BYTES
@@ -61,13 +61,14 @@ class Cluster:
     def __init__(self, *names: str, digest: str = "v1") -> None:
         self.now = 1000.0
         self.sent: list[Sent] = []
-        self.pulses: list[tuple[str, asyncio.Future[None]]] = []
-        self.digests = dict.fromkeys(names, digest)
+        self.pulses: list[tuple[str, asyncio.Future[bool]]] = []
+        self.digests: dict[str, str] = dict.fromkeys(names, digest)
+        self.introduced: set[str] = set()
         self.dispatcher = Dispatcher(self._send, self._pulse, clock=lambda: self.now)
         self.publish()
 
     def publish(self) -> None:
-        self.dispatcher.set_members({n: {"model_digest": d} for n, d in self.digests.items()})
+        self.dispatcher.set_members(list(self.digests))
 
     async def _send(
         self, replica: str, table: pa.Table, order: Order, timeout_s: float
@@ -76,9 +77,14 @@ class Cluster:
         self.sent.append(sent)
         return await sent.result
 
-    async def _pulse(self, replica: str) -> None:
-        self.pulses.append((replica, asyncio.get_running_loop().create_future()))
-        await self.pulses[-1][1]
+    async def _pulse(self, replica: str) -> Served | None:
+        """Who is new says at once what it serves; later, the test answers."""
+        if replica in self.introduced:
+            self.pulses.append((replica, asyncio.get_running_loop().create_future()))
+            if not await self.pulses[-1][1]:
+                return None
+        self.introduced.add(replica)
+        return {"model_digest": self.digests[replica]}
 
     def call(
         self,
@@ -402,7 +408,7 @@ def test_a_replica_that_does_not_answer_loses_its_work_and_a_late_answer_changes
         cluster.sent[1].answer()
         assert await call == [1, 2]
         assert stuck.result.cancelled()
-        pulse.set_result(None)
+        pulse.set_result(True)
         await settle()
         assert not cluster.dispatcher.members[stuck.replica].gray
         cluster.sent[2].answer()
@@ -420,9 +426,59 @@ def test_a_busy_replica_that_answers_keeps_its_work() -> None:
             cluster.now += 2.0
             cluster.dispatcher.tick()
             await settle()
-            cluster.pulses[-1][1].set_result(None)
+            cluster.pulses[-1][1].set_result(True)
             await settle()
         assert len(cluster.sent) == 1
+        cluster.sent[0].answer()
+        assert await call == [1]
+
+    run(main)
+
+
+def test_a_replica_that_loads_a_model_gets_nothing_until_it_has_it() -> None:
+    async def main() -> None:
+        cluster = Cluster("a", "b")
+        call = cluster.call([1, 2])
+        await settle()
+        loading = cluster.sent[0].replica
+        cluster.now += 1.5
+        cluster.dispatcher.tick()
+        await settle()
+        cluster.pulses[-1][1].set_result(False)
+        await settle()
+        assert len(cluster.sent) == 2, "its work goes elsewhere at once"
+        assert cluster.sent[1].replica != loading
+        cluster.sent[1].answer()
+        assert await call == [1, 2]
+        [other] = cluster.digests.keys() - {loading}
+        others = [cluster.call([n]) for n in (3, 4)]
+        await settle()
+        assert [sent.replica for sent in cluster.sent[2:]] == [other, other]
+        for sent in cluster.sent[2:]:
+            sent.answer()
+        await asyncio.gather(*others)
+        cluster.digests[loading] = "v2"
+        cluster.dispatcher.tick()
+        await settle()
+        cluster.pulses[-1][1].set_result(True)
+        await settle()
+        assert cluster.dispatcher.members[loading].digest == "v2"
+        assert not cluster.dispatcher.members[loading].gray
+
+    run(main)
+
+
+def test_who_is_new_gets_work_once_it_has_said_what_it_serves() -> None:
+    async def main() -> None:
+        cluster = Cluster("a")
+        cluster.introduced.add("a")
+        call = cluster.call([1])
+        await settle()
+        assert cluster.sent == []
+        assert cluster.dispatcher.served is None
+        cluster.pulses[0][1].set_result(True)
+        await settle()
+        assert cluster.dispatcher.served == {"model_digest": "v1"}
         cluster.sent[0].answer()
         assert await call == [1]
 
@@ -446,7 +502,7 @@ def test_an_idle_replica_repeats_what_a_slow_one_is_late_with() -> None:
             await settle()
             for _, pulse in cluster.pulses:
                 if not pulse.done():
-                    pulse.set_result(None)
+                    pulse.set_result(True)
             await settle()
             assert len(cluster.sent) == 10 + copies
         first, second = cluster.sent[10:]

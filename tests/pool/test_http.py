@@ -23,10 +23,10 @@ from polar_ray.errors import (
     RecordError,
     ReplicaLost,
 )
-from polar_ray.pool.http import ARROW_STREAM, build_http, read_body
-from polar_ray.pool.wire import encode_arrow
+from polar_ray.pool.http import build_http, read_body
 from polar_ray.records import check_scores, provenance
 from polar_ray.scorer import Scorer
+from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, check_digest, digest, encode_arrow
 
 
 @pytest.fixture
@@ -272,3 +272,16 @@ def test_every_reference_of_the_openapi_page_resolves(http: TestClient) -> None:
     assert "#/components/schemas/ScoreBody" in names
     for name in names:
         assert name.removeprefix("#/components/schemas/") in spec["components"]["schemas"]
+
+
+def test_a_body_that_was_changed_on_its_way_is_refused(http: TestClient) -> None:
+    body = encode_arrow(pa.Table.from_pylist(GROUPS))
+    headers = {"content-type": ARROW_STREAM, CONTENT_DIGEST: digest(body)}
+    answer = http.post("/score", content=body, headers=headers)
+    assert answer.status_code == 200
+    check_digest(answer.headers[CONTENT_DIGEST], answer.content)
+    changed = body.replace(b"What", b"Whaz", 1)
+    assert changed != body
+    answer = http.post("/score", content=changed, headers=headers)
+    assert answer.status_code == 422
+    assert "content-digest" in answer.json()["error"]["message"]

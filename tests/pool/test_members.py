@@ -6,7 +6,7 @@ from typing import Any
 
 from polar_ray.pool import members
 
-ONE: dict[str, dict[str, str]] = {"r1": {"model_digest": "d"}}
+ONE = ["r1"]
 
 
 def test_watchers_hear_what_was_and_what_comes_of_their_pool_only() -> None:
@@ -14,10 +14,10 @@ def test_watchers_hear_what_was_and_what_comes_of_their_pool_only() -> None:
     members.watch("here", heard.append)
     assert heard == []
     members.publish("here", ONE)
-    members.publish("there", {})
-    members.publish("here", {})
-    assert heard == [ONE, {}]
+    members.publish("there", [])
+    members.publish("here", [])
+    assert heard == [ONE, []]
     late: list[Any] = []
     members.watch("here", late.append)
     members.watch("there", late.append)
-    assert late == [{}, {}]
+    assert late == [[], []]

@@ -39,16 +39,26 @@ def test_growth_is_published_once(seen: dict[str, list[float]]) -> None:
     engine.publish({"packs": 3, "prefix_hits": 2})
     engine.publish({"packs": 10, "prefix_hits": 2})
     assert seen == {"polar_engine_packs": [3, 7], "polar_engine_prefix_hits": [2]}
+    engine.publish({"packs": 4, "prefix_hits": 0})
+    assert seen["polar_engine_packs"] == [3, 7, 4], "another model began at 0"
 
 
 def test_a_replica_publishes_what_its_engine_did(
     seen: dict[str, list[float]], tiny_dir: Path
 ) -> None:
     engine = NativeEngineConfig(prefix_cache_bytes=1 << 20)
-    replica = Replica(ScorerConfig(model=str(tiny_dir), engine=engine))
-    counts = replica._scorer.counters
-    assert counts["prefix_misses"] == 1
-    asyncio.run(replica.check_health())
-    assert {f"polar_engine_{name}": [total] for name, total in counts.items() if total} == seen
-    asyncio.run(replica.check_health())
-    assert seen["polar_engine_prefix_hits"] == [1]
+
+    async def main() -> None:
+        replica = Replica(ScorerConfig(engine=engine))
+        await replica.check_health()
+        assert seen == {}, "nothing is loaded yet"
+        await replica.reconfigure({"model": str(tiny_dir)})
+        assert replica._loaded is not None
+        counts = replica._loaded.scorer.counters
+        assert counts["prefix_misses"] == 1
+        await replica.check_health()
+        assert {f"polar_engine_{name}": [total] for name, total in counts.items() if total} == seen
+        await replica.check_health()
+        assert seen["polar_engine_prefix_hits"] == [1]
+
+    asyncio.run(main())

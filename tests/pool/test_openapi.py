@@ -15,8 +15,9 @@ from scorer_as_router import ScorerAsRouter
 
 from polar_ray.pool.auth import Tokens
 from polar_ray.pool.http import build_http
-from polar_ray.pool.wire import ARROW_STREAM, JSON, encode_arrow
+from polar_ray.pool.wire import JSON
 from polar_ray.scorer import Scorer
+from polar_ray.stream import ARROW_STREAM, encode_arrow
 
 TOKEN = "of-this-test"
 SOON_S = 0.1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from polar_ray.planning.suspect import SPLIT
 from polar_ray.pool.policy import (
     EXPRESS_BYTES,
-    SPLIT,
     Item,
     Member,
     Parcel,

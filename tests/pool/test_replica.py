@@ -1,4 +1,4 @@
-"""A replica's health: busy is healthy, stuck and broken are not."""
+"""A replica: busy is healthy, stuck and broken are not; its model changes in place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,20 +15,22 @@ from examples import GROUPS
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.engine.protocol import Done, Pending
-from polar_ray.errors import DeadlineExceeded, EngineError
+from polar_ray.errors import ConfigError, DeadlineExceeded, EngineError
 from polar_ray.planning import Pack
 from polar_ray.pool import replica as module
-from polar_ray.pool.replica import Replica
+from polar_ray.pool.replica import Loaded, Replica
+from polar_ray.records import provenance
+from polar_ray.stream import encode_arrow, read_arrow
 
 TABLE = pa.Table.from_pylist(GROUPS)
 
 
 class Gate:
-    """Holds back a replica's packs until it is opened."""
+    """Holds back a model's packs until it is opened."""
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, loaded: Loaded) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
-        engine = replica._scorer.engine
+        engine = loaded.scorer.engine
         self._submit = engine.submit
         engine.submit = self.submit  # type: ignore[method-assign]
 
@@ -37,24 +40,29 @@ class Gate:
         return self._submit(pack)
 
 
+def config(folder: Path | None = None, salt: int = 0) -> ScorerConfig:
+    model = None if folder is None else str(folder)
+    return ScorerConfig(model=model, engine=StubEngineConfig(salt=salt))
+
+
 @pytest.fixture
-def replica(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Replica:
+def loaded(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.01)
-    return Replica(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig()))
+    return Loaded(config(tiny_dir))
 
 
 @pytest.fixture
-def gate(replica: Replica) -> Iterator[Gate]:
-    gate = Gate(replica)
+def gate(loaded: Loaded) -> Iterator[Gate]:
+    gate = Gate(loaded)
     yield gate
     gate.opened.set()
 
 
-def test_a_replica_behind_long_work_is_healthy(replica: Replica, gate: Gate) -> None:
+def test_a_replica_behind_long_work_is_healthy(loaded: Loaded, gate: Gate) -> None:
     async def main() -> pa.Table:
-        work = asyncio.create_task(replica._batcher.score(TABLE))
+        work = asyncio.create_task(loaded.batcher.score(TABLE))
         await asyncio.to_thread(gate.reached.wait, 30)
-        await replica.check_health()
+        await loaded.check()
         gate.opened.set()
         return await work
 
@@ -62,15 +70,15 @@ def test_a_replica_behind_long_work_is_healthy(replica: Replica, gate: Gate) -> 
 
 
 def test_a_replica_whose_pack_never_ends_is_not(
-    replica: Replica, gate: Gate, monkeypatch: pytest.MonkeyPatch
+    loaded: Loaded, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STUCK_S", 0.0)
 
     async def main() -> None:
-        work = asyncio.create_task(replica._batcher.score(TABLE))
+        work = asyncio.create_task(loaded.batcher.score(TABLE))
         await asyncio.to_thread(gate.reached.wait, 30)
         with pytest.raises(EngineError, match="stuck in a pack"):
-            await replica.check_health()
+            await loaded.check()
         gate.opened.set()
         await work
 
@@ -81,21 +89,77 @@ def test_a_replica_whose_pack_never_ends_is_not(
     ("score", "message"), [(np.nan, "nonfinite_score"), (5.0, "scores its own probe 5")]
 )
 def test_a_replica_that_scores_its_probe_otherwise_than_at_its_start_is_not(
-    replica: Replica, monkeypatch: pytest.MonkeyPatch, score: float, message: str
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch, score: float, message: str
 ) -> None:
     monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 30.0)
-    asyncio.run(replica.check_health())
+    asyncio.run(loaded.check())
     wrong = Done(np.array([score], np.float32))
-    replica._scorer.engine.submit = lambda pack: wrong  # type: ignore[method-assign]
+    loaded.scorer.engine.submit = lambda pack: wrong  # type: ignore[method-assign]
     with pytest.raises(EngineError, match=message):
-        asyncio.run(replica.check_health())
+        asyncio.run(loaded.check())
 
 
-def test_work_whose_deadline_has_passed_is_left(replica: Replica, gate: Gate) -> None:
+async def serving(folder: Path) -> tuple[Replica, Gate]:
+    """A replica with a model, and the gate of its engine."""
+    replica = Replica(config())
+    await replica.reconfigure({"model": str(folder)})
+    assert replica._loaded is not None
+    return replica, Gate(replica._loaded)
+
+
+async def ask(replica: Replica, timeout_s: float = 60) -> pa.Table:
+    return read_arrow(await replica.score(encode_arrow(TABLE), replica="r", timeout_s=timeout_s))
+
+
+def test_work_whose_deadline_has_passed_is_left(tiny_dir: Path) -> None:
     async def main() -> None:
+        replica, gate = await serving(tiny_dir)
         with pytest.raises(DeadlineExceeded, match="did not come to it"):
-            await replica.score(TABLE, replica="r", timeout_s=0.01)
+            await ask(replica, 0.01)
         gate.opened.set()
-        assert (await replica.score(TABLE, replica="r", timeout_s=60)).num_rows == len(GROUPS)
+        assert (await ask(replica)).num_rows == len(GROUPS)
 
     asyncio.run(main())
+
+
+def test_a_model_changes_in_place_and_every_call_gets_one(tiny_dir: Path, other_dir: Path) -> None:
+    async def main() -> None:
+        replica, gate = await serving(tiny_dir)
+        before = await replica.pulse(replica="r")
+        early = asyncio.create_task(ask(replica))
+        await asyncio.to_thread(gate.reached.wait, 30)
+        swap = asyncio.create_task(replica.reconfigure({"model": str(other_dir)}))
+        await asyncio.sleep(0)
+        assert await replica.pulse(replica="r") is None, "others should get the work now"
+        await replica.check_health()
+        late = asyncio.create_task(ask(replica))
+        with pytest.raises(DeadlineExceeded):
+            await ask(replica, 0.01)
+        assert not swap.done(), "what is at work is finished first"
+        gate.opened.set()
+        await swap
+        after = await replica.pulse(replica="r")
+        assert provenance(await early) == before
+        assert provenance(await late) == after
+        assert before is not None
+        assert after is not None
+        assert before["model_digest"] != after["model_digest"]
+        loaded = replica._loaded
+        await replica.reconfigure({"model": str(other_dir)})
+        assert replica._loaded is loaded, "it has that already"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("user_config", "message"),
+    [
+        ({"model": "/nowhere"}, "/nowhere"),
+        ({"model": 5}, "model"),
+        ({}, "must be"),
+        ({"model": None, "engine": "stub"}, "must be"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_said(user_config: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        asyncio.run(Replica(config()).reconfigure(user_config))

@@ -63,8 +63,22 @@ def test_what_becomes_of_a_parcel_is_one_of_four_things(
     assert type(_fate(error)) is kind
 
 
+SERVED = {"model_digest": "d"}
+
+
+class Alive:
+    """An answer to a pulse."""
+
+    def remote(self, *, replica: str) -> Alive:
+        return self
+
+    def __await__(self) -> Generator[Any, None, dict[str, str]]:
+        yield from asyncio.sleep(0).__await__()
+        return SERVED
+
+
 class Silent:
-    """A deployment handle, and its responses, that never answer."""
+    """A deployment handle of replicas that live and never score, and its responses."""
 
     def __init__(self) -> None:
         self.cancelled = 0
@@ -78,8 +92,8 @@ class Silent:
         return self
 
     @property
-    def pulse(self) -> Silent:
-        return self
+    def pulse(self) -> Alive:
+        return Alive()
 
     def remote(self, *parts: Any, **options: Any) -> Silent:
         return self
@@ -115,7 +129,7 @@ def test_the_deadline_holds_for_every_part_of_a_call(silent: Silent, records: An
 
 
 def test_what_is_on_its_way_is_cancelled_at_the_deadline(silent: Silent) -> None:
-    members.publish(silent.app_name, {"r1": {"model_digest": "d"}})
+    members.publish(silent.app_name, ["r1"])
 
     async def main() -> None:
         router = Router(PoolConfig(), silent)
@@ -141,8 +155,8 @@ def test_ready_says_so_while_there_is_no_replica(
         monkeypatch.setattr(module, "READY_TIMEOUT_S", 30)
         waiting = asyncio.create_task(router.provenance())
         await asyncio.sleep(0)
-        members.publish(silent.app_name, {"r1": {"model_digest": "d"}})
-        assert await waiting == {"model_digest": "d"}
+        members.publish(silent.app_name, ["r1"])
+        assert await waiting == SERVED
 
     asyncio.run(main())
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from polar_ray.config import HttpConfig
 from polar_ray.errors import RecordError, TooLarge
-from polar_ray.pool.wire import decode_arrow, decode_json, encode_arrow
+from polar_ray.pool.wire import decode_arrow, decode_json
 from polar_ray.records import check_table
+from polar_ray.stream import encode_arrow
 
 LIMITS = HttpConfig(max_body_bytes=1_000_000, max_rows=1000)
 PLAIN = pa.table({"prompt": ["p", "q"], "reference": ["r", None], "output": ["o", ""]})
