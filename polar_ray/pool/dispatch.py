@@ -164,13 +164,18 @@ class Dispatcher:
         self._wake()
 
     def _hedge(self, now: float) -> None:
-        """Has an idle replica repeat what a slow one is late with; the first answer counts."""
-        idle = sum(not (m.parcels or m.gray) for m in self._members.values())
-        for attempt in list(self._attempts) if not self._queue else []:
+        """Has a replica with a free slot repeat what a slow one is late with; the first answer
+        counts. While work waits, no slot is free."""
+        if self._queue:
+            return
+        free = [m for m in self._members.values() if len(m.parcels) < SLOTS and not m.gray]
+        for attempt in list(self._attempts):
+            known = attempt.parcel.avoid | {attempt.member.name}
+            others = [m for m in free if m.name not in known]
             late = self._pace.overdue(attempt.parcel.cost, now - attempt.began)
-            if idle > 0 and late and not (attempt.moved or attempt.parcel.alone):
+            if others and late and not (attempt.moved or attempt.parcel.alone):
                 self._move(attempt)
-                idle -= 1
+                free.remove(others[0])
 
     # The queue.
 

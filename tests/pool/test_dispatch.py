@@ -514,6 +514,40 @@ def test_an_idle_replica_repeats_what_a_slow_one_is_late_with() -> None:
     run(main)
 
 
+def test_a_replica_that_works_but_has_a_slot_repeats_it_too() -> None:
+    """In a pool under load no replica is ever idle; that must not keep the late from being
+    repeated."""
+
+    async def main() -> None:
+        cluster = Cluster("a", "b")
+        first = cluster.call([1])
+        await settle()
+        cluster.now += 0.1
+        cluster.sent[0].answer()
+        await first
+        slow = cluster.call([77])
+        await settle()
+        cluster.now += 2.5
+        beside = cluster.call([78])
+        await settle()
+        late, busy = cluster.sent[1:]
+        assert late.replica != busy.replica
+        cluster.dispatcher.tick()
+        await settle()
+        [again] = cluster.sent[3:]
+        assert (again.replica, again.outputs) == (busy.replica, ["77"])
+        again.answer()
+        assert await slow == [77]
+        assert not beside.done()
+        busy.answer()
+        assert await beside == [78]
+        for _, pulse in cluster.pulses:
+            pulse.set_result(None)
+        await settle()
+
+    run(main)
+
+
 def test_who_leaves_takes_the_work_along() -> None:
     async def main() -> None:
         cluster = Cluster("a")
