@@ -6,8 +6,9 @@ For each number of replicas, with the CPU time of the router's process (all its 
 `time.process_time`):
 
 * records a second in batches of 1 024 from 12 callers;
-* calls of one record, 64 at a time: through `connect(...)`, which joins them, and through the bare
-  handle, which does not; beside them, calls of the router that do nothing;
+* calls of one record, 64 at a time: through `connect(...)`, which joins them, through the bare
+  handle, which does not, and as JSON over HTTP from a client that is not ours; beside them, calls of
+  the router that do nothing;
 * the latency of a lone call of one record, and of what it is made of: a call of the router that
   does nothing, and a shard that goes straight to a replica; and that of one batch that is cut into
   two shards for each replica;
@@ -34,6 +35,7 @@ from typing import Any
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import httpx
 import pyarrow as pa
 import ray
 from ray import serve
@@ -107,8 +109,8 @@ async def repeat(call: Call, *, callers: int, seconds: float) -> list[float]:
 class Bench:
     """One pool's figures."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url, self._seconds = url, seconds
         self._handle = serve.get_app_handle(NAME)
         # A handle of the replicas' deployment makes this process hear who they are, too.
         self._replicas = serve.get_deployment_handle(Stamped.__name__, NAME)
@@ -175,6 +177,11 @@ class Bench:
         await self._load("joined call", lambda: client.score_table_async(one), SINGLES)
         await self._load("bare call", lambda: score.remote(one), SINGLES)
         await self._load("idle call", lambda: self._handle.stats.remote(), SINGLES)
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=SINGLES)) as http:
+            body = {"records": one.to_pylist()}
+            await self._load(
+                "http call", lambda: http.post(f"{self._url}/score", json=body), SINGLES
+            )
         await self._latency("idle call", lambda: self._handle.stats.remote())
         await self._latency("lone shard", self._straight(one))
         await self._latency("lone call", lambda: client.score_table_async(one))
@@ -195,8 +202,8 @@ def main(arguments: list[str]) -> None:
     figures: dict[int, dict[str, float]] = {}
     for count in counts:
         config = PoolConfig(num_replicas=count, num_cpus=0.01, engine=StubEngineConfig())
-        with pool(config, name=NAME, route_prefix="/bench"):
-            figures[count] = asyncio.run(Bench(seconds).run())
+        with pool(config, name=NAME, route_prefix="/bench") as url:
+            figures[count] = asyncio.run(Bench(url, seconds).run())
     table = Table("replicas", *(str(count) for count in counts))
     for name in figures[counts[0]]:
         table.add_row(name, *(f"{figures[count].get(name, 0):.4g}" for count in counts))
