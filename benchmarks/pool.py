@@ -7,7 +7,7 @@ For each number of replicas, with the CPU time of the router's process (all its 
 
 * records a second in batches of 1 024 from 12 callers;
 * calls of one record, 64 at a time: through `connect(...)`, which joins them, through the bare
-  handle, which does not, and as JSON over HTTP from a client that is not ours; beside them, calls of
+  handle, which does not, and as JSON over HTTP from somebody else's client; beside them, calls of
   the router that do nothing;
 * the latency of a lone call of one record, and of what it is made of: a call of the router that
   does nothing, and a shard that goes straight to a replica; and that of one batch that is cut into
