@@ -6,12 +6,15 @@ For each number of replicas, with the CPU time of the router's process (all its 
 `time.process_time`):
 
 * records a second in batches of 1 024 from 12 callers;
-* calls of one record, 64 at a time: through `connect(...)`, which joins them, and through the bare
-  handle, which does not; beside them, calls of the router that do nothing;
-* the latency of a lone call of one record, and of one batch that is cut into two shards for each
-  replica;
-* dispatch: how long after the first the last of those shards reaches its replica. There the
-  replicas wait before they score, so that the router has a core, as it has where they are GPUs.
+* calls of one record, 64 at a time: through `connect(...)`, which joins them, through the bare
+  handle, which does not, and as JSON over HTTP from somebody else's client; beside them, calls of
+  the router that do nothing;
+* the latency of a lone call of one record, and of what it is made of: a call of the router that
+  does nothing, and a shard that goes straight to a replica; and that of one batch that is cut into
+  two shards for each replica;
+* dispatch: how long after the first shard has reached its replica each replica has one, and the
+  last has come. There the replicas wait before they score, so that the router has a core, as it has
+  where they are GPUs.
 
 The model is the built-in one's tokenizer without its network. Prints a table, and the same as one
 line of JSON at the end.
@@ -26,14 +29,17 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import httpx
 import pyarrow as pa
 import ray
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from rich.console import Console
 from rich.table import Table
 
@@ -43,6 +49,7 @@ from polar_ray.pool import app as pool_app
 from polar_ray.pool import members
 from polar_ray.pool.local import pool
 from polar_ray.pool.replica import Replica
+from polar_ray.stream import encode_arrow
 
 BATCH = 1024
 CALLERS = 12
@@ -102,11 +109,11 @@ async def repeat(call: Call, *, callers: int, seconds: float) -> list[float]:
 class Bench:
     """One pool's figures."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url, self._seconds = url, seconds
         self._handle = serve.get_app_handle(NAME)
         # A handle of the replicas' deployment makes this process hear who they are, too.
-        self._stamps = serve.get_deployment_handle(Stamped.__name__, NAME).stamps
+        self._replicas = serve.get_deployment_handle(Stamped.__name__, NAME)
         self._names: list[str] = []
         members.watch(NAME, lambda found: self._names.__setitem__(slice(None), found))
         self.figures: dict[str, float] = {}
@@ -128,25 +135,40 @@ class Bench:
         self.figures[f"{name}, p50 ms"] = cuts[49] * 1e3
         self.figures[f"{name}, p99 ms"] = cuts[98] * 1e3
 
-    async def _dispatch(self, table: Any, times: int = 20) -> None:
-        """From the first shard's arrival to the last's."""
+    def _straight(self, table: pa.Table) -> Call:
+        """Sends a shard to a replica without the router."""
+        score = self._replicas.score
+        return lambda: score.remote(encode_arrow(table), replica=self._names[0])
 
-        async def stamps(wait_s: float) -> list[float]:
-            asked = (self._stamps.remote(wait_s, replica=name) for name in self._names)
-            return [one for came in await asyncio.gather(*asked) for one in came]
+    async def _dispatch(self, table: Any, times: int = 20) -> None:
+        """From the first shard's arrival until each replica has its first one, and until the last
+        one is there."""
+
+        async def stamps(wait_s: float) -> list[list[float]]:
+            asked = (self._replicas.stamps.remote(wait_s, replica=name) for name in self._names)
+            return [came for came in await asyncio.gather(*asked) if came]
 
         await stamps(0.1)
-        spreads = []
+        spreads: dict[str, list[float]] = {"each has one": [], "all": []}
+        router_s = 0.0
         for _ in range(times):
+            before = await self._handle.stats.remote()
             await self._handle.score.remote(table)
+            router_s += (await self._handle.stats.remote())["cpu_s"] - before["cpu_s"]
             came = await stamps(0.1)
-            spreads.append(max(came) - min(came))
+            began = min(map(min, came))
+            spreads["each has one"].append(max(map(min, came)) - began)
+            spreads["all"].append(max(map(max, came)) - began)
         await stamps(0.0)
-        self.figures["shards of the batch"] = len(came)
-        self.figures["dispatch, p50 ms"] = statistics.median(spreads) * 1e3
+        shards = self.figures["shards of the batch"] = sum(map(len, came))
+        self.figures["router us a shard"] = router_s / times / shards * 1e6
+        for name, seconds in spreads.items():
+            self.figures[f"dispatch until {name}, p50 ms"] = statistics.median(seconds) * 1e3
 
     async def run(self) -> dict[str, float]:
         """All figures."""
+        with suppress(RayServeException):  # a handle learns at its first call who there is
+            await self._replicas.pulse.remote(replica="nobody")
         client = connect(app_name=NAME)
         score, one = self._handle.score, batch(1)
         # Each caller has the router look its table up in the object store, as RL workers do.
@@ -155,7 +177,13 @@ class Bench:
         await self._load("joined call", lambda: client.score_table_async(one), SINGLES)
         await self._load("bare call", lambda: score.remote(one), SINGLES)
         await self._load("idle call", lambda: self._handle.stats.remote(), SINGLES)
+        async with httpx.AsyncClient(limits=httpx.Limits(max_connections=SINGLES)) as http:
+            body = {"records": one.to_pylist()}
+            await self._load(
+                "http call", lambda: http.post(f"{self._url}/score", json=body), SINGLES
+            )
         await self._latency("idle call", lambda: self._handle.stats.remote())
+        await self._latency("lone shard", self._straight(one))
         await self._latency("lone call", lambda: client.score_table_async(one))
         await self._latency("lone batch", lambda: score.remote(full))
         await self._dispatch(wide)
@@ -174,8 +202,8 @@ def main(arguments: list[str]) -> None:
     figures: dict[int, dict[str, float]] = {}
     for count in counts:
         config = PoolConfig(num_replicas=count, num_cpus=0.01, engine=StubEngineConfig())
-        with pool(config, name=NAME, route_prefix="/bench"):
-            figures[count] = asyncio.run(Bench(seconds).run())
+        with pool(config, name=NAME, route_prefix="/bench") as url:
+            figures[count] = asyncio.run(Bench(url, seconds).run())
     table = Table("replicas", *(str(count) for count in counts))
     for name in figures[counts[0]]:
         table.add_row(name, *(f"{figures[count].get(name, 0):.4g}" for count in counts))
