@@ -229,7 +229,7 @@ def test_bodies_of_a_gigabyte(url: httpx.URL, figure: Figure, chunked: bool) -> 
         f"in {took:.0f} s; before, at most, after: {memory}"
     )
     assert set(answers) <= {"413", "closed"}
-    # What is being sent, a few times over: queued, read, joined. Serve's proxy has no such bound: it
-    # takes what comes for as long as the router does not answer.
+    # What is being sent, a few times over: queued, read, joined. Serve's proxy has no such bound:
+    # it takes what comes for as long as the router does not answer.
     limit = HttpConfig().max_body_bytes / 1e6
     assert most["router"] - before["router"] < 4 * GIANTS_AT_ONCE * limit
