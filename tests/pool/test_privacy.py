@@ -66,10 +66,11 @@ def test_no_log_and_no_refusal_holds_what_is_scored(
     cluster: None, tiny_dir: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "tokens").write_text(f"{TOKEN}\n")
+    # A record takes a tenth of a second, far longer than the deadline of the late call below.
     config = PoolConfig(
         model=str(tiny_dir),
         num_cpus=0.1,
-        engine=StubEngineConfig(seconds_per_token=1e-4),
+        engine=StubEngineConfig(seconds_per_token=0.002),
         encoding=EncodingConfig(max_field_bytes=2000),
         http=HttpConfig(token_file=str(tmp_path / "tokens"), max_body_bytes=100_000),
     )
@@ -82,7 +83,7 @@ def test_no_log_and_no_refusal_holds_what_is_scored(
                 assert None not in errors[:-1]
                 refusals += [error.encode() for error in errors[:-1]]
                 with pytest.raises(DeadlineExceeded) as late:
-                    client.score([GOOD] * 500, timeout_s=0.05)
+                    client.score([GOOD], timeout_s=0.01)
                 with pytest.raises(PolarRayError) as refused:
                     client.score([{"more": "", **GOOD}])
                 refusals += [str(caught.value).encode() for caught in (late, refused)]
