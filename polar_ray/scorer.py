@@ -86,6 +86,7 @@ class Scorer:
             "model": self.info.name,
             "model_digest": self.info.digest,
             "template_version": TEMPLATE_VERSION,
+            "encoding": self.encoder.provenance,
             "engine": self.engine.name,
             "dtype": self.info.dtype,
         }

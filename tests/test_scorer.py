@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +115,27 @@ def test_a_result_says_what_made_it(scorer: Scorer, tiny_dir: Path) -> None:
     assert made["engine"] == "native"
     assert made["dtype"] == "float32"
     assert made["template_version"] == "polar-1"
+    assert made["encoding"] == "max_length 2048, response 512, cut right, field 1048576 B"
     assert len(made["model_digest"]) == 64
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"max_length": 100}, {"max_response_length": 9}, {"cut_side": "left"}, {"max_field_bytes": 9}],
+    ids=str,
+)
+def test_each_setting_of_the_encoding_is_part_of_the_provenance(
+    tiny_dir: Path, scorer: Scorer, changed: dict[str, Any]
+) -> None:
+    given = {"model": str(tiny_dir), "encoding": changed, "engine.type": "stub"}
+    other = Scorer(ScorerConfig.model_validate(given)).provenance
+    assert other["encoding"] != scorer.provenance["encoding"]
+
+
+def test_limits_that_mean_the_same_have_one_provenance(tiny_dir: Path, scorer: Scorer) -> None:
+    said = EncodingConfig(max_length=2048, max_response_length=512)
+    same = Scorer(ScorerConfig(model=str(tiny_dir), encoding=said))
+    assert same.provenance == scorer.provenance
 
 
 def test_truncation_is_reported_and_counted(tiny_dir: Path) -> None:

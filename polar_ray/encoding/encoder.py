@@ -99,6 +99,11 @@ class Encoder:
         rows = zip(*columns, wrappers, strict=True)
         return [self._encode_row(p, r, o, w or "sft", memo) for p, r, o, w in rows]
 
+    @property
+    def provenance(self) -> str:
+        """All settings that change which tokens a record becomes, in a few stable words."""
+        return f"{self.limits}, field {self.max_field_bytes} B"
+
     def texts(self, prompt: str, reference: str, output: str) -> Texts:
         """The three texts after truncation, as upstream's `encode` would put them together."""
         return self._truncate(prompt, reference, output, _Memo())

@@ -40,6 +40,11 @@ class Limits:
                 f"{2 * self.max_response_length + CONTROL_BUDGET + 2}"
             )
 
+    def __str__(self) -> str:
+        """In a few stable words, for the provenance of results."""
+        sizes = f"max_length {self.max_length}, response {self.max_response_length}"
+        return f"{sizes}, cut {self.cut_side}"
+
 
 def limits(config: EncodingConfig, window: int | None) -> Limits:
     """The limits that a config means for a model of `window` positions (None: no bound).

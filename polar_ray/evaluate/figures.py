@@ -47,7 +47,7 @@ def to_svg(plot: Plot) -> str:
         figure = Figure(figsize=(6, _height(plot)), layout="constrained")
         axes = figure.add_subplot()
         _draw(plot, axes)
-        if axes.get_legend_handles_labels()[1]:
+        if len(axes.get_legend_handles_labels()[1]) > 1:
             axes.legend(frameon=False)
         text = StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -86,7 +86,8 @@ def _histogram(plot: Histogram, axes: Axes) -> None:
         edges = np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)
         for color, (name, one) in zip(SERIES, plot.series.items(), strict=False):
             axes.hist(one, bins=edges.tolist(), color=color, alpha=0.6, label=name)
-    axes.set_ylabel("count")
+    # What is counted: the one set says it here, several in a legend.
+    axes.set_ylabel(next(iter(plot.series)) if len(plot.series) == 1 else "count")
 
 
 def _bars(plot: Bars, axes: Axes) -> None:
@@ -95,7 +96,10 @@ def _bars(plot: Bars, axes: Axes) -> None:
     values = [one.value for one in shown.values()]
     below = [one.value - one.low for one in shown.values()]
     above = [one.high - one.value for one in shown.values()]
-    axes.errorbar(values, places, xerr=[below, above], fmt="o", color=SERIES[0], capsize=3)
+    # A share of 1 stands on the figure's edge and is shown whole.
+    axes.errorbar(
+        values, places, xerr=[below, above], fmt="o", color=SERIES[0], capsize=3, clip_on=False
+    )
     axes.set_yticks(places, list(shown))
     axes.set_ylim(-0.5, len(shown) - 0.5)
     axes.set_xlim(0, 1)

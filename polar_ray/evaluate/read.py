@@ -26,7 +26,7 @@ FORMATS = {
 }
 
 
-MADE_BY = ("model", "model_digest", "template_version", "engine", "dtype")
+MADE_BY = ("model", "model_digest", "template_version", "encoding", "engine", "dtype")
 
 
 def load(path: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -32,13 +32,12 @@ def identity(
     schema: pa.Schema,
     columns: Columns,
 ) -> dict[str, Any]:
-    """All that parts depend on: model, template and engine, settings that change a score or where
-    its row goes, and the input files as they are."""
-    encoding = None if config.uses_pool else config.encoding.model_dump()
+    """All that parts depend on: model, template, limits and engine (a pool's as well, by the
+    provenance of its results), settings that decide where a row goes, and the input files as they
+    are."""
     return {
         "version": VERSION,
         "made_by": dict(made_by),
-        "encoding": encoding,
         "columns": asdict(columns),
         "prefix": config.prefix,
         "rows_per_part": config.rows_per_part,
@@ -56,7 +55,7 @@ def fingerprint(job: Mapping[str, Any]) -> str:
 def check_same(old: Mapping[str, Any], new: Mapping[str, Any], out: str) -> None:
     """Raises `ConfigError` that names what differs between the job of a folder and this one."""
     if differing := differences(old, new):
-        shown = "; ".join(f"{name} was {a!s:.60}, is {b!s:.60}" for name, a, b in differing[:4])
+        shown = "; ".join(f"{name} was {a!s:.80}, is {b!s:.80}" for name, a, b in differing[:4])
         more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise ConfigError(
             f"{out} holds scores of another job: {shown}{more}. Give another folder, or take this "

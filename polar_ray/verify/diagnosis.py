@@ -16,6 +16,12 @@ from polar_ray.engine.protocol import Scores
 SHORT = 16
 """Tokens within which a wrong rotary table shows."""
 
+ROUNDING = 0.05
+"""Share of the scores' spread above which a difference is no rounding."""
+
+SQUASHED = "squashed by a sigmoid"
+UNSQUASH = 'send "use_activation": false with each request'
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -30,17 +36,19 @@ class Fault:
 
 def known_faults(truth: Scores, others: Mapping[str, Scores]) -> list[Fault]:
     """Faults to look for. `others` has the true scores of altered sequences: "unrotated" (no
-    position is known), "unended" (without the reward token), "first" (the first token alone), and
-    "doubled" (with BOS twice)."""
-    squashed = (1 / (1 + np.exp(-truth.astype(np.float64)))).astype(np.float32)
-    return [
-        Fault("squashed by a sigmoid", squashed, 'send "use_activation": false with each request'),
+    position is known), "unended" (without the reward token), "first" (the first token alone),
+    "doubled" (with BOS twice) and "unbegun" (without BOS). Those may come squashed as well."""
+    of_scores = [
+        Fault(SQUASHED, _squashed(truth), UNSQUASH),
         Fault(
             "squashed by a softmax", np.ones_like(truth), 'send "use_activation": false, or "raw"'
         ),
         Fault(
             "normalised", np.sign(truth), "turn normalisation of embeddings off: all scores are +-1"
         ),
+        Fault("of the other sign", -truth, "the head's sign is turned somewhere on the way"),
+    ]
+    of_inputs = [
         Fault(
             "wrong rotary table: no position is turned",
             others["unrotated"],
@@ -56,10 +64,23 @@ def known_faults(truth: Scores, others: Mapping[str, Scores]) -> list[Fault]:
         Fault(
             "wrong token ids: BOS stands there twice",
             others["doubled"],
-            "the server adds BOS to ids that begin with it; turn special tokens off",
+            "the server adds BOS to what begins with it; turn special tokens off",
         ),
-        Fault("of the other sign", -truth, "the head's sign is turned somewhere on the way"),
+        Fault(
+            "wrong token ids: BOS is missing",
+            others["unbegun"],
+            "the server's tokenizer does not put it before text; send token ids",
+        ),
     ]
+    of_both = [
+        Fault(f"{one.name}, and {SQUASHED}", _squashed(one.scores), f"{one.remedy}; {UNSQUASH}")
+        for one in of_inputs
+    ]
+    return [*of_scores, *of_inputs, *of_both]
+
+
+def _squashed(scores: Scores) -> Scores:
+    return (1 / (1 + np.exp(-scores.astype(np.float64)))).astype(np.float32)
 
 
 def diagnose(
@@ -93,9 +114,15 @@ def diagnose(
         return f"every sequence gets {found[0]:.4g}: the input does not reach the model"
     wrong = np.abs(found - truth) > tolerance
     size = f"{int(wrong.sum())} of {len(found)} scores are off, by up to {_worst(found, truth):.3g}"
+    ordered = np.ptp(found) > 0 < np.ptp(truth) and np.corrcoef(found, truth)[0, 1] > 0.99
+    if ordered and _worst(found, truth) < ROUNDING * np.ptp(truth):
+        return (
+            f"{size}, little beside their spread of {np.ptp(truth):.3g}: rounded to a coarser type "
+            "(bfloat16?); a larger --tolerance forgives it"
+        )
     counts = np.array(lengths)
     shortest = int(counts[wrong].min())
-    if shortest > SHORT and not wrong[counts < shortest].any():
+    if shortest > SHORT and (counts < shortest).any():
         return (
             f"{size}, all of {shortest} tokens or more: a shorter window, or another rope_scaling"
         )
@@ -104,8 +131,8 @@ def diagnose(
             f"wrong rotary table: {size}, but single tokens, which need none, are right; check "
             "rope_theta and rope_scaling, and that the table is initialised"
         )
-    if np.ptp(found) > 0 < np.ptp(truth) and np.corrcoef(found, truth)[0, 1] > 0.99:
-        return f"{size}, but in the right order: scaled, or rounded to a coarser type than allowed"
+    if ordered:
+        return f"{size}, but in the right order: scaled"
     return f"{size}: other weights, or another model"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -38,9 +39,8 @@ class ServedModel:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise PoolError(f"{self._url}{route}: {error or type(error).__name__}") from None
         if answer is None:
-            raise PoolError(
-                f"{self._url}{route} answered {response.status_code}: {response.text:.200}"
-            )
+            said = reason(response.text)
+            raise PoolError(f"{self._url}{route} answered {response.status_code}: {said:.200}")
         try:
             return rewards(self._kind, answer, len(plain))
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -80,6 +80,16 @@ def rewards(kind: ServerType, answer: Any, count: int) -> Scores:
     if scores.shape != (count,):
         raise ValueError(f"rewards of shape {scores.shape}")
     return scores
+
+
+def reason(text: str) -> str:
+    """What a refusal says, out of the JSON of these servers or as it is."""
+    try:
+        body = json.loads(text)
+        inner = body.get("error", body)
+        return str(inner["message"] if isinstance(inner, dict) else inner)
+    except (ValueError, AttributeError, KeyError):
+        return text
 
 
 def _last(data: Any) -> float:

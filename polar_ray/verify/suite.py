@@ -11,7 +11,7 @@ from polar_ray.config import ScorerConfig
 from polar_ray.encoding import load_tokenizer, template
 from polar_ray.engine import build_engine
 from polar_ray.engine.protocol import Scores
-from polar_ray.errors import ConfigError, PolarRayError
+from polar_ray.errors import ConfigError, PolarRayError, PoolError
 from polar_ray.model import load_config
 from polar_ray.planning import Ids
 from polar_ray.records import to_batch
@@ -79,16 +79,24 @@ class _Questions:
         try:
             return self._judge(server, texts, ids, tolerance, activation=None)
         except Failed as error:
-            split = [np.array(self._plain(text), dtype=np.int32) for text in texts]
-            found = server.score(texts)
-            if np.abs(found - self._score(split)).max() <= tolerance:
+            if self._splits_controls(server, texts, tolerance):
                 raise Failed(
                     "wrong token ids: the server's tokenizer reads control tokens as plain text; "
                     "send token ids"
                 ) from None
-            if "sigmoid" in str(error) or "softmax" in str(error) or "normalised" in str(error):
+            named = ("sigmoid", "softmax", "normalised", "BOS", "window")
+            if any(word in str(error) for word in named):
                 raise
             raise Failed(f"{error}. If token ids are scored right, it is the tokenizer") from None
+
+    def _splits_controls(self, server: ServedModel, texts: list[str], tolerance: float) -> bool:
+        """Whether a server reads control tokens in a text as plain text."""
+        split = [np.array(self._plain(text), dtype=np.int32) for text in texts]
+        try:
+            found = server.score(texts)
+        except PoolError:
+            return False
+        return bool(np.abs(found - self._score(split)).max() <= tolerance)
 
     def _judge(
         self,
@@ -99,10 +107,19 @@ class _Questions:
         activation: bool | None,
     ) -> str:
         truth = self._score(ids)
-        found = server.score(asked, activation=activation)
+        lengths = [len(one) for one in ids]
+        try:
+            found = server.score(asked, activation=activation)
+        except PoolError as error:
+            # Raises itself where the server answers nothing at all.
+            at = int(np.argmin(lengths))
+            server.score(asked[at : at + 1], activation=activation)
+            raise Failed(
+                f"a shorter window: short sequences are scored, but not all of those up to "
+                f"{max(lengths)} tokens. {error}"
+            ) from None
         again = server.score(asked, activation=activation)
         faults = known_faults(truth, self._altered(ids))
-        lengths = [len(one) for one in ids]
         problem = diagnose(found, truth, faults, lengths, tolerance=tolerance, again=again)
         if problem is not None:
             raise Failed(problem)
@@ -116,6 +133,9 @@ class _Questions:
             "unended": self._score([one[:-1] if len(one) > 1 else one for one in ids]),
             "first": self._score([one[:1] for one in ids]),
             "doubled": self._score([np.insert(one, 0, first) for one in ids]),
+            "unbegun": self._score(
+                [one[1:] if one[0] == first and len(one) > 1 else one for one in ids]
+            ),
         }
 
     def _encoded(self) -> list[Ids]:

@@ -186,3 +186,18 @@ def test_figures_that_do_not_exist_are_null() -> None:
     report = Report("t", {}, {"a": np.nan, "b": [np.inf, 1.0]}, [Table("t", ("a",), [("b",)])])
     assert report.to_json()["figures"] == {"a": None, "b": [None, 1.0]}
     assert "<td>b</td>" in to_html("t", [report])
+
+
+def test_a_page_of_one_report_says_its_title_once() -> None:
+    report = Report("Agreement", {}, {}, [], [])
+    assert to_html("Agreement", [report]).count(">Agreement<") == 2, "in the head and above"
+    assert "<h2>Agreement</h2>" in to_html("Two models", [report])
+
+
+def test_a_legend_stands_where_there_is_something_to_tell_apart() -> None:
+    one = to_svg(Histogram("t", "score", {"rows": np.arange(5.0)}))
+    assert "legend" not in one
+    assert ">rows<" in one, "the axis says what is counted"
+    both = to_svg(Histogram("t", "score", {"right": np.arange(5.0), "wrong": np.arange(3.0)}))
+    assert "legend" in both
+    assert all(text in both for text in (">right<", ">wrong<", ">count<"))

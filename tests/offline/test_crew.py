@@ -200,3 +200,18 @@ def test_a_pool_that_changes_its_model_ends_the_job(
     assert len(list((tmp_path / "out").glob("part-*"))) == 1
     transport.scorer = scorer
     assert rescore(chosen, source, str(tmp_path / "out"))["rows"] == ROWS
+
+
+def test_a_pool_with_other_limits_is_another_job(
+    monkeypatch: pytest.MonkeyPatch, source: str, tmp_path: Path, scorer: Scorer, tiny_dir: Path
+) -> None:
+    settings = {"model": str(tiny_dir), "max_tokens": 256, "encoding.max_response_length": 7}
+    shorter = Scorer(ScorerConfig.model_validate(settings))
+    assert {**shorter.provenance, "encoding": ""} == {**scorer.provenance, "encoding": ""}
+    chosen = RescoreConfig.model_validate({"address": "http://x", "group": "never"})
+    transport = FakePool(scorer, [])
+    monkeypatch.setattr("polar_ray.client.connect", lambda **_: Client(transport))
+    rescore(chosen, source, str(tmp_path / "out"))
+    transport.scorer = shorter
+    with pytest.raises(ConfigError, match=r"made_by\.encoding was .* response 512, .* response 7,"):
+        rescore(chosen, source, str(tmp_path / "out"))

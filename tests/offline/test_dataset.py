@@ -108,30 +108,32 @@ def test_a_pool_that_changes_its_model_ends_the_pipeline(
 
 
 @pytest.mark.ray
-def test_a_pipeline_scores_with_actors_or_a_running_pool(
-    cluster: None, settings: dict[str, Any], expected: pa.Table, tmp_path: Path, tiny_dir: Path
+def test_a_pipeline_scores_with_actors(
+    cluster: None, settings: dict[str, Any], expected: pa.Table, tmp_path: Path
 ) -> None:
     data = pytest.importorskip("ray.data", reason="ray[data] is not installed")
     data.DataContext.get_current().enable_progress_bars = False
     # A small parquet file would be one block, and a pool of two actors a warning.
     source = data.from_arrow([TABLE.slice(at, 40) for at in range(0, ROWS, 40)])
+    scored = source.map_batches(
+        ScoreBatches,
+        fn_constructor_args=(RescoreConfig.model_validate(settings),),
+        batch_format="pyarrow",
+        batch_size=32,
+        compute=data.ActorPoolStrategy(size=2),
+        num_cpus=0.1,
+    )
+    scored.write_parquet(str(tmp_path / "scored"))
+    found = pq.read_table(tmp_path / "scored").sort_by("n")
+    assert found.equals(expected)
+    assert provenance(found)["model_digest"] == provenance(expected)["model_digest"]
 
-    def run(config: RescoreConfig, size: int, to: Path) -> None:
-        scored = source.map_batches(
-            ScoreBatches,
-            fn_constructor_args=(config,),
-            batch_format="pyarrow",
-            batch_size=32,
-            compute=data.ActorPoolStrategy(size=size),
-            num_cpus=0.1,
-        )
-        scored.write_parquet(str(to))
-        found = pq.read_table(to).sort_by("n")
-        assert found.equals(expected)
-        assert provenance(found)["model_digest"] == provenance(expected)["model_digest"]
 
-    run(RescoreConfig.model_validate(settings), 2, tmp_path / "actors")
+@pytest.mark.ray
+def test_a_running_pool_scores_batches(cluster: None, expected: pa.Table, tiny_dir: Path) -> None:
     pool = PoolConfig(model=str(tiny_dir), num_cpus=0.1, engine=StubEngineConfig())
-    with serving(pool, name="pipeline", route_prefix="/pipeline"):
-        chosen = RescoreConfig(app_name="pipeline", **COLUMNS)  # type: ignore[arg-type]
-        run(chosen, 1, tmp_path / "pool")
+    with serving(pool, name="pipeline", route_prefix="/pipeline") as url:
+        for way in ({"app_name": "pipeline"}, {"address": url}):
+            score = ScoreBatches(RescoreConfig.model_validate({**COLUMNS, **way}))
+            found = pa.concat_tables([score(TABLE.slice(0, 50)), score(TABLE.slice(50))])
+            assert found.equals(expected)

@@ -33,11 +33,16 @@ def engine(tiny_dir: Path) -> NativeEngine:
     return NativeEngine(NativeEngineConfig(), tiny_dir)
 
 
+class Refused(Exception):
+    pass
+
+
 class Server:
     """A server of a kind, whose scores are `truth` after `fault`."""
 
     def __init__(self, kind: str, model_dir: Path, truth: Score, splits: bool = False) -> None:
         self.kind, self.truth, self.splits = kind, truth, splits
+        self.begins, self.window = True, 10_000
         self.tokenizer = load_tokenizer(model_dir)
         self.reward_id = Scorer(ScorerConfig(model=str(model_dir))).info.reward_id
         self.fault: Callable[[Scores, bool], Scores] = lambda scores, activated: scores
@@ -50,13 +55,16 @@ class Server:
             return np.array([t.bos_id, *t.encode(one)], dtype=np.int32)
         first, second = one.removesuffix(REWARD_TOKEN).split(SEPARATOR)
         halves = [*t.encode(first), t.control_id(SEPARATOR), *t.encode(second)]
-        return np.array([t.bos_id, *halves, self.reward_id], dtype=np.int32)
+        begin = [t.bos_id] if self.begins else []
+        return np.array([*begin, *halves, self.reward_id], dtype=np.int32)
 
     def answer(self, route: str, body: dict[str, Any]) -> Any:
         sglang = self.kind == "sglang"
         assert route == ("/classify" if sglang else "/pooling")
         inputs = body.get("input_ids", body.get("text")) if sglang else body["input"]
         ids = [self.ids(one) for one in inputs]
+        if (longest := max(map(len, ids))) > self.window:
+            raise Refused(f"maximum context length is {self.window} tokens, not {longest}")
         scores = self.fault(self.truth(ids), body.get("use_activation", True))
         values = [float(score) for score in scores]
         if sglang:
@@ -71,8 +79,13 @@ def serving(server: Server) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            data = json.dumps(server.answer(self.path, body)).encode()
-            self.send_response(200)
+            status = 200
+            try:
+                answer = server.answer(self.path, body)
+            except Refused as error:  # as vllm says it
+                status, answer = 400, {"error": {"message": str(error), "code": 400}}
+            data = json.dumps(answer).encode()
+            self.send_response(status)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -130,6 +143,49 @@ def test_a_tokenizer_that_splits_control_tokens_is_named(
     (good, _), (bad, why) = details(done)
     assert (good, bad) == ("pass", "fail")
     assert why.startswith("wrong token ids")
+
+
+@pytest.mark.parametrize("squashes", [False, True])
+def test_a_tokenizer_that_leaves_bos_out_is_named(
+    tiny_dir: Path, engine: NativeEngine, squashes: bool
+) -> None:
+    server = Server("vllm", tiny_dir, alone(engine))
+    server.begins = False
+    server.fault = lambda scores, on: sigmoid(scores) if squashes and on else scores
+    with serving(server) as url:
+        done = run(tiny_dir, url, "vllm", "--tolerance", "1e-3")
+    (good, _), (bad, why) = details(done)
+    assert (good, bad) == ("pass", "fail")
+    assert why.startswith("wrong token ids: BOS is missing")
+    assert ("use_activation" in why) is squashes
+
+
+def test_a_refused_length_is_a_shorter_window(tiny_dir: Path, engine: NativeEngine) -> None:
+    server = Server("vllm", tiny_dir, alone(engine))
+    server.window = 100
+    with serving(server) as url:
+        done = run(tiny_dir, url, "vllm")
+        server.window = 0
+        nothing = run(tiny_dir, url, "vllm")
+    assert [status for status, _ in details(done)] == ["fail", "fail"]
+    for _, why in details(done):
+        assert why.startswith("a shorter window: ")
+        assert "answered 400: maximum context length is 100 tokens, not" in why
+    assert all("window" not in why for _, why in details(nothing))
+
+
+def test_text_that_is_wrong_in_all_lengths_tells_of_no_window() -> None:
+    truth = np.array([1.0, -2.0, 3.0], dtype=np.float32)
+    found = np.array([-1.0, 3.0, 1.0], dtype=np.float32)
+    said = diagnose(found, truth, [], [28, 30, 99], tolerance=0.1)
+    assert said is not None
+    assert "window" not in said
+    said = diagnose(truth + np.array([0, 0, 0.2]), truth, [], [28, 30, 99], tolerance=0.1)
+    assert said is not None
+    assert "rounded to a coarser type" in said
+    said = diagnose(np.array([1.0, -2.0, 1.0]), truth, [], [28, 30, 99], tolerance=0.1)
+    assert said is not None
+    assert "all of 99 tokens or more: a shorter window" in said
 
 
 @pytest.mark.parametrize(
@@ -216,7 +272,7 @@ def test_what_is_no_such_server_is_said(tiny_dir: Path, engine: NativeEngine) ->
 
 def test_a_fault_that_looks_like_the_truth_explains_nothing() -> None:
     truth = np.array([1.0, 1.0], dtype=np.float32)
-    same = dict.fromkeys(("unrotated", "unended", "first", "doubled"), truth)
+    same = dict.fromkeys(("unrotated", "unended", "first", "doubled", "unbegun"), truth)
     faults = known_faults(truth, same)
     assert diagnose(truth, truth, faults, [2, 3], tolerance=0.1) is None
     said = diagnose(truth + 0.5, truth, faults, [2, 3], tolerance=0.1)
