@@ -213,7 +213,8 @@ class PoolConfig(HostConfig):
     """A batch smaller than two of these is not cut at all."""
 
     num_routers: int = Field(default=1, ge=1)
-    """Processes that divide batches among the replicas; each carries some hundred calls/s."""
+    """Processes that divide batches among the replicas. Each carries some hundred calls a second,
+    or some thousand small ones that clients join."""
 
     admission: AdmissionConfig = AdmissionConfig()
     http: HttpConfig = HttpConfig()
