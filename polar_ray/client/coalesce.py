@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -35,7 +36,9 @@ GRACE_S = 0.5
 Send = Callable[[pa.Table, float, Priority], Awaitable[pa.Table]]
 """One call of the pool: a batch, its deadline in s, its priority."""
 
-_Kind = tuple[Priority, pa.Schema]
+_Kind = tuple[Priority, int, pa.Schema]
+"""What travels together: the same priority, deadlines that differ by less than twice (a pool orders
+work by them), the same columns."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +77,7 @@ class Coalescer:
             return await self._send(batch, timeout_s, priority)
         loop = asyncio.get_running_loop()
         call = _Call(batch, loop.time() + timeout_s, loop.create_future())
-        self._add((priority, batch.schema), call)
+        self._add((priority, math.frexp(timeout_s)[1], batch.schema), call)
         try:
             return await asyncio.wait_for(call.result, timeout_s + GRACE_S)
         except (TimeoutError, asyncio.TimeoutError) as error:

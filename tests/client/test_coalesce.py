@@ -119,17 +119,20 @@ def test_what_is_full_or_large_or_of_another_kind_does_not_wait() -> None:
 
 
 def test_each_keeps_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coalesce, "GRACE_S", 0.0)
-
     async def main() -> None:
         pool = Pool()
         join = Coalescer(pool.send)
-        short = asyncio.create_task(join.send(table("a"), 0.01, "train"))
-        long = asyncio.create_task(join.send(table("b"), 60, "train"))
-        with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
+
+        async def send(text: str, timeout_s: float, grace_s: float) -> pa.Table:
+            monkeypatch.setattr(coalesce, "GRACE_S", grace_s)
+            return await join.send(table(text), timeout_s, "train")
+
+        short = asyncio.create_task(send("a", 0.26, 0.0))
+        long = asyncio.create_task(send("b", 0.49, 60.0))
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.26 s"):
             await short
         assert pool.calls == [["a", "b"]]
-        assert 59 < pool.timeouts[0] <= 60
+        assert 0.26 < pool.timeouts[0] <= 0.49, "the later one is the pool's"
         pool.go.set()
         assert scores(await long) == ["b"]
 
@@ -186,5 +189,18 @@ def test_nobody_suffers_from_what_another_did_wrong() -> None:
         assert isinstance(first, pa.Table)
         assert isinstance(last, pa.Table)
         assert (scores(first), scores(last)) == (["a"], ["c"])
+
+    asyncio.run(main())
+
+
+def test_the_urgent_do_not_travel_with_those_who_have_time() -> None:
+    async def main() -> None:
+        pool = Pool()
+        pool.go.set()
+        join = Coalescer(pool.send)
+        waits = {"a": 2.0, "b": 3.5, "c": 600.0, "d": 700.0}
+        calls = (join.send(table(text), timeout_s, "train") for text, timeout_s in waits.items())
+        await asyncio.gather(*calls)
+        assert sorted(pool.calls) == [["a", "b"], ["c", "d"]]
 
     asyncio.run(main())
