@@ -109,13 +109,16 @@ class Coalescer:
         self._on_their_way.add(task)
         task.add_done_callback(self._on_their_way.discard)
 
-        def check(_: object) -> None:
-            # Callers who are gone need no answer.
-            if all(call.result.done() for call in calls):
+        waiting = len(calls)
+
+        def left(_: object) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0:  # answered, which ends the task anyway, or gone
                 task.cancel()
 
         for call in calls:
-            call.result.add_done_callback(check)
+            call.result.add_done_callback(left)
 
     async def _carry(self, calls: list[_Call], priority: Priority) -> None:
         left_s = max(call.until for call in calls) - asyncio.get_running_loop().time()
