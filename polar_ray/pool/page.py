@@ -102,7 +102,14 @@ ERRORS: Responses = {
     }
     for status in sorted(set(HTTP_STATUS.values()))
 }
-RESULT: Responses = {200: {"content": {ARROW_STREAM: STREAM}}, **ERRORS}
+DIGEST = {
+    "description": "sha-256 of an Arrow answer (RFC 9530); requests may carry one, too.",
+    "schema": {"type": "string"},
+}
+RESULT: Responses = {
+    200: {"content": {ARROW_STREAM: STREAM}, "headers": {"Content-Digest": DIGEST}},
+    **ERRORS,
+}
 BEARER = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
