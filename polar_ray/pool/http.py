@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
 import pyarrow as pa
 from fastapi import FastAPI, Query, Request, Response
@@ -39,6 +39,11 @@ from polar_ray.pool.wire import JSON, decode_arrow, decode_json, encode_json
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, check_digest, digest, encode_arrow
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SMALL_BYTES = 1 << 16
+"""Up to here, bodies are read and written in the event loop."""
 
 
 class Scoring(Protocol):
@@ -85,19 +90,20 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         until = time.monotonic() + (timeout_s or router.config.timeout_s)
         with router.admission.call(PRIORITIES.index(priority)) as admit:
             body = await read_body(request, limits.max_body_bytes, _left(until), admit)
-        await asyncio.to_thread(check_digest, request.headers.get(CONTENT_DIGEST), body)
+        await _run(len(body), check_digest, request.headers.get(CONTENT_DIGEST), body)
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
         if kind == ARROW_STREAM:
+            # What is small may unpack to much.
             table = await asyncio.to_thread(decode_arrow, body, limits)
             result = await router.score(table, _left(until), priority)
-            answer = await asyncio.to_thread(encode_arrow, result)
+            answer = await _run(result.nbytes, encode_arrow, result)
             headers = {CONTENT_DIGEST: digest(answer)}
             return Response(answer, media_type=ARROW_STREAM, headers=headers)
         if kind != JSON:
             raise RecordError(f"content-type {kind!r}; send {JSON} or {ARROW_STREAM}")
-        records = await asyncio.to_thread(decode_json, body, limits)
+        records = await _run(len(body), decode_json, body, limits)
         result = await router.score(records, _left(until), priority)
-        return Response(await asyncio.to_thread(encode_json, result), media_type=JSON)
+        return Response(await _run(result.nbytes, encode_json, result), media_type=JSON)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -155,6 +161,13 @@ async def _read_stream(request: Request, max_bytes: int, admit: Callable[[int], 
         admit(len(chunk))
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+async def _run(size_bytes: int, work: Callable[..., T], *arguments: Any) -> T:
+    """In a thread, where it would hold up the event loop for longer than that takes to begin."""
+    if size_bytes <= SMALL_BYTES:
+        return work(*arguments)
+    return await asyncio.to_thread(work, *arguments)
 
 
 def _left(until: float) -> float:
