@@ -14,7 +14,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from polar_ray.config import PoolConfig, ScorerConfig
+from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError, PoolError
 from polar_ray.pool.replica import Replica
 from polar_ray.pool.router import Router, build_ingress
@@ -46,12 +46,7 @@ def app(config: PoolConfig) -> serve.Application:
         # It waits more than it works; reserving a core would leave a small machine none to score.
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
         **ROUTER,
-    ).bind(_without_scorer(config), replicas)
-
-
-def _without_scorer(config: PoolConfig) -> PoolConfig:
-    """What routers need to know: a change of the rest is no reason to start them anew."""
-    return PoolConfig(**config.model_dump(exclude=set(ScorerConfig.model_fields)))
+    ).bind(config, replicas)
 
 
 def start(
