@@ -198,10 +198,10 @@ class _Run:
 
     def _resume(self, layout: Layout) -> Progress:
         """Counts the parts that are there."""
-        there = [name for name in sorted(names_in(self.where)) if name.endswith(".parquet")]
+        on_disk = names_in(self.where)
+        there = [name for name in sorted(on_disk) if name.endswith(".parquet")]
         progress = self._progress("score")
         sizes = {unit.part: unit.size_bytes for unit in layout.units}
-        on_disk = names_in(self.where)
 
         def known(name: str) -> Written:
             report = read_report(self.where, name, self.job.fingerprint)
