@@ -44,7 +44,7 @@ class ScoringActor:
         worker = self._worker
         if worker is None or worker.job != job:
             worker = self._worker = Worker(self._load(), job)
-        return getattr(worker, call.method)(*call.arguments)
+        return worker.do(call.method, call.arguments)
 
     def _load(self) -> OwnScorer:
         with self._loading:

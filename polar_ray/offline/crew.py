@@ -53,8 +53,7 @@ class ThreadCrew:
         try:
             while True:
                 for call in islice(waiting, self._num_threads - len(running)):
-                    method = getattr(worker, call.method)
-                    running[self._threads.submit(method, *call.arguments)] = call
+                    running[self._threads.submit(worker.do, call.method, call.arguments)] = call
                 if not running:
                     return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)

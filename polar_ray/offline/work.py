@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -125,7 +125,8 @@ def scored(
 
 
 class Worker:
-    """Does the calls of a job. Every method may be called from several threads."""
+    """Does the calls of a job. Every method may be called from several threads, and raises
+    `Unreadable`, which `do` turns into its answer."""
 
     def __init__(self, scoring: Scoring, job: Job) -> None:
         self.job = job
@@ -137,36 +138,31 @@ class Worker:
         self._bucket = -1
         self._sorted = Rows(job.schema.empty_table(), {})
 
-    def score(self, unit: Unit) -> Written | Problem:
-        """Writes the part of a unit."""
+    def do(self, method: str, arguments: Sequence[Any]) -> Any:
+        """One of the methods below; a `Problem` where the unit, its first argument, cannot be
+        read."""
         try:
-            rows = self._read(unit)
+            return getattr(self, method)(*arguments)
         except Unreadable as error:
-            return Problem(str(unit), str(error))
+            return Problem(str(arguments[0]), str(error))
+
+    def score(self, unit: Unit) -> Written:
+        """Writes the part of a unit."""
+        rows = self._read(unit)
         return self._write(unit, rows, self._score(rows))
 
-    def count(self, unit: Unit) -> int | Problem:
+    def count(self, unit: Unit) -> int:
         """The number of rows of a unit."""
-        try:
-            return len(self._read(unit).table)
-        except Unreadable as error:
-            return Problem(str(unit), str(error))
+        return len(self._read(unit).table)
 
-    def score_rows(self, unit: Unit, start: int, stop: int) -> pa.Table | Problem:
+    def score_rows(self, unit: Unit, start: int, stop: int) -> pa.Table:
         """The result table of some rows of a unit; nothing is written."""
-        try:
-            rows = self._read(unit)
-        except Unreadable as error:
-            return Problem(str(unit), str(error))
-        return self._score(rows.part(start, stop))
+        return self._score(self._read(unit).part(start, stop))
 
-    def join(self, unit: Unit, pieces: Sequence[pa.Table | None]) -> Written | Problem:
+    def join(self, unit: Unit, pieces: Sequence[pa.Table | None]) -> Written:
         """Writes the part of a unit whose rows were scored in pieces, in order; None stands for a
         record that ends whoever scores it."""
-        try:
-            rows = self._read(unit)
-        except Unreadable as error:
-            return Problem(str(unit), str(error))
+        rows = self._read(unit)
         poisoned = poisoned_scores(self.job.made_by)
         scores = [poisoned if piece is None else piece for piece in pieces]
         return self._write(unit, rows, pa.concat_tables([empty_scores(self.job.made_by), *scores]))
@@ -186,13 +182,9 @@ class Worker:
             left_out=rows.left_out,
         )
 
-    def sample(self, unit: Unit) -> grouping.Sample | Problem:
+    def sample(self, unit: Unit) -> grouping.Sample:
         """The groups of a unit."""
-        try:
-            rows = self._read(unit)
-        except Unreadable as error:
-            return Problem(str(unit), str(error))
-        return grouping.sample(self.job.columns.apply(rows.table).table)
+        return grouping.sample(self.job.columns.apply(self._read(unit).table).table)
 
     def spill(self, name: str, units: Sequence[Unit]) -> tuple[list[int], list[Problem]]:
         """Writes the rows of some units sorted by bucket; the sizes of the buckets."""
