@@ -93,8 +93,7 @@ class HandleTransport:
             raise
 
     def _translate(self, error: Exception, waited_s: float) -> PolarRayError:
-        if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-            error = error.cause
+        error = cause(error)
         if isinstance(error, PolarRayError):
             return error
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -108,6 +107,12 @@ class HandleTransport:
         if isinstance(error, RayServeException | RayError):
             return ReplicaLost(f"pool {self._app_name!r} lost this call; send it again ({error})")
         return PoolError(f"{type(error).__name__}: {error}")
+
+
+def cause(error: Exception) -> Exception:
+    """What was raised in another process, without Ray's traceback around it."""
+    inner = error.cause if isinstance(error, RayTaskError) else None
+    return inner if isinstance(inner, Exception) else error
 
 
 def _in_event_loop() -> bool:

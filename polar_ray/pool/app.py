@@ -9,11 +9,11 @@ import time
 
 import ray
 from ray import serve
-from ray.exceptions import RayTaskError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
+from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError, PoolError
 from polar_ray.pool.replica import Replica
@@ -97,12 +97,6 @@ def _gist(message: str) -> str:
     lines = [line.strip() for line in message.splitlines()]
     own = [line for line in lines if line.startswith("polar_ray.errors.")]
     return own[-1].removeprefix("polar_ray.errors.") if own else message
-
-
-def cause(error: Exception) -> Exception:
-    """What was raised in another process, without Ray's traceback around it."""
-    inner = error.cause if isinstance(error, RayTaskError) else None
-    return inner if isinstance(inner, Exception) else error
 
 
 def _check_resources(config: PoolConfig) -> None:

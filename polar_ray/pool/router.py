@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray import serve
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -25,6 +25,7 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
+from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig, check_priority, check_timeout
 from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
 from polar_ray.planning.shard import cut
@@ -235,8 +236,7 @@ async def _read(records: Any) -> Batch:
 
 def _fate(error: Exception) -> Exception:
     """What became of a parcel, in the words of `pool.dispatch`; other errors are a replica's."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
-        error = error.cause
+    error = cause(error)
     if isinstance(error, PolarRayError):
         return error
     if isinstance(error, ReplicaUnavailableError | DeploymentUnavailableError):
