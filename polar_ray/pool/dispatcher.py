@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import pyarrow as pa
@@ -20,8 +20,8 @@ import pyarrow as pa
 from polar_ray.errors import PolarRayError, PoolError, RecordError, ReplicaLost
 from polar_ray.planning.shard import Cut
 from polar_ray.pool.health import ASK_AFTER_S, Ask, Heartbeats, Pace
-from polar_ray.pool.isolation import LONGEST_TRIAL_S, Isolation, Verdict
-from polar_ray.pool.outcome import Died, Refused, Send, Unreachable
+from polar_ray.pool.isolation import LONGEST_TRIAL_S, RESERVE_S, Isolation, Trial, Verdict
+from polar_ray.pool.outcome import Died, Refused, Reserve, Send, Unreachable
 from polar_ray.pool.placement import EXPRESS_BYTES, SLOTS, Affinity, Member, choose, rested
 from polar_ray.pool.quarantine import Quarantine
 from polar_ray.pool.queue import SCAN, Queue
@@ -50,9 +50,14 @@ class Dispatcher:
     """Brings every row of every call to a replica and its score back. For one event loop."""
 
     def __init__(
-        self, send: Send, ask: Ask, *, clock: Callable[[], float] = time.monotonic
+        self,
+        send: Send,
+        ask: Ask,
+        reserve: Reserve,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._send, self._clock = send, clock
+        self._send, self._reserve, self._clock = send, reserve, clock
         self._calls: dict[Call, None] = {}
         self._members: dict[str, Member] = {}
         self._dead: dict[str, None] = {}
@@ -61,13 +66,14 @@ class Dispatcher:
         self._queue = Queue()
         self._postponed: deque[Parcel] = deque()
         self._attempts: dict[Attempt, None] = {}
-        self._heartbeats = Heartbeats(ask, self._hear)
+        self._heartbeats = Heartbeats(ask, self._hear, self._mark_dead)
         self._affinity = Affinity()
         self._budget = RetryBudget()
         self._pace = Pace()
         self._isolation = Isolation()
         self._quarantine = Quarantine()
         self._num_calls = self._num_attempts = 0
+        self._reserving: asyncio.Future[None] | None = None
         self._woken = False
         self.counters = dict.fromkeys(
             ("parcels", "rows", "deaths", "repeats", "trials", "convicted", "restarts"), 0
@@ -138,7 +144,7 @@ class Dispatcher:
 
     def _hear(self, member: Member, served: Served | None) -> None:
         """A replica has answered: it serves this, or loads another model."""
-        member.unresponsive = False
+        member.unresponsive, member.heard_at = False, self._clock()
         if served is None:
             member.serving = False
             for attempt in list(member.attempts):
@@ -153,17 +159,22 @@ class Dispatcher:
         member.digest = served.get("model_digest", "")
         self._provenance[member.digest] = self._served = served
 
-    def _mark_dead(self, attempt: Attempt, now: float) -> None:
-        member = attempt.member
+    def _mark_dead(self, member: Member, held: Collection[Attempt] = ()) -> None:
+        """A replica is dead; `held` is what else it held than it still does."""
         self._members.pop(member.name, None)
         self._heartbeats.forget(member.name)
         if member.name in self._dead:
             return
         self.counters["deaths"] += 1
-        self._isolation.losses.note([attempt, *member.attempts], member.stalled_on, now)
+        self._note_loss(member, [*held, *member.attempts])
         self._dead[member.name] = None
         if len(self._dead) > REMEMBERED_DEAD:
             del self._dead[next(iter(self._dead))]
+
+    def _note_loss(self, member: Member, held: Collection[Attempt]) -> None:
+        explained = any(map(self._isolation.on_trial, held))
+        now = self._clock()
+        self._isolation.losses.note(held, member.stalled_on, now, explained=explained)
 
     # What time alone brings about.
 
@@ -183,6 +194,7 @@ class Dispatcher:
         for member in self._heartbeats.overdue(now):
             self._mark_unresponsive(member, now)
         self._find_overdue(now)
+        self._watch_trial(now)
         self._wake()
 
     def _drop_answered(self) -> None:
@@ -209,7 +221,7 @@ class Dispatcher:
             others = [
                 m for m in free if m.name not in attempt.parcel.lost_on | {attempt.member.name}
             ]
-            if attempt.trial or _hedged(attempt.parcel):
+            if self._isolation.on_trial(attempt) or _hedged(attempt.parcel):
                 self._stall(attempt, now)
             elif others and not self._queue and not attempt.given_up:
                 free.remove(others[0])
@@ -234,7 +246,7 @@ class Dispatcher:
     def _note_stall(self, attempt: Attempt, now: float) -> None:
         member = attempt.member
         if not member.stalled_on:
-            self._isolation.losses.note(member.attempts, (), now)
+            self._note_loss(member, member.attempts)
         attempt.stalled = True
         member.stalled_on |= {held.parcel.family for held in member.attempts}
         member.resting_until = now + STALL_REST_S
@@ -267,15 +279,14 @@ class Dispatcher:
         self._woken = False
         now = self._clock()
         self._conclude_trial(now)
-        kept_free = self._try_suspect(now)
-        members = [m for m in self._members.values() if m is not kept_free]
+        self._begin_trial(now)
         passed: list[Parcel] = []
-        while self._has_slot(members) and len(passed) < SCAN and (parcel := self._queue.pop()):
+        while self._has_slot() and len(passed) < SCAN and (parcel := self._queue.pop()):
             if self._model_gone(parcel):
                 continue
             item = parcel.items[0]
             parcel.digest = parcel.digest or item.call.digest
-            member = choose(members, parcel, now, self._affinity.home(item.group))
+            member = choose(self._members.values(), parcel, now, self._affinity.home(item.group))
             if member is None:
                 passed.append(parcel)
                 continue
@@ -285,12 +296,12 @@ class Dispatcher:
         for parcel in passed:
             self._queue.push(parcel)
 
-    def _has_slot(self, members: Iterable[Member]) -> bool:
+    def _has_slot(self) -> bool:
         """Whether a look at the queue is worth while."""
         if not self._queue:
             return False
         rank = self._queue.rank
-        return any(m.held(rank) <= SLOTS and m.available for m in members)
+        return any(m.held(rank) <= SLOTS and m.available for m in self._members.values())
 
     def _model_gone(self, parcel: Parcel) -> bool:
         """Whether no replica serves the parcel's model any more; its calls begin again then."""
@@ -379,6 +390,7 @@ class Dispatcher:
     def _on_result(self, attempt: Attempt, result: pa.Table, now: float) -> None:
         member, parcel = attempt.member, attempt.parcel
         member.failed_in_a_row, member.resting_until = 0, 0.0
+        member.unresponsive, member.heard_at = False, now
         member.stalled_on = frozenset()
         self._budget.earn()
         self._pace.learn(attempt.cost, now - attempt.began)
@@ -426,7 +438,7 @@ class Dispatcher:
     # When it goes wrong.
 
     def _on_death(self, attempt: Attempt, now: float) -> None:
-        self._mark_dead(attempt, now)
+        self._mark_dead(attempt.member, [attempt])
         if self._isolation.on_trial(attempt):
             self._isolation.lost(now, died=True)
         else:
@@ -435,7 +447,7 @@ class Dispatcher:
     def _on_unreachable(self, attempt: Attempt, now: float) -> None:
         member = attempt.member
         member.resting_until = max(member.resting_until, now + REST_S)
-        self._isolation.losses.note([attempt, *member.attempts], member.stalled_on, now)
+        self._note_loss(member, [attempt, *member.attempts])
         if self._isolation.on_trial(attempt):
             self._isolation.show_nothing()
         else:
@@ -452,7 +464,8 @@ class Dispatcher:
             self._repeat(parcel)
 
     def _on_refusal(self, attempt: Attempt) -> None:
-        self._members.pop(attempt.member.name, None)
+        # Serve says who is gone; until then it gets work again once it answers a heartbeat.
+        attempt.member.serving = False
         parcel = attempt.parcel
         if self._isolation.on_trial(attempt):
             self._isolation.show_nothing()
@@ -516,23 +529,52 @@ class Dispatcher:
         parcel.superseded = True
         self._isolation.add(parcel)
 
-    def _try_suspect(self, now: float) -> Member | None:
-        """Begins the next trial, or says which replica is to become empty for it."""
-        parcel = self._isolation.next(now)
-        if parcel is None or self._model_gone(parcel):
-            return None
-        member = self._isolation.place(parcel, self._members.values(), now)
-        if member is None or member.attempts:
-            return member
+    def _begin_trial(self, now: float) -> None:
+        """Has the next suspect's replica become empty."""
+        first = self._isolation.first()
+        if first is None or self._model_gone(first):
+            return
+        trial = self._isolation.next_trial(first, self._members.values(), now)
+        if trial is None:
+            return
         self.counters["trials"] += 1
-        self._isolation.begin(self._start(parcel, member, now, trial=True))
-        return None
+        trial.member.reserved = True
+        self._reserving = asyncio.ensure_future(self._reserve(trial.member.name))
+        self._reserving.add_done_callback(partial(self._on_reserved, trial))
+
+    def _on_reserved(self, trial: Trial, task: asyncio.Future[None]) -> None:
+        """The replica has nothing else to do, or is not to be had."""
+        error = None if task.cancelled() else task.exception()
+        if self._isolation.trial is not trial:
+            return
+        parcel, member, now = trial.parcel, trial.member, self._clock()
+        if isinstance(error, Died):
+            self._mark_dead(member)
+        if task.cancelled() or error is not None or parcel.digest not in (None, member.digest):
+            member.resting_until = max(member.resting_until, now + REST_S)
+            member.reserved = False
+            self._isolation.postpone()
+        elif not parcel.answered:
+            trial.began = now
+            trial.attempt = self._start(parcel, member, now, trial=True)
+        self._wake()
+
+    def _watch_trial(self, now: float) -> None:
+        trial = self._isolation.trial
+        if trial is None:
+            return
+        if trial.attempt is None and now - trial.began > RESERVE_S and self._reserving is not None:
+            self._reserving.cancel()
+        if trial.lost_at is not None:
+            for witness in trial.witnesses:
+                self._heartbeats.ask(witness, now)
 
     def _conclude_trial(self, now: float) -> None:
         concluded = self._isolation.verdict(now)
         if concluded is None:
             return
-        parcel, found = concluded
+        trial, found = concluded
+        parcel, trial.member.reserved = trial.parcel, False
         if found is Verdict.VOID:
             if not self._isolation.try_again(parcel):
                 self._fail(parcel, ReplicaLost("replicas are lost again and again; send it again"))

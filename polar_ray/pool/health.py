@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from polar_ray.pool.outcome import Died
 from polar_ray.pool.placement import Member
 from polar_ray.pool.work import Served
 
@@ -30,8 +31,13 @@ Ask = Callable[[str], Awaitable[Served | None]]
 class Heartbeats:
     """At most one question to each replica at a time."""
 
-    def __init__(self, ask: Ask, heard: Callable[[Member, Served | None], None]) -> None:
-        self._ask, self._heard = ask, heard
+    def __init__(
+        self,
+        ask: Ask,
+        heard: Callable[[Member, Served | None], None],
+        died: Callable[[Member], None],
+    ) -> None:
+        self._ask, self._heard, self._died = ask, heard, died
         self._asked: dict[str, tuple[float, Member, asyncio.Future[Served | None]]] = {}
 
     def __len__(self) -> int:
@@ -57,11 +63,13 @@ class Heartbeats:
         del self._asked[member.name]
         if question.cancelled():
             return
-        if (error := question.exception()) is not None:
-            # What it holds will say what became of it.
+        error = question.exception()
+        if error is None:
+            self._heard(member, question.result())
+        elif isinstance(error, Died):
+            self._died(member)
+        else:  # it is asked again
             logger.info("no heartbeat of %s: %s", member.name, error)
-            return
-        self._heard(member, question.result())
 
 
 class Pace:

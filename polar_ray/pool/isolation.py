@@ -2,9 +2,10 @@
 
 A loss is a replica that died, stopped or stalled with work in hand. It speaks against that work,
 but less, the more replicas were lost lately that did not hold it. Work with enough against it is a
-suspect: it is cut into parts, which are tried one at a time, each alone at a replica, in a calm
-moment, while another replica lives beside it. Only what is lost in such trials again and again, down
-to a single record, is poison. Knows neither Ray nor asyncio; `pool.dispatcher` acts on it.
+suspect: it is cut into parts, which are tried one at a time, in a calm moment. A trial has a
+replica for itself, which says so before it gets the suspect, and witnesses: the other replicas,
+which must all be alive after it. Only what is lost in such trials again and again, down to a single
+record, is poison. Knows neither Ray nor asyncio; `pool.dispatcher` acts on it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,12 @@ MAX_VOID_TRIALS = 8
 LONGEST_TRIAL_S = 120.0
 """A single record's trial that neither comes home nor ends its replica shows nothing."""
 
+RESERVE_S = 30.0
+"""A replica that has not finished what it is at for so long is not waited for."""
+
+WITNESS_S = 10.0
+"""Witnesses that say nothing for so long after a loss are lost, too."""
+
 
 @dataclass(slots=True)
 class _Loss:
@@ -59,10 +66,17 @@ class Losses:
     def __init__(self) -> None:
         self._losses: deque[_Loss] = deque()
 
-    def note(self, held: Collection[Attempt], stalled_on: Collection[object], now: float) -> None:
+    def note(
+        self,
+        held: Collection[Attempt],
+        stalled_on: Collection[object],
+        now: float,
+        *,
+        explained: bool = False,
+    ) -> None:
         """A replica was lost that held these attempts and had stalled on work of these families."""
         families = frozenset({attempt.parcel.family for attempt in held}.union(stalled_on))
-        self._losses.append(_Loss(now, families, any(attempt.trial for attempt in held)))
+        self._losses.append(_Loss(now, families, explained))
         while self._losses and self._losses[0].at < now - 2 * WINDOW_S - LONGEST_TRIAL_S:
             self._losses.popleft()
 
@@ -86,12 +100,25 @@ class Verdict(Enum):
     LOST = "it took its replica with it, and no other was lost"
 
 
-@dataclass(slots=True)
-class _Trial:
-    attempt: Attempt
+@dataclass(slots=True, eq=False)
+class Trial:
+    """One suspect's, from the choice of its replica to what it has shown."""
+
+    parcel: Parcel
+    member: Member
+    witnesses: list[Member]
+    began: float
+    attempt: Attempt | None = None
+    """None until the replica is empty."""
+
     lost_at: float | None = None
     died: bool = False
-    void: bool = False
+    shows_nothing: bool = False
+
+    def all_witnesses_live(self) -> bool:
+        """Whether each has been heard of since the loss."""
+        assert self.lost_at is not None
+        return all(witness.heard_at > self.lost_at for witness in self.witnesses)
 
 
 class Isolation:
@@ -99,13 +126,13 @@ class Isolation:
 
     def __init__(self) -> None:
         self.losses = Losses()
+        self.trial: Trial | None = None
         self._suspects: deque[Parcel] = deque()
-        self._trial: _Trial | None = None
         self._paired_at = -CONTROL_S
 
     def __len__(self) -> int:
-        """Parcels that wait for their trial."""
-        return len(self._suspects)
+        """Parcels that wait for their trial or are in it."""
+        return len(self._suspects) + (self.trial is not None)
 
     def blame(self, parcel: Parcel, name: str, now: float) -> bool:
         """A replica was lost that held this parcel; whether that makes it a suspect."""
@@ -132,79 +159,80 @@ class Isolation:
         if len(rested(members, now)) > 1:
             self._paired_at = now
 
-    def next(self, now: float) -> Parcel | None:
-        """The suspect whose trial may begin now; None while it has to wait."""
-        if self._trial is not None:
-            return None
+    def first(self) -> Parcel | None:
+        """The suspect whose turn it is; None while another is tried."""
         while self._suspects and not self._suspects[0].forget_answered():
             self._suspects.popleft()
-        if not self._suspects or self.losses.others(self._suspects[0], now - CALM_S):
-            return None
-        return self._suspects[0]
+        return self._suspects[0] if self._suspects and self.trial is None else None
 
-    def place(self, parcel: Parcel, members: Iterable[Member], now: float) -> Member | None:
-        """The replica to try a suspect at, which may still hold other work; None while there is
-        none that would show anything."""
+    def next_trial(self, parcel: Parcel, members: Iterable[Member], now: float) -> Trial | None:
+        """Begins the trial of the first suspect; None while it has to wait."""
+        if self.losses.others(parcel, now - CALM_S):
+            return None
         able = rested(members, now)
-        able_to_score = [m for m in able if parcel.digest in (None, m.digest)]
-        if not able_to_score:
+        choice = [m for m in able if parcel.digest in (None, m.digest)]
+        if not choice:
             return None
-        member = min(able_to_score, key=lambda m: (len(m.attempts), m.serving_since, m.name))
-        if len(able) > 1:
-            return member
-        # Alone, it has to live for a while without the suspect before it is tried with it.
-        waited = now - self._paired_at >= CONTROL_S and now - member.serving_since >= CALM_S
-        return member if waited else None
+        member = min(choice, key=lambda m: (len(m.attempts), m.serving_since, m.name))
+        witnesses = [m for m in able if m is not member]
+        if not (witnesses or self._may_be_alone(member, now)):
+            return None
+        self._suspects.remove(parcel)
+        self.trial = Trial(parcel, member, witnesses, now)
+        return self.trial
 
-    def begin(self, attempt: Attempt) -> None:
-        """The first suspect's trial begins."""
-        self._suspects.remove(attempt.parcel)
-        self._trial = _Trial(attempt)
+    def _may_be_alone(self, member: Member, now: float) -> bool:
+        """A pool's only replica has to live for a while without the suspect."""
+        return now - self._paired_at >= CONTROL_S and now - member.serving_since >= CALM_S
 
     def on_trial(self, attempt: Attempt) -> bool:
         """Whether this is the trial that goes on."""
-        return self._trial is not None and self._trial.attempt is attempt
+        return self.trial is not None and self.trial.attempt is attempt
+
+    def postpone(self) -> None:
+        """The trial's replica did not become empty: nothing was tried."""
+        assert self.trial is not None
+        self._suspects.appendleft(self.trial.parcel)
+        self.trial = None
 
     def lost(self, now: float, *, died: bool) -> None:
         """The trial's replica died or stalled; others may turn out to have, too."""
-        assert self._trial is not None
-        self._trial.lost_at, self._trial.died = now, died
+        assert self.trial is not None
+        self.trial.lost_at, self.trial.died = now, died
 
     def show_nothing(self) -> None:
         """Something else became of the trial."""
-        assert self._trial is not None
-        self._trial.void = True
+        assert self.trial is not None
+        self.trial.shows_nothing = True
 
-    def verdict(self, now: float) -> tuple[Parcel, Verdict] | None:
+    def verdict(self, now: float) -> tuple[Trial, Verdict] | None:
         """Ends the trial, once it is known what it has shown."""
-        trial = self._trial
-        if trial is None:
+        trial = self.trial
+        if trial is None or (found := self._judge(trial, now)) is None:
             return None
-        parcel = trial.attempt.parcel
-        if parcel.answered:
-            found = Verdict.HARMLESS
-        elif trial.void:
-            found = Verdict.VOID
-        elif trial.lost_at is None or now < trial.lost_at + GRACE_S:
-            return None
-        else:
-            found = self._judge(trial)
-        self._trial = None
-        return parcel, found
+        self.trial = None
+        trial.parcel.trials_lost += found is Verdict.LOST
+        return trial, found
 
-    def _judge(self, trial: _Trial) -> Verdict:
-        parcel = trial.attempt.parcel
-        if self.losses.others(parcel, trial.attempt.began - GRACE_S):
+    def _judge(self, trial: Trial, now: float) -> Verdict | None:
+        if trial.parcel.answered:
+            return Verdict.HARMLESS
+        if trial.shows_nothing:
             return Verdict.VOID
-        parcel.trials_lost += 1
-        return Verdict.LOST
+        if trial.lost_at is None or now < trial.lost_at + GRACE_S:
+            return None
+        if self.losses.others(trial.parcel, trial.began - GRACE_S):
+            return Verdict.VOID
+        if trial.all_witnesses_live():
+            return Verdict.LOST
+        return Verdict.VOID if now > trial.lost_at + WITNESS_S else None
 
     def is_poison(self, parcel: Parcel) -> bool:
         """Whether a parcel whose trial was lost is the record that ends replicas."""
         return parcel.num_rows == 1 and parcel.trials_lost >= POISON_TRIALS
 
     def try_again(self, parcel: Parcel) -> bool:
-        """After a trial that showed nothing; False if there were too many of them."""
+        """After a trial that showed nothing; False if there were too many."""
         parcel.void_trials += 1
         if parcel.void_trials > MAX_VOID_TRIALS:
             return False

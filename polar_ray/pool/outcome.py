@@ -29,3 +29,10 @@ class Send(Protocol):
     """One parcel's way to a replica and back; raises `Died`, `Unreachable`, `Refused`."""
 
     def __call__(self, attempt: Attempt) -> Awaitable[pa.Table]: ...
+
+
+class Reserve(Protocol):
+    """Returns once a replica is at nothing else and begins nothing else for a few seconds; raises
+    as `Send` does."""
+
+    def __call__(self, replica: str) -> Awaitable[None]: ...

@@ -45,7 +45,13 @@ class Member:
     stalled_on: frozenset[object] = frozenset()
     """Families of the work that it stalled on, until it brings something home."""
 
+    reserved: bool = False
+    """It becomes empty for a trial; see `isolation`."""
+
     serving_since: float = 0.0
+    heard_at: float = 0.0
+    """When it last said anything."""
+
     failed_in_a_row: int = 0
 
     @property
@@ -59,7 +65,7 @@ class Member:
 
     def takes(self, parcel: Parcel) -> bool:
         """Whether it has a slot for this parcel now."""
-        if any(attempt.trial for attempt in self.attempts):
+        if self.reserved:
             return False
         return self.held(parcel.order[0]) < SLOTS + (parcel.cost <= EXPRESS_BYTES)
 

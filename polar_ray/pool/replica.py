@@ -13,6 +13,7 @@ from polar_ray.config import ScorerConfig, explain
 from polar_ray.errors import ConfigError, DeadlineExceeded, EngineError
 from polar_ray.pool.batcher import Batcher
 from polar_ray.pool.metrics import EngineMetrics
+from polar_ray.pool.reservation import Reservation
 from polar_ray.pool.settings import check_environment
 from polar_ray.records import check_scores
 from polar_ray.scorer import Scorer
@@ -84,6 +85,7 @@ class Replica:
         self._ready = asyncio.Event()
         self._swap = asyncio.Lock()
         self._metrics = EngineMetrics()
+        self._reservation = Reservation()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Loads the model that `user_config` names, as Serve asks for at the start and whenever it
@@ -118,26 +120,37 @@ class Replica:
         replica: str,
         rank: int = 0,
         timeout_s: float = 600,
+        trial: bool = False,
     ) -> bytes:
         """The result of a request table, which comes as a stream or as a list that holds a
         reference to it; the result is a stream.
 
         The reference comes inside a list so that Ray does not fetch the table before this replica
         has accepted the call. `replica` is who is meant, for `pool.routing`. Work that has not
-        begun when `timeout_s` is over is dropped: nobody waits for it any more.
+        begun when `timeout_s` is over is dropped: nobody waits for it any more. `trial`: the replica
+        is reserved for this.
         """
         table = read_arrow(shard) if isinstance(shard, bytes) else await shard[0]
         try:
-            result = await asyncio.wait_for(self._score(table, rank, timeout_s), timeout_s)
+            result = await asyncio.wait_for(
+                self._score(table, rank, timeout_s, trial=trial), timeout_s
+            )
         except (TimeoutError, asyncio.TimeoutError):
             raise DeadlineExceeded(f"the replica did not come to it in {timeout_s:.3g} s") from None
         return encode_arrow(result)
 
-    async def _score(self, table: pa.Table, rank: int, timeout_s: float) -> pa.Table:
+    async def _score(
+        self, table: pa.Table, rank: int, timeout_s: float, *, trial: bool
+    ) -> pa.Table:
         until = time.monotonic() + timeout_s
-        while (loaded := self._serving) is None:
-            await self._ready.wait()
-        return await loaded.batcher.score(table, rank=rank, timeout_s=until - time.monotonic())
+        async with self._reservation.work(trial=trial):
+            while (loaded := self._serving) is None:
+                await self._ready.wait()
+            return await loaded.batcher.score(table, rank=rank, timeout_s=until - time.monotonic())
+
+    async def reserve(self, *, replica: str) -> None:
+        """Returns once this replica is at nothing else; then it waits a few seconds for a trial."""
+        await self._reservation.reserve()
 
     @property
     def _serving(self) -> Loaded | None:

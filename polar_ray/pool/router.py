@@ -69,10 +69,11 @@ class Router:
         check_environment(os.environ)
         self.config = config
         self.admission = Admission(config.admission)
-        self._dispatcher = Dispatcher(self._send, self._pulse)
+        self._dispatcher = Dispatcher(self._send, self._pulse, self._reserve)
         # By reference whatever Serve's defaults: shards travel through the object store.
         handle = replicas.options(_by_reference=True)
         self._score_there, self._pulse_there = handle.score, handle.pulse
+        self._reserve_there = handle.reserve
         self._pool = handle.app_name
         path = config.http.token_file
         self.tokens = Tokens(Path(path)) if path is not None else None
@@ -194,11 +195,23 @@ class Router:
             replica=attempt.member.name,
             rank=attempt.parcel.order[0],
             timeout_s=attempt.timeout_s,
+            trial=attempt.trial,
         )
         try:
             return read_arrow(await response)
         except asyncio.CancelledError:
             # Serve goes on with work that nobody awaits any more, unless it is told.
+            response.cancel()
+            raise
+        except Exception as error:
+            raise _outcome(error) from error
+
+    async def _reserve(self, replica: str) -> None:
+        """See `outcome.Reserve`."""
+        response = Context().run(self._reserve_there.remote, replica=replica)
+        try:
+            await response
+        except asyncio.CancelledError:
             response.cancel()
             raise
         except Exception as error:

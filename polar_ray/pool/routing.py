@@ -1,6 +1,6 @@
 """Serve's request router for the pool's replicas: a call goes to the replica that it names.
 
-Serve's own choice knows queue lengths only, and finds a freed slot by polling; here `pool.dispatcher`
+Serve's own choice knows queue lengths only, and finds a freed slot by polling; here the dispatcher
 has chosen before. Serve still keeps the connections and says who runs. Serve ships this class by
 value, so that its methods look other modules up when they are called.
 """

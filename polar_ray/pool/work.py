@@ -148,7 +148,7 @@ class Attempt:
 
     task: asyncio.Task[pa.Table] | None = None
     trial: bool = False
-    """It is alone at its replica, to see whether it ends it."""
+    """Its replica is reserved for it; see `isolation`."""
 
     stalled: bool = False
     """It is far later than others were."""

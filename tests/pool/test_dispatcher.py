@@ -66,7 +66,7 @@ class Cluster:
         self.pulses: list[tuple[str, asyncio.Future[bool]]] = []
         self.digests: dict[str, str] = dict.fromkeys(names, digest)
         self.introduced: set[str] = set()
-        self.dispatcher = Dispatcher(self._send, self._pulse, clock=lambda: self.now)
+        self.dispatcher = Dispatcher(self._send, self._pulse, self._reserve, clock=lambda: self.now)
         self.publish()
 
     def publish(self) -> None:
@@ -78,6 +78,9 @@ class Cluster:
         sent = Sent(replica, attempt.request(), attempt.parcel.order, digest)
         self.sent.append(sent)
         return await sent.result
+
+    async def _reserve(self, replica: str) -> None:
+        """Replicas of tests have nothing to finish."""
 
     async def _pulse(self, replica: str) -> Served | None:
         """Who is new says at once what it serves; later, the test answers."""

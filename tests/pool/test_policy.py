@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from polar_ray.planning.suspect import SPLIT
 from polar_ray.pool.policy import (
     EXPRESS_BYTES,
     Item,
@@ -15,6 +13,8 @@ from polar_ray.pool.policy import (
     choose,
     split,
 )
+
+from polar_ray.planning.suspect import SPLIT
 
 FAT = EXPRESS_BYTES + 1
 

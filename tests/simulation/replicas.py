@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from polar_ray.pool.outcome import Died, Refused, Unreachable
+from polar_ray.pool.reservation import Reservation
 from polar_ray.pool.work import Attempt, Served
 from polar_ray.records import score_table
 
@@ -61,6 +63,7 @@ class Replica:
         self._served = asyncio.Event()
         self._served.set()
         self.hung = False
+        self._reservation = Reservation()
         self.cut_off: set[int] = set()
         """Routers that cannot reach it."""
 
@@ -101,7 +104,18 @@ class Replica:
         """A parcel's way there and back."""
         table = attempt.request()
         await self._reached(router)
-        work = asyncio.ensure_future(self._work(table))
+        result: pa.Table = await self._while_alive(self._work(table, trial=attempt.trial))
+        await self._reached(router)
+        return result
+
+    async def reserve(self, router: int) -> None:
+        """Returns once it is at nothing else; begins nothing else for a while."""
+        await self._reached(router)
+        await self._while_alive(self._reservation.reserve())
+        await self._reached(router)
+
+    async def _while_alive(self, doing: Coroutine[Any, Any, Any]) -> Any:
+        work = asyncio.ensure_future(doing)
         death = asyncio.ensure_future(self._died.wait())
         try:
             await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
@@ -109,12 +123,10 @@ class Replica:
                 # The news of a death comes to each caller in its own time.
                 await asyncio.sleep(self._chance.choice((0, 0, 0.05, 0.8)))
                 raise Died
-            result = work.result()
+            return work.result()
         finally:
             work.cancel()
             death.cancel()
-        await self._reached(router)
-        return result
 
     async def _reached(self, router: int) -> None:
         """One message between a router and this process."""
@@ -127,7 +139,11 @@ class Replica:
         if router in self.cut_off:
             raise Unreachable
 
-    async def _work(self, table: pa.Table) -> pa.Table:
+    async def _work(self, table: pa.Table, *, trial: bool) -> pa.Table:
+        async with self._reservation.work(trial=trial):
+            return await self._forward(table)
+
+    async def _forward(self, table: pa.Table) -> pa.Table:
         await self._served.wait()
         outputs = np.array(table["output"].to_pylist(), dtype=np.int64)
         async with self._engine:
@@ -206,10 +222,12 @@ class Serve:
         tell(list(self.replicas))
 
     def _publish(self) -> None:
-        names = list(self.replicas)
         for tell in self._listeners:
             delay = self._chance.choice((0, 0.01, 0.3, 1.0))
-            asyncio.get_running_loop().call_later(delay, tell, names)
+            asyncio.get_running_loop().call_later(delay, self._tell, tell)
+
+    def _tell(self, tell: Callable[[list[str]], object]) -> None:
+        tell(list(self.replicas))
 
     def find(self, name: str) -> Replica:
         """The replica, wherever it is by now; `Refused` if it never was."""

@@ -62,7 +62,7 @@ class Router:
 
     def __init__(self, number: int, world: World) -> None:
         self._number, self._world = number, world
-        self.dispatcher = Dispatcher(self._send, self._ask, clock=world.loop.time)
+        self.dispatcher = Dispatcher(self._send, self._ask, self._reserve, clock=world.loop.time)
         self._awake = asyncio.Event()
         self._awake.set()
         self.gone = False
@@ -86,6 +86,9 @@ class Router:
 
     async def _ask(self, replica: str) -> Served | None:
         return await self._carried(lambda: self._world.serve.find(replica).heartbeat(self._number))
+
+    async def _reserve(self, replica: str) -> None:
+        await self._carried(lambda: self._world.serve.find(replica).reserve(self._number))
 
     async def _carried(self, way: Callable[[], Awaitable[Any]]) -> Any:
         """A stopped router hears nothing until it goes on; Serve loses or cancels some calls."""
@@ -361,15 +364,11 @@ async def _garbage(world: World) -> None:
 
 
 async def _updates(world: World) -> None:
-    await _again_and_again(
-        world, lambda: world.serve.roll(world.chance.choice(("v1", "v2", "v3")))
-    )
+    await _again_and_again(world, lambda: world.serve.roll(world.chance.choice(("v1", "v2", "v3"))))
 
 
 async def _swaps(world: World) -> None:
-    await _again_and_again(
-        world, lambda: world.serve.swap(world.chance.choice(("v1", "v2", "v3")))
-    )
+    await _again_and_again(world, lambda: world.serve.swap(world.chance.choice(("v1", "v2", "v3"))))
 
 
 async def _scaling(world: World) -> None:
@@ -431,8 +430,9 @@ class _Alarm(logging.Handler):
         self.texts.append(self.format(record))
 
 
-def simulate(seed: int, scenario: Callable[[World], Coroutine[Any, Any, None]] = World.run,
-             **options: Any) -> Report:
+def simulate(
+    seed: int, scenario: Callable[[World], Coroutine[Any, Any, None]] = World.run, **options: Any
+) -> Report:
     """Runs one schedule; raises `Broken` where a promise is not kept."""
     loop, alarm = VirtualLoop(), _Alarm()
     logger = logging.getLogger("polar_ray.pool")
