@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from polar_ray.planning.suspect import largest_part
 from polar_ray.pool.placement import Member, rested
 from polar_ray.pool.work import Attempt, Item, Parcel
 
@@ -34,8 +33,12 @@ GRACE_S = 1.0
 CONTROL_S = 30.0
 """A trial waits so long for another replica that could live beside it, if there was one before."""
 
+PARTS = 64
+"""Parts into which a suspect is cut: one record of 4096 is alone after two cuts."""
+
 POISON_TRIALS = 2
-"""Lost trials, the last of them of a single record and by a death, that convict it."""
+"""Replicas that a single record takes with it in trials of its own before it is poison. What was
+lost with its neighbours speaks as much against them."""
 
 MAX_VOID_TRIALS = 8
 """Trials of one parcel that showed nothing, after which its callers hear that replicas are lost."""
@@ -211,7 +214,8 @@ class Isolation:
         if trial is None or (found := self._judge(trial, now)) is None:
             return None
         self.trial = None
-        trial.parcel.trials_lost += found is Verdict.LOST
+        if found is Verdict.LOST and trial.parcel.num_rows == 1:
+            trial.parcel.trials_lost += 1
         return trial, found
 
     def _judge(self, trial: Trial, now: float) -> Verdict | None:
@@ -229,7 +233,7 @@ class Isolation:
 
     def is_poison(self, parcel: Parcel) -> bool:
         """Whether a parcel whose trial was lost is the record that ends replicas."""
-        return parcel.num_rows == 1 and parcel.trials_lost >= POISON_TRIALS
+        return parcel.trials_lost >= POISON_TRIALS
 
     def try_again(self, parcel: Parcel) -> bool:
         """After a trial that showed nothing; False if there were too many."""
@@ -243,7 +247,7 @@ class Isolation:
 def cut(parcel: Parcel) -> list[Parcel]:
     """A parcel as some smaller ones of about as many rows each, with the same past."""
     parcel.forget_answered()
-    largest = largest_part(parcel.num_rows)
+    largest = -(-parcel.num_rows // PARTS)
     pieces = [piece for item in parcel.items for piece in _cut_item(item, largest)]
     parts: list[list[Item]] = [[]]
     size = 0

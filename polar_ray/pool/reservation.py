@@ -12,25 +12,29 @@ from contextlib import asynccontextmanager
 RESERVED_S = 5.0
 """How long an empty replica waits for the trial that it was reserved for."""
 
+NEXT_S = 0.2
+"""How long it stays empty after a trial: mostly another follows at once."""
+
 
 class Reservation:
     """For one event loop."""
 
     def __init__(self) -> None:
-        self._open, self._idle = asyncio.Event(), asyncio.Event()
-        self._open.set()
-        self._idle.set()
+        self._open, self._idle, self._free = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        for event in (self._open, self._idle, self._free):
+            event.set()
         self._busy = 0
-        self._expires: asyncio.TimerHandle | None = None
+        self._opens: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def work(self, *, trial: bool = False) -> AsyncIterator[None]:
-        """One shard's stay; others than the trial wait for the end of a reservation."""
+        """One shard's stay; others than a trial wait until the reservation is over."""
         while not (trial or self._open.is_set()):
             await self._open.wait()
+        if trial:
+            self._cancel_opening()
         self._busy += 1
         self._idle.clear()
-        self._cancel_expiry()
         try:
             yield
         finally:
@@ -38,21 +42,31 @@ class Reservation:
             if self._busy == 0:
                 self._idle.set()
             if trial:
-                self._open.set()
+                self._free.set()
+                self._open_after(NEXT_S)
 
     async def reserve(self) -> None:
         """Returns once nothing is at work; nothing but a trial begins for `RESERVED_S`."""
-        while not self._open.is_set():
-            await self._open.wait()
+        while not self._free.is_set():
+            await self._free.wait()
+        self._free.clear()
         self._open.clear()
+        self._cancel_opening()
         try:
             await self._idle.wait()
         except asyncio.CancelledError:
-            self._open.set()
+            self._end()
             raise
-        self._expires = asyncio.get_running_loop().call_later(RESERVED_S, self._open.set)
+        self._open_after(RESERVED_S)
 
-    def _cancel_expiry(self) -> None:
-        if self._expires is not None:
-            self._expires.cancel()
-            self._expires = None
+    def _open_after(self, seconds: float) -> None:
+        self._cancel_opening()
+        self._opens = asyncio.get_running_loop().call_later(seconds, self._end)
+
+    def _cancel_opening(self) -> None:
+        if self._opens is not None:
+            self._opens.cancel()
+
+    def _end(self) -> None:
+        self._free.set()
+        self._open.set()

@@ -76,7 +76,7 @@ class Parcel:
     """The same for a parcel and all parts that it was cut into."""
 
     trials_lost: int = 0
-    """Replicas that it took with it while it was alone, and others lived; see `isolation`."""
+    """Replicas that it, a single record, took with it in trials of its own; see `isolation`."""
 
     void_trials: int = 0
     """Trials of it that showed nothing."""

@@ -1,4 +1,4 @@
-"""An event loop in virtual time: nothing waits, and the same program takes the same course again."""
+"""An event loop in virtual time: nothing waits, and a program takes the same course each time."""
 
 from __future__ import annotations
 

@@ -53,6 +53,7 @@ class Report:
     left: int = 0
     deaths: int = 0
     convicted: int = 0
+    worst_wait_s: float = 0.0
     counters: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
@@ -125,15 +126,25 @@ class Router:
 class World:
     """One schedule."""
 
-    def __init__(self, seed: int, loop: VirtualLoop, kinds: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        loop: VirtualLoop,
+        *,
+        kinds: frozenset[str] | None = None,
+        replicas: int | None = None,
+        routers: int | None = None,
+    ) -> None:
+        """What is not given is drawn."""
         self.chance, self.loop = random.Random(seed), loop
         chance = self.chance
         some = [kind for kind in sorted(FAULTS) if chance.random() < 0.3]
         self.kinds = frozenset(some) if kinds is None else kinds
         self.report = Report(seed, faults=sorted(self.kinds))
         self._tasks: list[asyncio.Task[Any]] = []
-        self.serve = Serve(chance.choice((1, 2, 3, 3, 4, 6)), "v1", chance)
-        self.routers = [Router(n, self) for n in range(chance.choice((1, 1, 2, 3)))]
+        self.serve = Serve(replicas or chance.choice((1, 2, 3, 3, 4, 6)), "v1", chance)
+        count = routers or chance.choice((1, 1, 2, 3))
+        self.routers = [Router(n, self) for n in range(count)]
         self._outputs = iter(range(1, 1 << 40))
         self.spawn(self.serve.run())
 
@@ -149,6 +160,10 @@ class World:
         faults = [self.spawn(FAULTS[kind](self)) for kind in sorted(self.kinds) if FAULTS[kind]]
         await asyncio.gather(*callers)
         await asyncio.gather(*faults)
+        await self.end()
+
+    async def end(self) -> None:
+        """The faults are over; what is left of them after a while is too much."""
         self._heal()
         await asyncio.sleep(HEAL_S)
         await self._probe()
@@ -196,7 +211,8 @@ class World:
             self.report.late += 1
             # A stopped router's callers are late by as long as it stands, and nobody else.
             if self.loop.time() - began > timeout_s + 0.1 and "router stops" not in self.kinds:
-                raise Broken(f"a call of {timeout_s} s ended after {self.loop.time() - began} s")
+                took = self.loop.time() - began
+                raise Broken(f"a call of {timeout_s} s ended after {took} s") from None
         except PolarRayError as error:
             self.report.errors += 1
             self._check_error(error, outputs, router)
@@ -266,7 +282,8 @@ class World:
                 try:
                     result = await router.score(outputs, 5.0, **how)
                 except (TimeoutError, asyncio.TimeoutError):
-                    raise Broken(f"a healed pool does not answer; {router.dispatcher.held}")
+                    held = router.dispatcher.held
+                    raise Broken(f"a healed pool does not answer; {held}") from None
                 self._check_result(result, outputs)
             self._check_repeats(router)
 

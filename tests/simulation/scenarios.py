@@ -1,0 +1,108 @@
+"""Schedules of one kind, for promises that have a number in them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from simulation.replicas import HANGS, KILLS
+from simulation.world import Broken, Report, World, simulate
+
+from polar_ray.pool.retries import BURST, SHARE, TRICKLE_PER_S
+
+RECORDS = 4096
+STORM_S = 15.0
+CALLERS = 24
+
+
+async def _call(world: World, outputs: np.ndarray, shards: int) -> pa.Table:
+    router = world.chance.choice(world.routers)
+    how = {"rank": 0, "shards": shards, "cost": 100, "group": None}
+    return await router.score(outputs, 600.0, **how)
+
+
+async def _load(world: World, over: asyncio.Event, waits: list[float]) -> None:
+    """One caller after the other's answer; keeps how long each call took."""
+    while not over.is_set():
+        outputs = np.array([next(world._outputs) for _ in range(100)])
+        began = world.loop.time()
+        world._check_result(await _call(world, outputs, 2), outputs)
+        waits.append(world.loop.time() - began)
+        await asyncio.sleep(0.3)
+
+
+async def storm(world: World) -> None:
+    """Every replica is killed as soon as it is there, under load; no record has to do with it."""
+    over, waits = asyncio.Event(), list[float]()
+    callers = [asyncio.ensure_future(_load(world, over, waits)) for _ in range(CALLERS)]
+    await asyncio.sleep(3)
+    before = _sums(world)
+    while world.loop.time() < 3 + STORM_S:
+        for replica in world.serve.each():
+            replica.kill()
+        await asyncio.sleep(world.chance.choice((0.2, 0.5, 1.0)))
+    after = _sums(world)
+    repeats, parcels = (after[name] - before[name] for name in ("repeats", "parcels"))
+    allowed = SHARE * parcels + len(world.routers) * (BURST + TRICKLE_PER_S * (STORM_S + 3))
+    waiting = sum(len(router.dispatcher._postponed) for router in world.routers)
+    if repeats - waiting > allowed:
+        raise Broken(f"{repeats} repeats beside {parcels} parcels that came home")
+    over.set()
+    await asyncio.gather(*callers)
+    if _sums(world)["convicted"]:
+        raise Broken("an innocent record was convicted")
+    await world.end()
+
+
+def _sums(world: World) -> dict[str, int]:
+    names = world.routers[0].dispatcher.counters
+    return {name: sum(r.dispatcher.counters[name] for r in world.routers) for name in names}
+
+
+async def one_of_4096(world: World, output: int) -> list[float]:
+    """A record that ends or hangs every engine, among others and beside others; how long the
+    calls beside it took."""
+    over, waits = asyncio.Event(), list[float]()
+    callers = [asyncio.ensure_future(_load(world, over, waits)) for _ in range(4)]
+    await asyncio.sleep(8)
+    waits.clear()
+    outputs = np.array([next(world._outputs) for _ in range(RECORDS)])
+    outputs[world.chance.randrange(RECORDS)] = output
+    shards = world.chance.choice((1, 2 * world.serve.size))
+    world._check_result(await _call(world, outputs, shards), outputs)
+    over.set()
+    await asyncio.gather(*callers)
+    await world.end()
+    if world.report.convicted != 1 or _sums(world)["convicted"] != 1:
+        raise Broken(f"{_sums(world)['convicted']} records were convicted")
+    if world.serve.deaths > 5:
+        raise Broken(f"one record cost {world.serve.deaths} replicas")
+    world.report.worst_wait_s = max(waits)
+    return waits
+
+
+async def killer(world: World) -> None:
+    """One record of 4096 ends every replica that scores it."""
+    await one_of_4096(world, KILLS)
+
+
+async def hanging(world: World) -> None:
+    """One record of 4096 never comes back."""
+    await one_of_4096(world, HANGS)
+
+
+SCENARIOS: dict[str, tuple[Callable[[World], Coroutine[Any, Any, None]], dict[str, int]]] = {
+    "storm": (storm, {}),
+    "killer": (killer, {"replicas": 3, "routers": 1}),
+    "hanging": (hanging, {"replicas": 4, "routers": 1}),
+}
+"""By name, with what is not drawn."""
+
+
+def run_scenario(name: str, seed: int) -> Report:
+    """One schedule of a kind; raises `Broken` where its promise is not kept."""
+    scenario, fixed = SCENARIOS[name]
+    return simulate(seed, scenario, kinds=frozenset(), **fixed)
