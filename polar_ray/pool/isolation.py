@@ -115,8 +115,12 @@ class Trial:
     """None until the replica is empty."""
 
     lost_at: float | None = None
-    died: bool = False
     shows_nothing: bool = False
+
+    @property
+    def fits(self) -> bool:
+        """The replica serves the suspect's model."""
+        return self.parcel.digest in (None, self.member.digest)
 
     def all_witnesses_live(self) -> bool:
         """Whether each has been heard of since the loss."""
@@ -198,10 +202,11 @@ class Isolation:
         self._suspects.appendleft(self.trial.parcel)
         self.trial = None
 
-    def lost(self, now: float, *, died: bool) -> None:
+    def lost(self, now: float) -> None:
         """The trial's replica died or stalled; others may turn out to have, too."""
         assert self.trial is not None
-        self.trial.lost_at, self.trial.died = now, died
+        if self.trial.lost_at is None:
+            self.trial.lost_at = now
 
     def show_nothing(self) -> None:
         """Something else became of the trial."""

@@ -127,8 +127,8 @@ class Replica:
 
         The reference comes inside a list so that Ray does not fetch the table before this replica
         has accepted the call. `replica` is who is meant, for `pool.routing`. Work that has not
-        begun when `timeout_s` is over is dropped: nobody waits for it any more. `trial`: the replica
-        is reserved for this.
+        begun when `timeout_s` is over is dropped: nobody waits for it any more. `trial`: this
+        replica is reserved for it.
         """
         table = read_arrow(shard) if isinstance(shard, bytes) else await shard[0]
         try:

@@ -1,6 +1,14 @@
-"""Retries: how much work may be repeated. Knows neither Ray nor asyncio."""
+"""Retries: how much work may be repeated, and what waits for that.
+
+Knows neither Ray nor asyncio.
+"""
 
 from __future__ import annotations
+
+from collections import deque
+
+from polar_ray.pool.queue import Queue
+from polar_ray.pool.work import Parcel
 
 SHARE = 0.2
 """Repeats that each parcel which comes home pays for."""
@@ -37,3 +45,39 @@ class RetryBudget:
             return False
         self._left -= 1
         return True
+
+
+class Repeats:
+    """Parcels that are sent again: at once where the budget allows it, else a little later."""
+
+    def __init__(self, queue: Queue, budget: RetryBudget | None = None) -> None:
+        self._queue = queue
+        self._budget = budget or RetryBudget()
+        self._postponed: deque[Parcel] = deque()
+        self.count = 0
+        """Parcels that were sent again."""
+
+    def __len__(self) -> int:
+        """Parcels that wait for the budget."""
+        return len(self._postponed)
+
+    def earn(self) -> None:
+        """One parcel came home."""
+        self._budget.earn()
+
+    def add(self, parcel: Parcel, now: float) -> None:
+        """Sends a parcel again, after those that wait already."""
+        parcel.waiting = True
+        self._postponed.append(parcel)
+        self.release(now)
+
+    def release(self, now: float) -> None:
+        """Sends what the budget allows by now."""
+        while self._postponed and self._budget.spend(now):
+            self.count += 1
+            self._queue.push(self._postponed.popleft())
+
+    def drop_answered(self) -> None:
+        """Forgets what nobody waits for."""
+        wanted = (p for p in self._postponed if not p.superseded and p.forget_answered())
+        self._postponed = deque(wanted)

@@ -115,6 +115,12 @@ class Parcel:
         self.items = [item for item in self.items if not item.answered]
         return bool(self.items)
 
+    def cancel_if_answered(self) -> None:
+        """Calls its attempts off where nobody waits for them."""
+        if self.attempts and self.answered:
+            for attempt in self.attempts:
+                attempt.cancel()
+
     def part(self, items: list[Item]) -> Parcel:
         """Some of its rows as a parcel of their own, with the same past."""
         return Parcel(
@@ -171,12 +177,12 @@ class Attempt:
     def request(self) -> pa.Table:
         """Its rows as one request table, numbered in `ROW_ID`."""
         parts = [_taken(item) for item in self.items]
-        # Only some callers name wrappers; the others' are null, which means the same as the default.
+        # Only some callers name wrappers; the others' are null, which means the default.
         table = pa.concat_tables(parts, promote_options="default") if len(parts) > 1 else parts[0]
         return table.append_column(ROW_ID, pa.array(self._row_ids())).combine_chunks()
 
     def check(self, result: pa.Table) -> pa.Table:
-        """The result without its numbers; `ValueError` if it is not that of these rows, in order."""
+        """The result without its numbers; `ValueError` if it is not that of these rows."""
         check_scores(result, self.num_rows)
         if ROW_ID not in result.column_names:
             raise ValueError("the result does not say whose rows it holds")
@@ -243,11 +249,20 @@ class Call:
         return items
 
     def end(self) -> None:
-        """Nobody waits for any of its items any more."""
+        """Nobody waits for any of its items any more: replicas need not work on them."""
+        parcels = list(self.parcels)
         self.round += 1
         self.left = 0
         self.parcels.clear()
         self._answers = []
+        for parcel in parcels:
+            parcel.cancel_if_answered()
+
+    def cancel_answered(self, family: object) -> None:
+        """Stops replicas from working on what other attempts of the same rows have answered."""
+        for parcel in self.parcels:
+            if parcel.family is family:
+                parcel.cancel_if_answered()
 
     def answer(self, item: Item, result: pa.Table) -> None:
         """The rows of one item have their scores; the caller hears of the last."""

@@ -1,7 +1,7 @@
 """Bugs planted in a copy of the package, to see that the simulator finds each kind.
 
-`python tests/simulation/planted.py` says after how many schedules. A bug that is not found, or whose
-place in the code is gone, fails.
+`python tests/simulation/planted.py` says after how many schedules. A bug that is not found, or
+whose place in the code is gone, fails.
 """
 
 from __future__ import annotations
@@ -19,25 +19,28 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
+Edit = tuple[str, str, str]
+"""A file, what stands there exactly once, and what takes its place."""
+
+
 @dataclass(frozen=True)
 class Bug:
-    """A change of one file; `before` stands there exactly once."""
+    """Edits of the package, and the kind of schedules that is to find it."""
 
     name: str
-    file: str
-    before: str
-    after: str
+    edits: tuple[Edit, ...]
     scenario: str | None = None
 
 
-DISPATCHER = "polar_ray/pool/dispatcher.py"
-ISOLATION = "polar_ray/pool/isolation.py"
-WORK = "polar_ray/pool/work.py"
+def bug(name: str, file: str, before: str, after: str, scenario: str | None = None) -> Bug:
+    """A bug of one edit."""
+    return Bug(name, ((f"polar_ray/pool/{file}", before, after),), scenario)
+
 
 BUGS = (
-    Bug(
-        "a slot is released by the attempt's own coroutine, which may be cancelled before it begins",
-        DISPATCHER,
+    bug(
+        "a slot is released by the attempt's own coroutine, which may be cancelled before it runs",
+        "dispatcher.py",
         """        attempt.task = asyncio.ensure_future(self._send(attempt))
         # A callback runs whatever becomes of the task, also if it is cancelled before it begins.
         attempt.task.add_done_callback(partial(self._on_done, attempt))
@@ -51,147 +54,176 @@ BUGS = (
         attempt.task = asyncio.ensure_future(flight())
 """,
     ),
-    Bug(
+    bug(
         "late work goes to one replica after the other",
-        DISPATCHER,
-        """        if self._isolation.blame(parcel, attempt.member.name, now):
-            self._suspect(parcel)
-        elif sum(a.stalled for a in parcel.attempts) == 1:
-            self._give_up_on(attempt)
+        "recovery.py",
+        """            if not suspected and sum(other.stalled for other in parcel.attempts) == 1:
+                self._give_up_on(attempt)
 """,
-        """        self._give_up_on(attempt)
+        """            parcel.superseded = False
+            self._give_up_on(attempt)
 """,
         "hanging",
     ),
-    Bug(
-        "a record is convicted by deaths alone, whatever else died",
-        ISOLATION,
-        """        if self.losses.others(trial.parcel, trial.began - GRACE_S):
-            return Verdict.VOID
-        if trial.all_witnesses_live():
-            return Verdict.LOST
-        return Verdict.VOID if now > trial.lost_at + WITNESS_S else None
-""",
-        """        return Verdict.LOST
-""",
+    bug(
+        "late work is never repeated",
+        "recovery.py",
+        "        self._find_overdue(list(attempts), now)\n",
+        "",
+        "hanging",
     ),
     Bug(
+        "records are convicted by deaths alone, whatever else died",
+        (
+            (
+                "polar_ray/pool/isolation.py",
+                """        return sum(
+            loss.at >= since and not loss.explained and parcel.family not in loss.families
+            for loss in self._losses
+        )
+""",
+                """        return 0
+""",
+            ),
+            (
+                "polar_ray/pool/isolation.py",
+                "        return all(witness.heard_at > self.lost_at for witness in self.witnesses)\n",
+                "        return True\n",
+            ),
+        ),
+        "storm",
+    ),
+    bug(
         "what was lost with its neighbours convicts a record",
-        ISOLATION,
-        "if found is Verdict.LOST and trial.parcel.num_rows == 1:",
-        "if found is Verdict.LOST:",
+        "isolation.py",
+        "        if found is Verdict.LOST and trial.parcel.num_rows == 1:\n",
+        "        if found is Verdict.LOST:\n",
+        "weather",
     ),
-    Bug(
-        "a trial begins at a replica that other routers use",
-        "polar_ray/pool/reservation.py",
-        "            await self._idle.wait()\n        except",
-        "            pass\n        except",
+    bug(
+        "a trial begins at a replica where other routers have work",
+        "reservation.py",
+        "            await self._idle.wait()\n",
+        "            pass\n",
+        "weather",
     ),
-    Bug(
+    bug(
         "a quarantined row has the provenance of whoever serves now",
-        DISPATCHER,
-        'call.result(self._provenance.get(call.digest or "", self._served or {}))',
-        "call.result(self._served or {})",
+        "dispatcher.py",
+        "self._membership.provenance(call.digest)",
+        "self._membership.provenance(None)",
     ),
-    Bug(
+    bug(
         "rows in another order are delivered",
-        WORK,
+        "work.py",
         "ids.null_count or not np.array_equal(ids.to_numpy(), self._row_ids())",
         "ids.null_count",
     ),
-    Bug(
+    bug(
         "a result is not looked at",
-        WORK,
+        "work.py",
         "        check_scores(result, self.num_rows)\n",
         "",
     ),
-    Bug(
+    bug(
         "results of two models are merged",
-        DISPATCHER,
+        "dispatcher.py",
         "            if item.call.digest == member.digest:\n",
         "            if True:\n",
     ),
-    Bug(
+    bug(
         "a row is answered twice",
-        WORK,
-        "        still = self.open[rows]\n        if not still.all():",
-        "        still = self.open[rows]\n        if False:",
-    ),
-    Bug(
-        "repeats have no budget",
-        DISPATCHER,
-        "        if self._budget.spend(self._clock()):\n",
-        "        if True:\n",
-        "storm",
-    ),
-    Bug(
-        "what expired stays in the queue",
-        DISPATCHER,
-        "        self._queue.drop_answered()\n",
-        "",
-    ),
-    Bug(
-        "work that Serve cancelled is forgotten",
-        DISPATCHER,
-        "            if not attempt.cancelled:\n",
-        "            if False:\n",
-    ),
-    Bug(
-        "who refused once is never asked again",
-        DISPATCHER,
-        "        attempt.member.serving = False\n        parcel",
-        "        self._members.pop(attempt.member.name, None)\n        parcel",
-    ),
-    Bug(
-        "an error is told to all callers of a parcel",
-        DISPATCHER,
-        "        if len(parcel.items) > 1 and parcel.failures > 1:\n",
+        "work.py",
+        "        if not still.all():\n",
         "        if False:\n",
     ),
-    Bug(
-        "a silent replica keeps its work",
-        DISPATCHER,
-        """        for attempt in list(member.attempts):
-            self._stall(attempt, now)
-""",
-        "",
+    bug(
+        "repeats have no budget",
+        "retries.py",
+        "        while self._postponed and self._budget.spend(now):\n",
+        "        while self._postponed:\n",
+        "storm",
     ),
-    Bug(
-        "a replica that does not answer is asked once only",
-        DISPATCHER,
-        "            if not member.available:\n                self._heartbeats.ask(member, now)\n",
-        "            pass\n",
-    ),
-    Bug(
+    bug(
         "postponed repeats are lost",
-        DISPATCHER,
+        "retries.py",
         "            self._queue.push(self._postponed.popleft())\n",
         "            self._postponed.popleft()\n",
         "storm",
     ),
-    Bug(
+    bug(
+        "what expired stays in the queue",
+        "dispatcher.py",
+        "        self._queue.drop_answered()\n",
+        "",
+    ),
+    bug(
+        "work that Serve cancelled is forgotten",
+        "dispatcher.py",
+        "            if not attempt.cancelled:\n",
+        "            if False:\n",
+    ),
+    bug(
+        "who refused once is never asked again",
+        "recovery.py",
+        "        attempt.member.serving = False\n",
+        "        self.membership.members.pop(attempt.member.name, None)\n",
+    ),
+    bug(
+        "an error is told to all callers of a parcel",
+        "recovery.py",
+        "        if len(parcel.items) > 1 and parcel.failures > 1:\n",
+        "        if False:\n",
+    ),
+    bug(
+        "a silent replica keeps its work",
+        "recovery.py",
+        """            for attempt in list(member.attempts):
+                self._stall(attempt, now)
+        self._find_overdue(list(attempts), now)
+""",
+        """            pass
+""",
+    ),
+    bug(
+        "a replica that once did not answer is never asked again",
+        "membership.py",
+        """            if not member.available:
+                self._heartbeats.ask(member, now)
+""",
+        """            pass
+""",
+    ),
+    bug(
         "a reservation that nobody used is never over",
-        "polar_ray/pool/reservation.py",
+        "reservation.py",
         "        self._open_after(RESERVED_S)\n",
         "",
+        "weather",
+    ),
+    bug(
+        "a swapped model is not noticed",
+        "membership.py",
+        '        member.digest = served.get("model_digest", "")\n',
+        '        member.digest = member.digest or served.get("model_digest", "")\n',
     ),
 )
 
 
-def find(bug: Bug, schedules: int) -> str | None:
+def find(planted: Bug, schedules: int) -> str | None:
     """What the simulator says of a copy with the bug; None if it finds nothing."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         ignored = shutil.ignore_patterns("__pycache__", "assets")
         shutil.copytree(ROOT / "polar_ray", copy / "polar_ray", ignore=ignored)
         shutil.copytree(ROOT / "tests" / "simulation", copy / "tests" / "simulation")
-        path = copy / bug.file
-        text = path.read_text()
-        if text.count(bug.before) != 1:
-            raise SystemExit(f"{bug.name}: its place in {bug.file} is gone")
-        path.write_text(text.replace(bug.before, bug.after))
+        for file, before, after in planted.edits:
+            text = (copy / file).read_text()
+            if text.count(before) != 1:
+                raise SystemExit(f"{planted.name}: its place in {file} is gone")
+            (copy / file).write_text(text.replace(before, after))
         command = [sys.executable, "tests/simulation", "0", "--schedules", str(schedules)]
-        command += ["--scenario", bug.scenario] if bug.scenario else []
+        command += ["--scenario", planted.scenario] if planted.scenario else []
         environment = {**os.environ, "PYTHONPATH": str(copy)}
         told = subprocess.run(
             command, cwd=copy, env=environment, capture_output=True, text=True, check=False
@@ -206,14 +238,14 @@ def main() -> int:
     parser.add_argument("--only", default="", help="bugs whose names hold this")
     given = parser.parse_args()
     missed = 0
-    for bug in BUGS:
-        if given.only not in bug.name:
+    for planted in BUGS:
+        if given.only not in planted.name:
             continue
-        told = find(bug, given.schedules)
+        told = find(planted, given.schedules)
         missed += told is None
-        kind = f" ({bug.scenario})" if bug.scenario else ""
+        kind = f" ({planted.scenario})" if planted.scenario else ""
         shown = re.sub(r"\s+", " ", told or f"NOT FOUND in {given.schedules} schedules")
-        sys.stdout.write(f"{bug.name}{kind}: {shown[:160]}\n")
+        sys.stdout.write(f"{planted.name}{kind}: {shown[:160]}\n")
         sys.stdout.flush()
     return 1 if missed else 0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from simulation.__main__ import again, summary
-from simulation.scenarios import run_scenario
+from simulation.scenarios import SCENARIOS, run_scenario
 from simulation.world import Broken, Report, simulate
 
 Figure = Callable[[str], None]
@@ -28,7 +28,7 @@ def test_schedules_keep_every_promise(first: int) -> None:
         one(seed)
 
 
-@pytest.mark.parametrize("scenario", ["storm", "killer", "hanging"])
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS))
 def test_a_scenario_keeps_its_promise(scenario: str) -> None:
     one(0, scenario)
 
@@ -51,7 +51,7 @@ def test_a_million_steps(figure: Figure) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("scenario", ["storm", "killer", "hanging"])
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS))
 def test_a_hundred_of_each_scenario(scenario: str, figure: Figure) -> None:
     began = time.monotonic()
     reports = [one(seed, scenario) for seed in range(int(os.environ.get("SCENARIOS", "100")))]
