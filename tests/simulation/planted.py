@@ -87,8 +87,8 @@ BUGS = (
             ),
             (
                 "polar_ray/pool/isolation.py",
-                "        return all(witness.heard_at > self.lost_at for witness in self.witnesses)\n",
-                "        return True\n",
+                "return all(witness.heard_at > self.lost_at for witness in self.witnesses)",
+                "return True",
             ),
         ),
         "storm",

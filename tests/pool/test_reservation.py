@@ -1,0 +1,100 @@
+"""A replica works for everybody, or for one trial alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from simulation.loop import VirtualLoop
+
+from polar_ray.pool.reservation import NEXT_S, RESERVED_S, Reservation
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """In virtual time."""
+    loop = VirtualLoop()
+    try:
+        loop.run_until_complete(main())
+        assert not asyncio.all_tasks(loop)
+    finally:
+        loop.close()
+
+
+class Worker:
+    """Shards that stay for as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.reservation = Reservation()
+        self.began: list[str] = []
+
+    async def work(self, name: str, *, trial: bool = False, for_s: float = 1.0) -> None:
+        async with self.reservation.work(trial=trial):
+            self.began.append(name)
+            await asyncio.sleep(for_s)
+
+
+def test_a_reservation_waits_for_what_is_at_work_and_keeps_the_rest_out() -> None:
+    async def main() -> None:
+        replica = Worker()
+        before = asyncio.create_task(replica.work("before"))
+        await asyncio.sleep(0)
+        reserving = asyncio.create_task(replica.reservation.reserve())
+        await asyncio.sleep(0)
+        after = asyncio.create_task(replica.work("after"))
+        await asyncio.sleep(0.5)
+        assert not reserving.done()
+        await reserving
+        assert before.done()
+        await replica.work("trial", trial=True)
+        await after
+        assert replica.began == ["before", "trial", "after"]
+
+    run(main)
+
+
+def test_one_trial_after_the_other_needs_no_new_emptying() -> None:
+    async def main() -> None:
+        replica = Worker()
+        await replica.reservation.reserve()
+        waiting = asyncio.create_task(replica.work("other"))
+        for number in range(3):
+            await replica.work(f"trial {number}", trial=True)
+            await replica.reservation.reserve()
+        await replica.work("trial 3", trial=True)
+        await asyncio.sleep(NEXT_S + 0.01)
+        await waiting
+        assert replica.began == ["trial 0", "trial 1", "trial 2", "trial 3", "other"]
+
+    run(main)
+
+
+def test_a_reservation_without_a_trial_ends() -> None:
+    async def main() -> None:
+        replica = Worker()
+        await replica.reservation.reserve()
+        began = asyncio.get_running_loop().time()
+        await replica.work("other", for_s=0)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(RESERVED_S)
+
+    run(main)
+
+
+def test_two_routers_take_turns_and_a_cancelled_one_lets_go() -> None:
+    async def main() -> None:
+        replica = Worker()
+        before = asyncio.create_task(replica.work("before", for_s=10))
+        await asyncio.sleep(0)
+        gone = asyncio.create_task(replica.reservation.reserve())
+        await asyncio.sleep(0)
+        other = asyncio.create_task(replica.reservation.reserve())
+        await asyncio.sleep(1)
+        gone.cancel()
+        await before
+        await other
+        await replica.work("trial", trial=True)
+        assert replica.began == ["before", "trial"]
+        await replica.work("after")
+
+    run(main)
