@@ -86,6 +86,7 @@ class Dispatcher:
         self._dead: dict[str, None] = {}
         self._number = 0
         self._woken = False
+        self._over: str | None = None
         self.counters = dict.fromkeys(
             ("parcels", "rows", "deaths", "repeats", "convicted", "restarts"), 0
         )
@@ -113,6 +114,15 @@ class Dispatcher:
                 self._pulses.feel(self._members[name], self._clock())
         for name in self._members.keys() - set(names):
             del self._members[name]
+        self._wake()
+
+    def give_up(self, reason: str, *, held: bool = False) -> None:
+        """No replica comes any more: what waits for one ends with a `PoolError`, now and from now
+        on. What is with one may finish, unless `held`."""
+        self._over = reason
+        for attempt in self._attempts if held else ():
+            for item in attempt.parcel.items:
+                item.call.fail(PoolError(reason))
         self._wake()
 
     def _hear(self, member: Member, served: pulse.Served | None) -> None:
@@ -196,6 +206,8 @@ class Dispatcher:
     def _pump(self) -> None:
         """Sends what can be sent, the most urgent first."""
         self._woken = False
+        if self._over is not None:
+            self._fail_waiting(self._over)
         now = self._clock()
         passed: list[Parcel] = []
         while self._has_slot() and len(passed) < SCAN and (parcel := self._queue.pop()):
@@ -213,6 +225,13 @@ class Dispatcher:
             self._start(parcel, member, now)
         for parcel in passed:
             self._queue.push(parcel)
+
+    def _fail_waiting(self, reason: str) -> None:
+        while self._postponed:
+            self._queue.push(self._postponed.popleft())
+        while parcel := self._queue.pop():
+            for item in parcel.items:
+                item.call.fail(PoolError(reason))
 
     def _has_slot(self) -> bool:
         """Whether a look at the queue is worth while."""
