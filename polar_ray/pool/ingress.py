@@ -178,10 +178,11 @@ class Shared(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
         while not self.curr_replicas:
             await asyncio.sleep(LOOK_S)
             waiting = [one for one in self._pending_requests_to_fulfill if not one.future.done()]
-            if waiting and await asyncio.to_thread(_is_deleted, self.app_name):
-                for call in waiting:
-                    if not call.future.done():
-                        call.future.set_exception(DeploymentUnavailableError(self._deployment_id))
+            if not waiting or not await asyncio.to_thread(_is_deleted, self.app_name):
+                continue
+            for call in waiting:
+                if not call.future.done():
+                    call.future.set_exception(DeploymentUnavailableError(self._deployment_id))
 
     async def choose_replicas(
         self,

@@ -190,9 +190,7 @@ class Router:
         """Ends the calls for which no replica will come. Where replicas are only being replaced, or
         the routers are, Serve has another word for the pool's state, and its calls go on."""
         try:
-            status = await asyncio.to_thread(serve.status)
-            pool = status.applications.get(self._pool)
-            if pool is not None and pool.status == ApplicationStatus.DELETING:
+            if await asyncio.to_thread(_is_deleted, self._pool):
                 reason = f"pool {self._pool!r} was deleted while this call waited"
                 self._dispatcher.give_up(reason)
                 await asyncio.sleep(DELETED_S)
@@ -241,6 +239,14 @@ class Router:
                 reason = "raise timeout_s, send smaller batches or add replicas"
             return DeadlineExceeded(f"no answer within {round(timeout_s, 2):g} s: {reason}")
         return PoolError(f"{type(error).__name__}: {error}")
+
+
+def _is_deleted(pool: str) -> bool:
+    """Whether Serve is about to delete an application."""
+    if not ray.is_initialized():  # Serve would start a cluster to ask
+        return False
+    app = serve.status().applications.get(pool)
+    return app is not None and app.status == ApplicationStatus.DELETING
 
 
 def _http_host() -> str | None:
