@@ -38,6 +38,7 @@ ALLOWED = {
         "pool/metrics.py",
         "pool/replica.py",
         "pool/router.py",
+        "pool/ingress.py",
         "pool/routing.py",
         "client/handle.py",
         "offline/cluster.py",

@@ -16,6 +16,7 @@ from ray.serve.schema import ApplicationStatus
 from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError, PoolError
+from polar_ray.pool.ingress import Shared
 from polar_ray.pool.replica import Replica
 from polar_ray.pool.router import Router, build_ingress
 from polar_ray.pool.routing import ByName
@@ -42,7 +43,7 @@ def app(config: PoolConfig) -> serve.Application:
         serve.ingress(build_ingress)(Router),
         name="Router",
         num_replicas=config.num_routers,
-        request_router_config=RequestRouterConfig(**QUICK),
+        request_router_config=RequestRouterConfig(request_router_class=Shared, **QUICK),
         # It waits more than it works; reserving a core would leave a small machine none to score.
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
         **ROUTER,

@@ -62,6 +62,7 @@ class Dispatcher:
         self._num_calls = self._num_attempts = 0
         self._parcels = self._rows = self._restarts = 0
         self._woken = False
+        self._over: str | None = None
 
     @property
     def members(self) -> Mapping[str, Member]:
@@ -116,10 +117,14 @@ class Dispatcher:
             del self._calls[call]
             call.end()
 
-    def end_calls(self, error: Exception) -> None:
-        """All callers hear this error, at once."""
-        for call in self._calls:
-            call.fail(error)
+    def give_up(self, reason: str, *, held: bool = False) -> None:
+        """No replica comes any more: what waits for one ends with a `PoolError`, now and from now
+        on. What is with one may finish, unless `held`."""
+        self._over = reason
+        if held:
+            for call in self._calls:
+                call.fail(PoolError(reason))
+        self._wake()
 
     def tick(self) -> None:
         """What time alone brings about; to be called about twice a second."""
@@ -144,6 +149,8 @@ class Dispatcher:
     def _pump(self) -> None:
         """Sends what can be sent, the most urgent first."""
         self._woken = False
+        if self._over is not None:
+            self._fail_waiting(self._over)
         now = self._clock()
         suspect = self._recovery.next_suspect(now)
         if suspect is not None and not self._model_gone(suspect):
@@ -163,6 +170,12 @@ class Dispatcher:
             self._start(parcel, member, now)
         for parcel in passed:
             self._queue.push(parcel)
+
+    def _fail_waiting(self, reason: str) -> None:
+        self._recovery.send_all()
+        while parcel := self._queue.pop():
+            for call in calls_of(parcel.items):
+                call.fail(PoolError(reason))
 
     def _has_slot(self) -> bool:
         """Whether a look at the queue is worth while."""

@@ -161,6 +161,12 @@ class Isolation:
         """Forgets suspects that nobody waits for."""
         self._suspects = deque(p for p in self._suspects if p.forget_answered())
 
+    def take_all(self) -> list[Parcel]:
+        """Removes all suspects that wait."""
+        taken = list(self._suspects)
+        self._suspects.clear()
+        return taken
+
     def observe(self, members: Iterable[Member], now: float) -> None:
         """Who there is, about once a second."""
         if len(rested(members, now)) > 1:

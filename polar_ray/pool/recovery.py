@@ -102,6 +102,11 @@ class Recovery:
         """Begins the trial of a suspect, if this is the moment for it."""
         self._trials.begin(suspect, now)
 
+    def send_all(self) -> None:
+        """Puts all that waits here into the queue."""
+        for parcel in (*self._repeats.take_all(), *self._isolation.take_all()):
+            self._queue.push(parcel)
+
     def came_home(self, attempt: Attempt) -> None:
         """An attempt brought its result."""
         member, now = attempt.member, self._clock()

@@ -81,3 +81,9 @@ class Repeats:
         """Forgets what nobody waits for."""
         wanted = (p for p in self._postponed if not p.superseded and p.forget_answered())
         self._postponed = deque(wanted)
+
+    def take_all(self) -> list[Parcel]:
+        """Removes all that waits."""
+        taken = list(self._postponed)
+        self._postponed.clear()
+        return taken

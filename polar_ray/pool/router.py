@@ -6,6 +6,7 @@ gets what in `pool.placement`.
 """
 
 import asyncio
+import logging
 import os
 import time
 from contextvars import Context
@@ -24,6 +25,7 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig, check_priority, check_timeout
@@ -41,8 +43,13 @@ from polar_ray.pool.work import Attempt, Served
 from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
 from polar_ray.stream import encode_arrow, read_arrow
 
+logger = logging.getLogger(__name__)
+
 READY_TIMEOUT_S = 5.0
 TICK_S = 0.5
+
+DELETED_S = 5.0
+"""How long the replicas of a deleted pool may go on with what they hold."""
 
 SMALL_ROWS = 64
 """Up to here a batch is read in the event loop; a thread would take longer to begin."""
@@ -79,6 +86,7 @@ class Router:
         self.tokens = Tokens(Path(path)) if path is not None else None
         check_binding(_http_host(), has_tokens=path is not None)
         self._ticking: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
     async def score(
@@ -177,6 +185,22 @@ class Router:
             await asyncio.sleep(TICK_S)
             self._dispatcher.tick()
             self._changed.set()
+            if self.admission.calls and not self._dispatcher.members and self._asking is None:
+                self._asking = asyncio.create_task(self._ask_whether_deleted())
+
+    async def _ask_whether_deleted(self) -> None:
+        """Ends the calls for which no replica will come. Where replicas are only being replaced, or
+        the routers are, Serve has another word for the pool's state, and its calls go on."""
+        try:
+            if await asyncio.to_thread(_is_deleted, self._pool):
+                reason = f"pool {self._pool!r} was deleted while this call waited"
+                self._dispatcher.give_up(reason)
+                await asyncio.sleep(DELETED_S)
+                self._dispatcher.give_up(reason, held=True)
+        except (RayError, RayServeException) as error:  # the controller is away; the next tick asks
+            logger.info("the state of pool %r is not known: %s", self._pool, error)
+        finally:
+            self._asking = None
 
     async def _send(self, attempt: Attempt) -> pa.Table:
         """One parcel to one replica; see `outcome.Send`."""
@@ -235,6 +259,14 @@ class Router:
                 reason = "raise timeout_s, send smaller batches or add replicas"
             return DeadlineExceeded(f"no answer within {round(timeout_s, 2):g} s: {reason}")
         return PoolError(f"{type(error).__name__}: {error}")
+
+
+def _is_deleted(pool: str) -> bool:
+    """Whether Serve is about to delete an application."""
+    if not ray.is_initialized():  # Serve would start a cluster to ask
+        return False
+    app = serve.status().applications.get(pool)
+    return app is not None and app.status == ApplicationStatus.DELETING
 
 
 def _http_host() -> str | None:

@@ -7,8 +7,12 @@ value, so that its methods look other modules up when they are called.
 
 from __future__ import annotations
 
+from typing import Any
+
 from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from polar_ray.pool.ingress import Plain
 
 TARGET = "replica"
 """The keyword argument of a replica's method that names it."""
@@ -16,6 +20,10 @@ TARGET = "replica"
 
 class ByName(RequestRouter):  # type: ignore[misc]
     """Sends a call to the replica that its argument `TARGET` names, or refuses it at once."""
+
+    def create_replica_wrapper(self, replica_info: Any) -> RunningReplica:
+        """Called plainly: a router that is stopped must not stop the replica, see `Plain`."""
+        return Plain(replica_info, self.replica_queue_len_cache.get)
 
     async def choose_replicas(
         self,

@@ -807,3 +807,42 @@ def test_wrappers_and_their_absence_travel_together() -> None:
         server.cancel()
 
     run(main)
+
+
+def test_a_deleted_pool_ends_what_waits_and_lets_what_is_held_finish() -> None:
+    async def main() -> None:
+        cluster = Cluster("a")
+        held, waiting, both = cluster.call([1]), cluster.call([2, 3]), cluster.call([4])
+        await settle()
+        first, second = cluster.sent
+        assert first.outputs == ["1"]
+        cluster.digests.clear()
+        cluster.publish()
+        cluster.dispatcher.give_up("pool 'p' was deleted")
+        await settle()
+        assert both.done()
+        with pytest.raises(PoolError, match="pool 'p' was deleted"):
+            await both
+        first.answer()
+        assert await held == [1]
+        late = cluster.call([5])
+        with pytest.raises(PoolError, match="pool 'p' was deleted"):
+            await late
+        second.fail(Died())  # what comes back waits for nobody
+        with pytest.raises(PoolError, match="pool 'p' was deleted"):
+            await waiting
+
+    run(main)
+
+
+def test_a_deleted_pool_ends_what_is_held_too_when_its_time_is_over() -> None:
+    async def main() -> None:
+        cluster = Cluster("a")
+        held = cluster.call([1])
+        await settle()
+        cluster.dispatcher.give_up("pool 'p' was deleted", held=True)
+        with pytest.raises(PoolError, match="pool 'p' was deleted"):
+            await held
+        assert cluster.sent[0].result.cancelled()
+
+    run(main)

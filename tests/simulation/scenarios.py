@@ -17,6 +17,9 @@ RECORDS = 4096
 STORM_S = 15.0
 CALLERS = 24
 
+LONGEST_WAIT_S = 8.0
+"""Less than a hanging replica needs to be replaced."""
+
 
 async def _call(world: World, outputs: np.ndarray, shards: int) -> pa.Table:
     router = world.chance.choice(world.routers)
@@ -80,6 +83,8 @@ async def one_of_4096(world: World, output: int) -> list[float]:
     if world.serve.deaths > 5:
         raise Broken(f"one record cost {world.serve.deaths} replicas")
     world.report.worst_wait_s = max(waits)
+    if max(waits) > LONGEST_WAIT_S:
+        raise Broken(f"a call beside it waited for {max(waits)} s")
     return waits
 
 

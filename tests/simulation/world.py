@@ -411,7 +411,7 @@ async def _router_goes(world: World) -> None:
     router = world.chance.choice(world.routers)
     if len(world.routers) > 1:
         router.gone = True
-        router.dispatcher.end_calls(PolarRayError("this router is gone"))
+        router.dispatcher.give_up("this router is gone", held=True)
 
 
 FAULTS: dict[str, Callable[[World], Coroutine[Any, Any, None]] | None] = {
