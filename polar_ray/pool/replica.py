@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from polar_ray.errors import ConfigError, DeadlineExceeded, EngineError
 from polar_ray.pool.batcher import Batcher
 from polar_ray.pool.metrics import EngineMetrics
 from polar_ray.pool.settings import check_environment
+from polar_ray.pool.watchdog import Watchdog
 from polar_ray.records import check_scores
 from polar_ray.scorer import Scorer
 from polar_ray.stream import encode_arrow, read_arrow
@@ -29,8 +30,9 @@ digits; a damaged weight or device changes more."""
 COARSE_TOLERANCE = 0.1
 """The same for all other number formats."""
 
-STUCK_S = 600.0
-"""A pack that runs longer will not end: minutes are enough for the largest model on a CPU."""
+WARM_UP = 16
+"""Records in each of the packs that come before the probe: one that warms caches, one by which the
+watchdog first measures the speed."""
 
 
 class Loaded:
@@ -38,29 +40,33 @@ class Loaded:
 
     def __init__(self, config: ScorerConfig) -> None:
         self.scorer = Scorer(config)
-        self.batcher = Batcher(self.scorer)
         self._probe = pa.Table.from_pylist([PROBE])
+        # Cold caches are no measure of speed, and one record and several are two to a compiler.
+        self.scorer.score(self._probe)
+        self.scorer.score(_sums(range(WARM_UP)))
+        self.batcher = Batcher(self.scorer)
+        self.scorer.score(_sums(range(WARM_UP, 2 * WARM_UP)))
         # A model that cannot score never becomes ready.
         self._known = self._read(self.scorer.score(self._probe))
+        self._watchdog = Watchdog(self.batcher.progress)
+        self._watchdog.start()
 
     async def check(self) -> None:
         """A real forward pass; raises if it does not give the score that it gave at the start.
 
-        Behind a long shard the probe waits its turn, and Serve would kill a replica that works:
-        there, packs that come to an end are proof enough.
+        Behind a long shard the probe waits its turn, and Serve would kill a replica that works; one
+        that hangs is the watchdog's.
         """
         try:
             probed = await asyncio.wait_for(self.batcher.score(self._probe), PROBE_TIMEOUT_S)
         except (TimeoutError, asyncio.TimeoutError):
-            if (silent_s := self.batcher.silent_s()) > STUCK_S:
-                raise EngineError(f"the engine is stuck in a pack since {silent_s:.0f} s") from None
-        else:
-            found = self._read(probed)
-            tolerance = PROBE_TOLERANCE.get(self.scorer.info.dtype, COARSE_TOLERANCE)
-            if not abs(found - self._known) <= tolerance:
-                raise EngineError(
-                    f"the replica scores its own probe {found:g}, and {self._known:g} at its start"
-                )
+            return
+        found = self._read(probed)
+        tolerance = PROBE_TOLERANCE.get(self.scorer.info.dtype, COARSE_TOLERANCE)
+        if not abs(found - self._known) <= tolerance:
+            raise EngineError(
+                f"the replica scores its own probe {found:g}, and {self._known:g} at its start"
+            )
 
     def _read(self, result: pa.Table) -> float:
         check_scores(result, 1)
@@ -70,8 +76,14 @@ class Loaded:
 
     def close(self) -> None:
         """Lets go of the model's memory."""
+        self._watchdog.close()
         self.batcher.close()
         self.scorer.close()
+
+
+def _sums(numbers: Iterable[int]) -> list[dict[str, str]]:
+    """Records like the probe, all different."""
+    return [{**PROBE, "output": f"{i} + {i} = {i + i}"} for i in numbers]
 
 
 class Replica:
@@ -126,15 +138,17 @@ class Replica:
         has accepted the call. `replica` is who is meant, for `pool.routing`. Work that has not
         begun when `timeout_s` is over is dropped: nobody waits for it any more.
         """
-        table = read_arrow(shard) if isinstance(shard, bytes) else await shard[0]
         try:
-            result = await asyncio.wait_for(self._score(table, rank, timeout_s), timeout_s)
+            result = await asyncio.wait_for(self._score(shard, rank, timeout_s), timeout_s)
         except (TimeoutError, asyncio.TimeoutError):
             raise DeadlineExceeded(f"the replica did not come to it in {timeout_s:.3g} s") from None
         return encode_arrow(result)
 
-    async def _score(self, table: pa.Table, rank: int, timeout_s: float) -> pa.Table:
+    async def _score(
+        self, shard: bytes | list[Awaitable[pa.Table]], rank: int, timeout_s: float
+    ) -> pa.Table:
         until = time.monotonic() + timeout_s
+        table = read_arrow(shard) if isinstance(shard, bytes) else await shard[0]
         while (loaded := self._serving) is None:
             await self._ready.wait()
         return await loaded.batcher.score(table, rank=rank, timeout_s=until - time.monotonic())

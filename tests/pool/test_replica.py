@@ -46,9 +46,11 @@ def config(folder: Path | None = None, salt: int = 0) -> ScorerConfig:
 
 
 @pytest.fixture
-def loaded(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
+def loaded(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loaded]:
     monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.01)
-    return Loaded(config(tiny_dir))
+    loaded = Loaded(config(tiny_dir))
+    yield loaded
+    loaded.close()
 
 
 @pytest.fixture
@@ -69,17 +71,35 @@ def test_a_replica_behind_long_work_is_healthy(loaded: Loaded, gate: Gate) -> No
     assert asyncio.run(main())["score"].null_count == 0
 
 
-def test_a_replica_whose_pack_never_ends_is_not(
-    loaded: Loaded, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "STUCK_S", 0.0)
+def test_from_its_start_a_replicas_threads_are_watched(tiny_dir: Path) -> None:
+    loaded = Loaded(config(tiny_dir))
+    encode, forward = loaded.batcher.progress
+    assert forward._speed.explains_s(1) is not None, "the probe was measured"
+    assert [thread.tick(1e9) for thread in (encode, forward)] == [None, None], "it is idle"
+    encode.begin(10), forward.begin(10)
+    assert all(thread.tick(1e9) for thread in (encode, forward))
+    loaded.close()
+
+
+def test_a_hanging_tokenizer_is_seen(loaded: Loaded) -> None:
+    reached, go = threading.Event(), threading.Event()
+    encode = loaded.scorer.encode
+
+    def hanging(table: pa.Table) -> Any:
+        reached.set()
+        assert go.wait(30)
+        return encode(table)
+
+    loaded.scorer.encode = hanging  # type: ignore[method-assign]
 
     async def main() -> None:
         work = asyncio.create_task(loaded.batcher.score(TABLE))
-        await asyncio.to_thread(gate.reached.wait, 30)
-        with pytest.raises(EngineError, match="stuck in a pack"):
-            await loaded.check()
-        gate.opened.set()
+        await asyncio.to_thread(reached.wait, 30)
+        seen = [thread.tick(1e6) for thread in loaded.batcher.progress]
+        assert str(seen[0]).startswith("encode: no end of 1 step(s) of ")
+        assert seen[1] is None
+        assert GROUPS[0]["prompt"] not in str(seen[0])
+        go.set()
         await work
 
     asyncio.run(main())
