@@ -10,7 +10,6 @@ a process that was stopped, with the machine or alone, is not blamed for it. Kno
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,6 @@ from threading import Event, Lock, Thread
 
 from polar_ray.engine.protocol import Engine, ModelInfo, Pending, Scores
 from polar_ray.planning import Pack
-
-logger = logging.getLogger(__name__)
 
 EXIT_CODE = 70
 """Of a process that this watchdog ended (EX_SOFTWARE of sysexits.h)."""
@@ -39,16 +36,15 @@ GIL_S = 120.0
 """A thread that keeps the interpreter's lock for so long ends the process, with code 1. By the
 clock: longer than a process is stopped in passing, and than Serve takes to miss a replica."""
 
-LAST_WORDS_S = 5.0
-"""The log may be what hangs; the process ends without it then."""
-
 STDERR = 2
+"""Written to directly: Serve replaces Python's own, and a thread that hangs may hold the log's
+lock."""
 
 KEYS_PER_TOKEN = 2048
 """Attention to so many earlier tokens is taken to cost as much as all the rest of a token. Less for
 small models, far more for large ones."""
 
-TOKENS_PER_PACK = 64
+TOKENS_PER_PACK = 32
 """What a pack costs beside its tokens, in tokens: launches, planning. Without it a probe of a few
 tokens would make a large pack look slow beyond all measure."""
 
@@ -231,8 +227,9 @@ def work(pack: Pack) -> float:
 
 def end_process(reason: str) -> None:
     """Ends this process at once, whatever its threads do: one line, all stacks, `EXIT_CODE`."""
-    faulthandler.dump_traceback_later(LAST_WORDS_S, exit=True, file=STDERR)
-    logger.critical("this process hangs and is ended (code %d): %s", EXIT_CODE, reason)
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    line = f"{now} process {os.getpid()} hangs and is ended with code {EXIT_CODE}: {reason}\n"
+    os.write(STDERR, line.encode())
     faulthandler.dump_traceback(file=STDERR, all_threads=True)
     os._exit(EXIT_CODE)
 
