@@ -34,7 +34,7 @@ UNMEASURED_S = 300.0
 
 GIL_S = 120.0
 """A thread that keeps the interpreter's lock for so long ends the process, with code 1. By the
-clock: longer than a process is stopped in passing, and than Serve takes to miss a replica."""
+clock, so longer than a process is stopped in passing; Serve misses the replica sooner (90 s)."""
 
 STDERR = 2
 """Written to directly: Serve replaces Python's own, and a thread that hangs may hold the log's
