@@ -123,6 +123,12 @@ class StubEngineConfig(Config):
     fatal_token: int | None = None
     """A record that contains this token ends the process, as one does that crashes a kernel."""
 
+    hanging_token: int | None = None
+    """A record that contains this token never comes back, as one does on which a kernel hangs."""
+
+    failing_token: int | None = None
+    """A record that contains this token raises what is no `EngineError`, as a bug does."""
+
 
 def _native_unless_said(value: Any) -> Any:
     """`engine.device=cpu` alone means the native engine."""

@@ -7,10 +7,11 @@ this one class, so the same record gets the same score wherever it is scored.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,14 @@ SLICE_BYTES = 1 << 20
 
 IN_FLIGHT = 2
 """Packs that the engine has at once: one that it computes, one that waits for it."""
+
+
+TRIED_AGAIN = (EngineError, OutOfMemory)
+"""Errors after which a pack's records are tried again, in smaller packs. Other kinds of
+`EngineError` end the work."""
+
+LONGEST_ERROR = 500
+"""Characters of an engine's message that a row carries."""
 
 
 class Forwarded(NamedTuple):
@@ -66,6 +75,9 @@ class Scorer:
         """Tokens of a pack; halved for good when the device ran out of memory."""
 
         self.num_halvings = 0
+        self._bugs: set[str] = set()
+        """Where foreign errors were raised whose traceback has been logged."""
+
         if tokenizer.vocab_size > self.info.vocab_size:
             raise ConfigError(
                 f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, "
@@ -138,29 +150,47 @@ class Scorer:
                         continue
                     before_pack()
                     try:
-                        flying.append((one, self.engine.submit(one)))
+                        with self._engine_errors():
+                            flying.append((one, self.engine.submit(one)))
                     except EngineError as error:
                         plans += self._after(error, one, encoded, errors)
                     continue
                 one, pending = flying.popleft()
                 try:
-                    scores[one.records] = pending.result()
+                    with self._engine_errors():
+                        scores[one.records] = pending.result()
                 except EngineError as error:
                     plans += self._after(error, one, encoded, errors)
         finally:
             # Whoever ends the work early leaves the engine idle all the same.
             for _, pending in flying:
-                with suppress(EngineError):
+                with suppress(Exception):
                     pending.result()
         return Forwarded(scores, errors)
+
+    @contextmanager
+    def _engine_errors(self) -> Iterator[None]:
+        """The engine's border: what it raises, an `EngineError` or not, leaves as one."""
+        try:
+            yield
+        except EngineError:
+            raise
+        except Exception as error:
+            place = repr(traceback.extract_tb(error.__traceback__)[-1])
+            if place not in self._bugs:
+                self._bugs.add(place)
+                logger.error("the engine raised what is no EngineError", exc_info=error)
+            raise foreign(error) from error
 
     def _after(
         self, error: EngineError, failed: Pack, encoded: Sequence[Encoded], errors: dict[int, str]
     ) -> list[Iterator[Pack]]:
         """What to try next: smaller packs, or nothing where a lone record failed."""
+        if type(error) not in TRIED_AGAIN:
+            raise error
         rows = failed.records
         if len(rows) == 1:
-            errors[int(rows[0])] = row_error("engine_error", str(error))
+            errors[int(rows[0])] = row_error("engine_error", f"{error!s:.{LONGEST_ERROR}}")
             return []
         logger.warning("%s; trying its %d records in smaller packs", error, len(rows))
         if isinstance(error, OutOfMemory):
@@ -204,6 +234,11 @@ class Scorer:
     def close(self) -> None:
         """Lets go of the model."""
         self.engine.close()
+
+
+def foreign(error: BaseException) -> EngineError:
+    """An error of another library, or a bug, as an `EngineError` that survives pickling."""
+    return EngineError(f"{type(error).__name__}: {error!s:.{LONGEST_ERROR}}")
 
 
 def model_dir(model: str | None) -> Path:

@@ -157,15 +157,25 @@ def test_a_field_that_is_too_large_is_an_error_of_its_row(tiny_dir: Path) -> Non
 class _Failing:
     """Wraps an engine; fails on any pack that holds one of the poisoned ids."""
 
-    def __init__(self, engine: NativeEngine, poison: int) -> None:
-        self.engine, self.poison, self.calls = engine, poison, 0
+    def __init__(
+        self, engine: NativeEngine, poison: int, error: Exception | None = None, late: bool = False
+    ) -> None:
+        self.engine, self.poison, self.calls, self.late = engine, poison, 0, late
+        self.error = error or EngineError("out of luck")
         self.name, self.info = engine.name, engine.info
 
     def submit(self, pack: Pack) -> Pending:
         self.calls += 1
         if (pack.ids == self.poison).any():
-            raise EngineError("out of luck")
+            if self.late:
+                return self
+            raise self.error
         return self.engine.submit(pack)
+
+    def result(self) -> Any:
+        if isinstance(self.error, ValueError):
+            return np.zeros(99, np.float32)
+        raise self.error
 
     def close(self) -> None:
         pass
@@ -183,6 +193,63 @@ def test_a_record_that_breaks_the_engine_spoils_only_itself(tiny_dir: Path, plac
     assert table["error"].to_pylist()[place] == "engine_error: out of luck"
     others = [i for i in range(len(rows)) if i != place]
     np.testing.assert_allclose(scores(table)[others], expected[others], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["submit", "result"])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), IndexError(), MemoryError(), ValueError("shape")], ids=repr
+)
+def test_an_error_that_is_no_engine_error_spoils_only_its_record(
+    tiny_dir: Path, error: Exception, late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = Scorer(ScorerConfig(model=str(tiny_dir)))
+    expected = scores(broken.score(GROUPS))
+    poison = broken.encoder.tokenizer.encode("\x00")[0]
+    broken.engine = _Failing(broken.engine, poison, error, late)  # type: ignore[assignment, arg-type]
+    rows = [dict(record) for record in GROUPS]
+    rows[5]["output"] += "\x00"
+    table = check_scores(broken.score(rows), len(rows))
+    found = table["error"].to_pylist()
+    assert found[5].startswith(f"engine_error: {type(error).__name__}: ")
+    others = [i for i in range(len(rows)) if i != 5]
+    assert [found[i] for i in others] == [None] * len(others)
+    np.testing.assert_allclose(scores(table)[others], expected[others], atol=TOLERANCE)
+    assert sum(line.exc_info is not None for line in caplog.records) == 1, "one traceback"
+
+
+def test_a_row_carries_no_endless_message(tiny_dir: Path) -> None:
+    scorer = Scorer(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig()))
+    for error in (EngineError("x" * 10_000), RuntimeError("x" * 10_000)):
+        scorer.engine = _Failing(scorer.engine, scorer.info.reward_id, error)  # type: ignore[assignment, arg-type]
+        assert len(scorer.score(GROUPS[:1])["error"][0].as_py()) < 600
+
+
+def test_what_before_pack_raises_ends_the_work_whatever_flies(tiny_dir: Path) -> None:
+    """Even where the pack in flight fails with a foreign error."""
+    scorer = Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=64))
+    error = RuntimeError("a bug")
+    scorer.engine = _Failing(scorer.engine, scorer.info.reward_id, error, late=True)  # type: ignore[assignment, arg-type]
+    calls: list[int] = []
+
+    def before_pack() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError("control flow")
+
+    with pytest.raises(KeyError, match="control flow"):
+        scorer.forward(scorer.encode(pa.Table.from_pylist(GROUPS)), before_pack)
+
+
+def test_an_engine_error_of_another_kind_ends_the_work(tiny_dir: Path) -> None:
+    class DeviceGone(EngineError):
+        pass
+
+    scorer = Scorer(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig()))
+    broken = _Failing(scorer.engine, scorer.info.reward_id, DeviceGone())  # type: ignore[arg-type]
+    scorer.engine = broken  # type: ignore[assignment]
+    with pytest.raises(DeviceGone):
+        scorer.score(GROUPS)
+    assert broken.calls == 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

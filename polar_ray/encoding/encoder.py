@@ -7,8 +7,10 @@ POLAR's whole text gives. Knows nothing of engines or of who shares what in a fo
 
 from __future__ import annotations
 
+import logging
+import traceback
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +20,8 @@ from polar_ray.encoding import template
 from polar_ray.encoding.tokenizer import Tokenizer
 from polar_ray.encoding.truncate import Lengths, Limits, cut_prompt, cut_response, keep
 from polar_ray.records import WRAPPERS, bad_wrapper, null_field, row_error
+
+logger = logging.getLogger(__name__)
 
 Ids = npt.NDArray[np.int32]
 NO_IDS: Ids = np.empty(0, dtype=np.int32)
@@ -64,6 +68,12 @@ class _Memo:
     stems: dict[tuple[str, str, str], _Stem] = field(default_factory=dict)
 
 
+def _place(error: BaseException) -> str:
+    """The file, line and function that raised, without the message: it may quote the text."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{last.filename}:{last.lineno} in {last.name}"
+
+
 class Encoder:
     """Encodes batches for one tokenizer and one set of limits. Stateless between calls.
 
@@ -97,7 +107,7 @@ class Encoder:
             else [None] * batch.num_rows
         )
         rows = zip(*columns, wrappers, strict=True)
-        return [self._encode_row(p, r, o, w or "sft", memo) for p, r, o, w in rows]
+        return [self._try_row(p, r, o, w or "sft", memo) for p, r, o, w in rows]
 
     @property
     def provenance(self) -> str:
@@ -107,6 +117,20 @@ class Encoder:
     def texts(self, prompt: str, reference: str, output: str) -> Texts:
         """The three texts after truncation, as upstream's `encode` would put them together."""
         return self._truncate(prompt, reference, output, _Memo())
+
+    def _try_row(self, *row: Any) -> Encoded:
+        """`_encode_row`; whatever it raises is the row's own error, and says nothing of its text.
+
+        Panics of tokenizers that are written in Rust are no `Exception`.
+        """
+        try:
+            return self._encode_row(*row)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            kind = type(error).__name__
+            logger.error("a record cannot be encoded: %s at %s", kind, _place(error))
+            return Encoded(NO_IDS, row_error("engine_error", f"the tokenizer raised {kind}"))
 
     def _encode_row(
         self,

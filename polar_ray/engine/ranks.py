@@ -86,7 +86,7 @@ class RankedEngine:
                     raise EngineError(f"{process.name} has died with code {process.exitcode}")
                 pipe.send(pack)
             pending = _Together(self, self._own.submit(pack))
-        except (EngineError, OSError) as error:
+        except Exception as error:  # the other ranks have the pack: none may be sent after it
             raise self.fail(error) from error
         return pending
 
@@ -145,7 +145,7 @@ class _Together:
         try:
             scores = self._own.result()
             self._engine.hear_all()
-        except EngineError as error:
+        except Exception as error:
             raise self._engine.fail(error) from error
         return scores
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -50,6 +51,12 @@ class StubEngine:
         fatal = self._config.fatal_token
         if fatal is not None and any(fatal in ids for ids in records):
             os._exit(1)
+        hanging = self._config.hanging_token
+        if hanging is not None and any(hanging in ids for ids in records):
+            threading.Event().wait()
+        failing = self._config.failing_token
+        if failing is not None and any(failing in ids for ids in records):
+            raise RuntimeError(f"a pack of {pack.num_tokens} tokens holds token {failing}")
         self._packs += 1
         scores = [stub_score(ids, self.info.digest) for ids in records]
         return Done(np.array(scores, dtype=np.float32))

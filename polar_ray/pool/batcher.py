@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
@@ -18,7 +18,11 @@ from threading import Lock
 import pyarrow as pa
 
 from polar_ray.encoding import Encoded
-from polar_ray.scorer import Scorer
+from polar_ray.errors import EngineError, PolarRayError
+from polar_ray.pool.watchdog import WatchedEngine, encode_progress, forward_progress
+from polar_ray.scorer import Scorer, foreign
+
+logger = logging.getLogger(__name__)
 
 ENCODE_ROWS = 64
 """Rows that are tokenised in one go; then another shard has its turn."""
@@ -46,17 +50,22 @@ class _NobodyWaits(Exception):
 
 
 class Batcher:
-    """Runs a scorer for concurrent callers. Use it from one event loop; `close` it in the end."""
+    """Runs a scorer for concurrent callers. Use it from one event loop; `close` it in the end.
+
+    `progress` is how its two threads get on, for a `Watchdog`.
+    """
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
+        self._encodes, self._forwards = encode_progress(), forward_progress()
+        self.progress = (self._encodes, self._forwards)
+        scorer.engine = WatchedEngine(scorer.engine, self._forwards)
         self._jobs: list[_Job] = []
         self._lock = Lock()
         """Of `_jobs`: the event loop adds, the engine's thread takes between packs."""
 
         self._number = 0
         self._running: asyncio.Task[None] | None = None
-        self._pack_began = 0.0
         self._calls = 0
         self._idle = asyncio.Event()
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
@@ -77,9 +86,13 @@ class Batcher:
                 self._idle.set()
 
     async def idle(self) -> None:
-        """Returns once nobody waits for a result."""
-        if self._calls:
-            await self._idle.wait()
+        """Returns once nobody waits for a result and the engine has nothing in hand."""
+        while self._calls or self._busy:
+            if self._calls:
+                await self._idle.wait()
+            elif self._running is not None:
+                # What its callers have left is still with the engine until its pack ends.
+                await asyncio.wait([self._running])
 
     async def _score(self, table: pa.Table, rank: int, timeout_s: float) -> pa.Table:
         loop = asyncio.get_running_loop()
@@ -88,23 +101,38 @@ class Batcher:
         encoded: list[Encoded] = []
         for start in range(0, max(1, table.num_rows), ENCODE_ROWS):
             part = table.slice(start, ENCODE_ROWS)
-            encoded += await loop.run_in_executor(self._encoder, self._scorer.encode, part)
+            encoded += await loop.run_in_executor(self._encoder, self._encode, part)
         tokens = sum(len(record.ids) for record in encoded)
         job = _Job(urgency, table, encoded, tokens, loop.create_future())
         with self._lock:
             heapq.heappush(self._jobs, job)
         if not self._busy:
-            self._pack_began = time.monotonic()
             self._running = loop.create_task(self._run())
-        return await job.result
+        try:
+            return await job.result
+        except asyncio.CancelledError:
+            self._drop(job)
+            raise
+
+    def _drop(self, job: _Job) -> None:
+        """Lets go of work that nobody waits for: what is before it may take long."""
+        with self._lock:
+            if job in self._jobs:
+                self._jobs.remove(job)
+                heapq.heapify(self._jobs)
+
+    def _encode(self, part: pa.Table) -> list[Encoded]:
+        step = self._encodes.begin(part.nbytes)
+        try:
+            encoded = self._scorer.encode(part)
+            step.end(part.nbytes)
+        finally:
+            step.end()
+        return encoded
 
     @property
     def _busy(self) -> bool:
         return self._running is not None and not self._running.done()
-
-    def silent_s(self) -> float:
-        """How long ago the engine began the pack that it is at; 0 while it has nothing to do."""
-        return time.monotonic() - self._pack_began if self._busy else 0.0
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,40 +148,59 @@ class Batcher:
     def _serve(
         self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop, *, nested: bool = False
     ) -> None:
-        """Scores jobs in one forward and tells their callers; runs in the engine's thread."""
+        """Scores jobs in one forward and tells their callers; runs in the engine's thread.
+
+        Where that fails for one of several, each is tried alone.
+        """
+        try:
+            tables = self._forward(jobs, loop, nested)
+        except _NobodyWaits:
+            pass
+        except BaseException as error:  # whatever it is, the callers must hear of it
+            if len(jobs) == 1 or isinstance(error, EngineError):
+                loop.call_soon_threadsafe(_fail, jobs, error)
+            else:
+                logger.warning("trying %d shards apart", len(jobs), exc_info=error)
+                for job in jobs:
+                    self._serve([job], loop, nested=nested)
+        else:
+            loop.call_soon_threadsafe(_answer, jobs, tables)
+
+    def _forward(
+        self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop, nested: bool
+    ) -> list[pa.Table]:
+        """All jobs in one call of the engine, each one's own results back."""
+        planning = self._forwards.begin(sum(job.num_tokens for job in jobs))
         first = True
-        rank = min(job.urgency[0] for job in jobs)
 
         def before_pack() -> None:
             nonlocal first
-            self._pack_began = time.monotonic()
+            planning.end()  # from here on its packs are what the thread is at
             if all(job.result.done() for job in jobs):
                 raise _NobodyWaits
             if not (nested or first):
-                while above := self._take(self._scorer.max_tokens, above=rank):
-                    self._serve(above, loop, nested=True)
-                # One pack of equals between two of these: the small do not wait, the large go on.
-                if small := self._take(self._scorer.max_tokens, beside=rank):
-                    self._serve(small, loop, nested=True)
+                self._let_pass(min(job.urgency[0] for job in jobs), loop)
             first = False
 
         try:
-            results = self._forward(jobs, before_pack)
-        except Exception as error:  # whatever it is, the callers must hear of it
-            loop.call_soon_threadsafe(_fail, jobs, error)
-        else:
-            loop.call_soon_threadsafe(_answer, jobs, results)
-
-    def _forward(self, jobs: Sequence[_Job], before_pack: Callable[[], None]) -> list[pa.Table]:
-        """All jobs in one call of the engine, each one's own results back."""
-        records = [record for job in jobs for record in job.encoded]
-        together = self._scorer.forward(records, before_pack)
+            records = [record for job in jobs for record in job.encoded]
+            together = self._scorer.forward(records, before_pack)
+        finally:
+            planning.end()
         tables, start = [], 0
         for job in jobs:
             part = together.part(start, start + len(job.encoded))
             tables.append(self._scorer.results(job.table, job.encoded, part))
             start += len(job.encoded)
         return tables
+
+    def _let_pass(self, rank: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Serves what may go before the next pack of jobs of this rank."""
+        while above := self._take(self._scorer.max_tokens, above=rank):
+            self._serve(above, loop, nested=True)
+        # One pack of equals between two of these: the small do not wait, the large go on.
+        if small := self._take(self._scorer.max_tokens, beside=rank):
+            self._serve(small, loop, nested=True)
 
     def close(self) -> None:
         """Ends both threads once they have finished what they are at."""
@@ -167,10 +214,11 @@ def _answer(jobs: Sequence[_Job], tables: Sequence[pa.Table]) -> None:
             job.result.set_result(table)
 
 
-def _fail(jobs: Sequence[_Job], error: Exception) -> None:
+def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
+    own = error if isinstance(error, PolarRayError) else foreign(error)
     for job in jobs:
         if not job.result.done():
-            job.result.set_exception(error)
+            job.result.set_exception(own)
 
 
 def take(

@@ -143,3 +143,34 @@ def test_a_record_over_the_window_is_an_error_of_its_row(tiny_dir: Path) -> None
         assert encoded.ids.size == 0
     else:
         assert len(encoded.ids) <= 64
+
+
+class _Panic(BaseException):
+    """As those of tokenizers that are written in Rust."""
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), MemoryError(), _Panic("secret")], ids=repr)
+def test_a_row_on_which_the_tokenizer_fails_spoils_only_itself(
+    tiny_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+) -> None:
+    encoder = Encoder(load_tokenizer(tiny_dir), LIMITS, reward_id=4)
+    expected = encode(encoder, *GROUPS)
+    tokenize = encoder.tokenizer.encode
+
+    def failing(text: str) -> list[int]:
+        if "spoilt" in text:
+            raise error
+        return tokenize(text)
+
+    monkeypatch.setattr(encoder.tokenizer, "encode", failing)
+    rows = [{**row, "output": "spoilt"} if i == 1 else row for i, row in enumerate(GROUPS)]
+    found = encode(encoder, *rows)
+    assert found[1].error == f"engine_error: the tokenizer raised {type(error).__name__}"
+    for one, right in zip(found[:1] + found[2:], expected[:1] + expected[2:], strict=True):
+        assert one.ids.tolist() == right.ids.tolist()
+    assert "in failing" in caplog.text, "where it was"
+    assert "secret" not in caplog.text
+    assert "spoilt" not in caplog.text

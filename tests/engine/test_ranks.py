@@ -12,10 +12,12 @@ from checkpoints import make_checkpoint
 from examples import GROUPS
 
 from polar_ray.config import NativeEngineConfig, ScorerConfig
+from polar_ray.engine.protocol import Pending
 from polar_ray.engine.ranks import RankedEngine
 from polar_ray.errors import ConfigError
 from polar_ray.model import load_config, load_model
 from polar_ray.model.parallel import check_divisible, part_of
+from polar_ray.planning import Pack
 from polar_ray.scorer import Scorer
 
 
@@ -50,6 +52,20 @@ def test_a_rank_that_dies_ends_the_engine(ranked: Scorer) -> None:
         errors = ranked.score(GROUPS[:2])["error"].to_pylist()
         assert all(text.startswith("engine_error: ") for text in errors)
     assert "must be replaced" in errors[0]
+
+
+def test_a_bug_in_one_rank_ends_the_engine(ranked: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others have the pack already: another one would be summed with it."""
+    assert isinstance(ranked.engine, RankedEngine)
+
+    def bug(pack: Pack) -> Pending:
+        raise IndexError("a bug")
+
+    monkeypatch.setattr(ranked.engine._own, "submit", bug)
+    ranked.score(GROUPS[:2])
+    monkeypatch.undo()
+    errors = ranked.score(GROUPS[:2])["error"].to_pylist()
+    assert all("must be replaced: a bug" in text for text in errors)
 
 
 def test_parts_make_up_the_whole(tiny_dir: Path) -> None:

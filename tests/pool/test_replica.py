@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,9 +47,11 @@ def config(folder: Path | None = None, salt: int = 0) -> ScorerConfig:
 
 
 @pytest.fixture
-def loaded(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
+def loaded(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loaded]:
     monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.01)
-    return Loaded(config(tiny_dir))
+    loaded = Loaded(config(tiny_dir))
+    yield loaded
+    loaded.close()
 
 
 @pytest.fixture
@@ -69,17 +72,35 @@ def test_a_replica_behind_long_work_is_healthy(loaded: Loaded, gate: Gate) -> No
     assert asyncio.run(main())["score"].null_count == 0
 
 
-def test_a_replica_whose_pack_never_ends_is_not(
-    loaded: Loaded, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "STUCK_S", 0.0)
+def test_from_its_start_a_replicas_threads_are_watched(tiny_dir: Path) -> None:
+    loaded = Loaded(config(tiny_dir))
+    encode, forward = loaded.batcher.progress
+    assert forward._speed.explains_s(1) is not None, "the probe was measured"
+    assert [thread.tick(1e9) for thread in (encode, forward)] == [None, None], "it is idle"
+    encode.begin(10), forward.begin(10)
+    assert all(thread.tick(1e9) for thread in (encode, forward))
+    loaded.close()
+
+
+def test_a_hanging_tokenizer_is_seen(loaded: Loaded) -> None:
+    reached, go = threading.Event(), threading.Event()
+    encode = loaded.scorer.encode
+
+    def hanging(table: pa.Table) -> Any:
+        reached.set()
+        assert go.wait(30)
+        return encode(table)
+
+    loaded.scorer.encode = hanging  # type: ignore[method-assign]
 
     async def main() -> None:
         work = asyncio.create_task(loaded.batcher.score(TABLE))
-        await asyncio.to_thread(gate.reached.wait, 30)
-        with pytest.raises(EngineError, match="stuck in a pack"):
-            await loaded.check()
-        gate.opened.set()
+        await asyncio.to_thread(reached.wait, 30)
+        seen = [thread.tick(1e6) for thread in loaded.batcher.progress]
+        assert str(seen[0]).startswith("encode: no end of 1 step(s) of ")
+        assert seen[1] is None
+        assert GROUPS[0]["prompt"] not in str(seen[0])
+        go.set()
         await work
 
     asyncio.run(main())
@@ -120,6 +141,65 @@ def test_work_whose_deadline_has_passed_is_left(tiny_dir: Path) -> None:
         assert (await ask(replica)).num_rows == len(GROUPS)
 
     asyncio.run(main())
+
+
+def test_a_reference_that_never_comes_ends_with_the_deadline(tiny_dir: Path) -> None:
+    async def main() -> None:
+        replica, _ = await serving(tiny_dir)
+        never: asyncio.Future[pa.Table] = asyncio.get_running_loop().create_future()
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.wait_for(replica.score([never], replica="r", timeout_s=0.01), 30)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cancelled_calls_leave_nothing_behind_wherever_they_were(tiny_dir: Path, seed: int) -> None:
+    """Most of some hundred calls are cancelled while their table is on its way, is encoded, waits,
+    is in a forward or is done; the others get their scores, and the replica is as it was."""
+    rng = random.Random(seed)
+
+    async def leave(call: asyncio.Task[bytes], turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        call.cancel()
+
+    async def main() -> int:
+        replica = Replica(config())
+        await replica.reconfigure({"model": str(tiny_dir)})
+        assert replica._loaded is not None
+        batcher, loop = replica._loaded.batcher, asyncio.get_running_loop()
+        expected = await ask(replica)
+        calls, leaving = [], []
+        for _ in range(300):
+            table = loop.create_future()
+            shard = rng.choice([[table], encode_arrow(TABLE)])
+            call = asyncio.create_task(replica.score(shard, replica="r", rank=rng.randrange(3)))
+            calls.append(call)
+            if rng.random() < 0.8:
+                leaving.append(asyncio.create_task(leave(call, rng.randrange(40))))
+                loop.call_later(rng.random() * 0.01, set_result, table)
+            else:
+                table.set_result(TABLE)
+            if rng.random() < 0.3:
+                await asyncio.sleep(0.001)
+        await asyncio.gather(*leaving)
+        found = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 60)
+        await asyncio.wait_for(batcher.idle(), 60)
+        scored = [read_arrow(one) for one in found if isinstance(one, bytes)]
+        assert all(one.equals(expected) for one in scored)
+        assert all(isinstance(one, bytes | asyncio.CancelledError) for one in found)
+        assert (batcher._calls, batcher._jobs) == (0, [])
+        assert not any(thread._open for thread in batcher.progress)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return len(scored)
+
+    assert asyncio.run(main()) >= 30
+
+
+def set_result(future: asyncio.Future[pa.Table]) -> None:
+    if not future.done():
+        future.set_result(TABLE)
 
 
 def test_a_model_changes_in_place_and_every_call_gets_one(tiny_dir: Path, other_dir: Path) -> None:
