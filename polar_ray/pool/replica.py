@@ -160,7 +160,11 @@ class Replica:
 
     async def reserve(self, *, replica: str) -> None:
         """Returns once this replica is at nothing else; then it waits a few seconds for a trial."""
-        await self._reservation.reserve()
+        await self._reservation.reserve(self._drained)
+
+    async def _drained(self) -> None:
+        if (loaded := self._loaded) is not None:
+            await loaded.batcher.idle()
 
     @property
     def _serving(self) -> Loaded | None:

@@ -6,7 +6,7 @@ Several routers share a replica, so none of them knows by itself that it is empt
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 RESERVED_S = 5.0
@@ -45,8 +45,9 @@ class Reservation:
                 self._free.set()
                 self._open_after(NEXT_S)
 
-    async def reserve(self) -> None:
-        """Returns once nothing is at work; nothing but a trial begins for `RESERVED_S`."""
+    async def reserve(self, drained: Callable[[], Awaitable[None]]) -> None:
+        """Returns once nothing is at work; nothing but a trial begins for `RESERVED_S`. `drained`
+        waits for work that callers have left and that goes on all the same."""
         while not self._free.is_set():
             await self._free.wait()
         self._free.clear()
@@ -54,6 +55,7 @@ class Reservation:
         self._cancel_opening()
         try:
             await self._idle.wait()
+            await drained()
         except asyncio.CancelledError:
             self._end()
             raise

@@ -22,6 +22,10 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         loop.close()
 
 
+async def nothing() -> None:
+    """No work goes on that its caller has left."""
+
+
 class Worker:
     """Shards that stay for as long as the test wants."""
 
@@ -40,7 +44,7 @@ def test_a_reservation_waits_for_what_is_at_work_and_keeps_the_rest_out() -> Non
         replica = Worker()
         before = asyncio.create_task(replica.work("before"))
         await asyncio.sleep(0)
-        reserving = asyncio.create_task(replica.reservation.reserve())
+        reserving = asyncio.create_task(replica.reservation.reserve(nothing))
         await asyncio.sleep(0)
         after = asyncio.create_task(replica.work("after"))
         await asyncio.sleep(0.5)
@@ -57,11 +61,11 @@ def test_a_reservation_waits_for_what_is_at_work_and_keeps_the_rest_out() -> Non
 def test_one_trial_after_the_other_needs_no_new_emptying() -> None:
     async def main() -> None:
         replica = Worker()
-        await replica.reservation.reserve()
+        await replica.reservation.reserve(nothing)
         waiting = asyncio.create_task(replica.work("other"))
         for number in range(3):
             await replica.work(f"trial {number}", trial=True)
-            await replica.reservation.reserve()
+            await replica.reservation.reserve(nothing)
         await replica.work("trial 3", trial=True)
         await asyncio.sleep(NEXT_S + 0.01)
         await waiting
@@ -73,7 +77,7 @@ def test_one_trial_after_the_other_needs_no_new_emptying() -> None:
 def test_a_reservation_without_a_trial_ends() -> None:
     async def main() -> None:
         replica = Worker()
-        await replica.reservation.reserve()
+        await replica.reservation.reserve(nothing)
         began = asyncio.get_running_loop().time()
         await replica.work("other", for_s=0)
         assert asyncio.get_running_loop().time() - began == pytest.approx(RESERVED_S)
@@ -86,9 +90,9 @@ def test_two_routers_take_turns_and_a_cancelled_one_lets_go() -> None:
         replica = Worker()
         before = asyncio.create_task(replica.work("before", for_s=10))
         await asyncio.sleep(0)
-        gone = asyncio.create_task(replica.reservation.reserve())
+        gone = asyncio.create_task(replica.reservation.reserve(nothing))
         await asyncio.sleep(0)
-        other = asyncio.create_task(replica.reservation.reserve())
+        other = asyncio.create_task(replica.reservation.reserve(nothing))
         await asyncio.sleep(1)
         gone.cancel()
         await before

@@ -103,7 +103,7 @@ BUGS = (
     bug(
         "a trial begins at a replica where other routers have work",
         "reservation.py",
-        "            await self._idle.wait()\n",
+        "            await self._idle.wait()\n            await drained()\n",
         "            pass\n",
         "weather",
     ),

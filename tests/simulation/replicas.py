@@ -111,7 +111,7 @@ class Replica:
     async def reserve(self, router: int) -> None:
         """Returns once it is at nothing else; begins nothing else for a while."""
         await self._reached(router)
-        await self._while_alive(self._reservation.reserve())
+        await self._while_alive(self._reservation.reserve(self._drained))
         await self._reached(router)
 
     async def _while_alive(self, doing: Coroutine[Any, Any, Any]) -> Any:
@@ -159,6 +159,10 @@ class Replica:
             if FAILS in outputs:
                 raise IndexError("a bug that one record wakes")
             return self._answer(table)
+
+    async def _drained(self) -> None:
+        if self.hung:
+            await asyncio.Event().wait()
 
     def _hang(self) -> None:
         """The engine is stuck, whoever waits for it; the watchdog ends the process."""
