@@ -5,6 +5,7 @@ nested model, so that `serve run polar_ray:app engine.type=stub` and the command
 further syntax.
 """
 
+from contextlib import suppress
 from numbers import Real
 from typing import Annotated, Any, Literal
 
@@ -176,6 +177,10 @@ class HttpConfig(Config):
     max_rows: int = Field(default=100_000, ge=1)
     """A batch of more records is refused with 413."""
 
+    body_timeout_s: float = Field(default=120, gt=0, le=LONGEST_S)
+    """A body that takes longer to arrive is refused, whatever the deadline of its call: who sends
+    byte by byte must not hold a place for hours."""
+
     token_file: str | None = None
     """A file with one bearer token a line, on every node with a router; read again when it changes.
     None: no token is asked for, and HTTP may listen on this machine only."""
@@ -303,20 +308,30 @@ class RescoreConfig(HostConfig):
 def check_timeout(timeout_s: Any) -> float:
     """A caller's deadline in seconds; `RecordError` for what would hang or never be waited for."""
     if not isinstance(timeout_s, bool) and isinstance(timeout_s, Real):
-        seconds = float(timeout_s)
-        if 0 < seconds <= LONGEST_S:
-            return seconds
+        with suppress(OverflowError, ValueError, TypeError):  # 10**400 is a Real, too
+            seconds = float(timeout_s)
+            if 0 < seconds <= LONGEST_S:
+                return seconds
     raise RecordError(
-        f"timeout_s={timeout_s!r:.40}; it must be a number of seconds above 0 and at most "
+        f"timeout_s={_shown(timeout_s)}; it must be a number of seconds above 0 and at most "
         f"{LONGEST_S:.0f}"
     )
 
 
 def check_priority(priority: Any) -> int:
     """A caller's priority as its rank, 0 first; `RecordError` for one that does not exist."""
-    if priority in PRIORITIES:
+    # Arrays and the like have an equality of their own.
+    if isinstance(priority, str) and priority in PRIORITIES:
         return PRIORITIES.index(priority)
-    raise RecordError(f"priority={priority!r:.40}; it is one of {', '.join(PRIORITIES)}")
+    raise RecordError(f"priority={_shown(priority)}; it is one of {', '.join(PRIORITIES)}")
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value's repr on one line, or its type where it has none."""
+    try:
+        return " ".join(f"{value!r:.40}".split())
+    except Exception:  # whatever a stranger's __repr__ raises; int's own, over 4300 digits
+        return f"<{type(value).__name__}>"
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:

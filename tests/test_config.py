@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from polar_ray.client import connect
 from polar_ray.config import (
+    LONGEST_S,
     NativeEngineConfig,
     PoolConfig,
     ScorerConfig,
     StubEngineConfig,
+    check_priority,
+    check_timeout,
     explain,
     parse_overrides,
 )
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, RecordError
 
 
 def test_strings_of_the_command_line_are_coerced() -> None:
@@ -55,6 +65,105 @@ def test_a_wrong_setting_is_named_with_its_value(values: dict[str, object], name
     with pytest.raises(ValidationError) as caught:
         PoolConfig(**values)
     assert named in str(explain(caught.value))
+
+
+class Rude:
+    """An object of somebody else's."""
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(5, 5.0), (0.5, 0.5), (Fraction(1, 2), 0.5), (np.float32(0.5), 0.5), (np.int64(5), 5.0)],
+    ids=repr,
+)
+def test_a_number_of_seconds_is_a_deadline(value: Any, seconds: float) -> None:
+    assert check_timeout(value) == seconds
+
+
+NO_TIMEOUTS = [
+    (10**400, "timeout_s=1000000"),
+    (-(10**400), "timeout_s=-1000000"),
+    (10**5000, "timeout_s=(<int>|1000)"),  # Python refuses to spell it
+    (Fraction(10**400), "timeout_s=Fraction"),
+    (Fraction(1, 10**400), "timeout_s=Fraction"),
+    (math.nan, "timeout_s=nan"),
+    (math.inf, "timeout_s=inf"),
+    (np.float64("nan"), "timeout_s=.*nan"),
+    (LONGEST_S + 1, "timeout_s=2592001.0"),
+    (0, "timeout_s=0;"),
+    (-0.0, "timeout_s=-0.0"),
+    (True, "timeout_s=True"),
+    (np.bool_(True), "timeout_s=.*True"),
+    ("5", "timeout_s='5'"),
+    (b"5", "timeout_s=b'5'"),
+    (Decimal(5), "timeout_s=Decimal"),
+    (5j, "timeout_s=5j"),
+    (np.ones(3), "timeout_s=array"),
+    (np.ones(()), "timeout_s=array"),
+    ([5], r"timeout_s=\[5\]"),
+    (Rude(), "timeout_s=<Rude>"),
+]
+
+NO_PRIORITIES = [
+    ("vip", "priority='vip'"),
+    ("TRAIN", "priority='TRAIN'"),
+    (b"train", "priority=b'train'"),
+    (0, "priority=0;"),
+    (None, "priority=None"),
+    (True, "priority=True"),
+    (["train"], "priority="),
+    (np.array(["train", "eval"]), "priority=array"),
+    (np.array(["train"]), "priority=array"),
+    (Rude(), "priority=<Rude>"),
+    ("x" * 10_000, "priority='xxx"),
+]
+
+
+def spelled(value: Any) -> str:
+    """An id for what a case says, and none for the value, which may have no spelling."""
+    return value if isinstance(value, str) and "=" in value else ""
+
+
+@pytest.mark.parametrize(("value", "named"), NO_TIMEOUTS, ids=spelled)
+def test_anything_else_is_no_deadline(value: Any, named: str) -> None:
+    with pytest.raises(RecordError, match=named) as caught:
+        check_timeout(value)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_priority_is_its_rank() -> None:
+    assert [check_priority(name) for name in ("train", "eval", "offline")] == [0, 1, 2]
+    assert check_priority(np.str_("eval")) == 1
+
+
+@pytest.mark.parametrize(("value", "named"), NO_PRIORITIES, ids=spelled)
+def test_anything_else_is_no_priority(value: Any, named: str) -> None:
+    with pytest.raises(RecordError, match=named) as caught:
+        check_priority(value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(("value", "named"), NO_TIMEOUTS, ids=spelled)
+def test_a_client_refuses_such_a_deadline(value: Any, named: str) -> None:
+    with (
+        connect(address="http://127.0.0.1:9") as client,
+        pytest.raises(RecordError, match=named),
+    ):
+        client.score([], timeout_s=value)
+
+
+@pytest.mark.parametrize(("value", "named"), NO_PRIORITIES, ids=spelled)
+def test_a_client_refuses_such_a_priority(value: Any, named: str) -> None:
+    with pytest.raises(RecordError, match=named):
+        connect(address="http://127.0.0.1:9", priority=value)
 
 
 def test_configs_are_frozen() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer asks, which has no token. They tell nothing else."""
 
+_TOKEN = re.compile(r"[!-~]+")
+
 RELOAD_S = 1.0
 """A changed file is read again after at most this long."""
 
@@ -29,7 +32,9 @@ RELOAD_S = 1.0
 class Tokens:
     """The tokens of a file, one a line; several, so that they can be exchanged one by one.
 
-    Keeps digests only. Raises `ConfigError` if there is no token to begin with.
+    A line that begins with `#` is a comment, spaces around a line do not count. A token is
+    printable ASCII without spaces: nothing else comes through a header as it was sent. Keeps
+    digests only. Raises `ConfigError` if there is no token to begin with, or a line that is none.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +43,7 @@ class Tokens:
         try:
             self._version = self._stat()
             self._digests = _read(path)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"http.token_file={str(path)!r} cannot be read: {error}") from None
         if not self._digests:
             raise ConfigError(f"http.token_file={str(path)!r} holds no token; write one a line")
@@ -63,7 +68,7 @@ class Tokens:
             if version != self._version:
                 self._digests, self._version = _read(self._path), version
                 logger.warning("read %s token(s) from %s", len(self._digests), self._path)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             # Whoever replaces the file may be in the middle of it.
             logger.warning("the tokens of %s stay as they are: %s", self._path, error)
 
@@ -98,8 +103,18 @@ class Guard:
 
 
 def _read(path: Path) -> list[bytes]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_digest(line.strip()) for line in lines if line.strip() and line[0] != "#"]
+    """Digests of the tokens; `ValueError` names a line that is none, and shows nothing of it."""
+    # Editors on Windows begin a file with a byte order mark, and end lines with two characters.
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:  # which holds the file
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+    lines = [line.strip(" \t\r") for line in text.split("\n")]
+    tokens = {at: line for at, line in enumerate(lines, 1) if line and not line.startswith("#")}
+    for at, token in tokens.items():
+        if not _TOKEN.fullmatch(token):
+            raise ValueError(f"line {at} is no token: only printable ASCII without spaces is one")
+    return [_digest(token) for token in tokens.values()]
 
 
 def _digest(token: str) -> bytes:

@@ -12,9 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from polar_ray.config import AdmissionConfig, PoolConfig
+from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError
-from polar_ray.pool.admission import Admission
 from polar_ray.pool.auth import OPEN_PATHS, RELOAD_S, Tokens
 from polar_ray.pool.http import build_http
 
@@ -85,6 +84,57 @@ def test_a_file_without_tokens_is_refused_at_the_start(tmp_path: Path) -> None:
         Tokens(tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfa-token\n",
+        b"a-token\r\nother\r\n",
+        b"  a-token\t \n",
+        b" # note\n\t#note\n#note\na-token",
+        b"\n\r\n  \na-token\n\n",
+    ],
+    ids=["byte order mark", "CRLF", "spaces", "comments", "empty lines"],
+)
+def test_what_editors_do_to_a_file_does_not_count(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokens").write_bytes(content)
+    tokens = Tokens(tmp_path / "tokens")
+    assert tokens.allow("Bearer a-token")
+    assert tokens.allow("bEARER a-token")
+    for none in ("# note", "#note", "#", "\ufeffa-token", "a-token\r", "note", ""):
+        assert not tokens.allow(f"Bearer {none}") or none.strip() == "a-token", none
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("good\ngeheimnis-ü\n".encode(), "line 2 is no token"),
+        (b"a-secret # of the trainer\n", "line 1 is no token"),
+        (b"two secrets\n", "line 1 is no token"),
+        (b"good\n\na-secret\x00\n", "line 3 is no token"),
+        ("a\u2028secret".encode(), "line 1 is no token"),
+        (b"a-secret\xff\n", "byte 8 is not UTF-8"),
+        ("a-secret\n".encode("utf-16"), "byte 0 is not UTF-8"),
+    ],
+    ids=["umlaut", "comment behind", "space", "control", "separator", "latin-1", "utf-16"],
+)
+def test_a_line_that_no_header_can_carry_is_named_and_not_shown(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "tokens"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"tokens.*cannot be read: {reason}") as caught:
+        Tokens(path, clock=clock)
+    path.write_text("first-secret")
+    tokens = Tokens(path, clock=clock)
+    path.write_bytes(content)
+    clock.now += RELOAD_S
+    assert tokens.allow("Bearer first-secret"), "a file that cannot be read changes nothing"
+    assert reason in caplog.text
+    for shown in (str(caught.value), caplog.text):
+        assert "secret" not in shown
+        assert "geheimnis" not in shown
+
+
 class Guarded:
     """What the routes need of a router that has tokens."""
 
@@ -92,9 +142,8 @@ class Guarded:
 
     def __init__(self, tokens: Tokens | None) -> None:
         self.tokens = tokens
-        self.admission = Admission(AdmissionConfig())
 
-    async def score(self, *call: Any) -> Any:
+    async def score_read(self, *call: Any) -> Any:
         raise AssertionError("never reached")
 
     async def provenance(self) -> dict[str, str]:
