@@ -123,6 +123,10 @@ class StubEngineConfig(Config):
     fatal_token: int | None = None
     """A record that contains this token ends the process, as one does that crashes a kernel."""
 
+    lost_device_token: int | None = None
+    """A record that contains this token makes it and all that come after it fail, as one does after
+    which the device computes nothing any more."""
+
 
 def _native_unless_said(value: Any) -> Any:
     """`engine.device=cpu` alone means the native engine."""

@@ -24,7 +24,7 @@ from polar_ray.encoding import Encoded, Encoder, limits, load_tokenizer
 from polar_ray.encoding.template import TEMPLATE_VERSION
 from polar_ray.engine import build_engine
 from polar_ray.engine.protocol import Pending, Scores
-from polar_ray.errors import ConfigError, EngineError, OutOfMemory
+from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory
 from polar_ray.planning import Counts, Pack, merge, pack, shard
 from polar_ray.planning.shard import row_costs, row_groups
 from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
@@ -120,7 +120,8 @@ class Scorer:
     def forward(
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
     ) -> Forwarded:
-        """Scores of encoded records. A record that makes the engine fail spoils only itself.
+        """Scores of encoded records. A record that makes the engine fail spoils only itself; raises
+        `DeviceLost` where the engine fails whatever it is given.
 
         `before_pack` is called before each pack; what it raises ends the work.
         """
@@ -157,7 +158,10 @@ class Scorer:
     def _after(
         self, error: EngineError, failed: Pack, encoded: Sequence[Encoded], errors: dict[int, str]
     ) -> list[Iterator[Pack]]:
-        """What to try next: smaller packs, or nothing where a lone record failed."""
+        """What to try next: smaller packs, or nothing where a lone record failed. A lost device is
+        raised: it would fail whatever is tried, and no record is to blame."""
+        if isinstance(error, DeviceLost):
+            raise error
         rows = failed.records
         if len(rows) == 1:
             errors[int(rows[0])] = row_error("engine_error", str(error))
