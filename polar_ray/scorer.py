@@ -20,11 +20,12 @@ import pyarrow as pa
 
 from polar_ray.assets import builtin_model_dir
 from polar_ray.config import ScorerConfig
-from polar_ray.encoding import Encoded, Encoder, limits, load_tokenizer
+from polar_ray.encoding import Encoded, Encoder, Tokenizer, limits, load_tokenizer
 from polar_ray.encoding.template import TEMPLATE_VERSION
-from polar_ray.engine import build_engine
+from polar_ray.engine import build_engine, check_engine
 from polar_ray.engine.protocol import Pending, Scores
 from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory
+from polar_ray.model.config import load_config
 from polar_ray.planning import Counts, Pack, merge, pack, shard
 from polar_ray.planning.shard import row_costs, row_groups
 from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
@@ -66,17 +67,12 @@ class Scorer:
         """Tokens of a pack; halved for good when the device ran out of memory."""
 
         self.num_halvings = 0
-        if tokenizer.vocab_size > self.info.vocab_size:
-            raise ConfigError(
-                f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, "
-                f"the model {self.info.vocab_size}"
-            )
-        encoding = self.config.encoding
-        self.encoder = Encoder(
+        self.encoder = _encoder(
+            self.config,
             tokenizer,
-            limits(encoding, self.info.window),
+            vocab_size=self.info.vocab_size,
+            window=self.info.window,
             reward_id=self.info.reward_id,
-            max_field_bytes=encoding.max_field_bytes,
         )
 
     @property
@@ -208,6 +204,46 @@ class Scorer:
     def close(self) -> None:
         """Lets go of the model."""
         self.engine.close()
+
+
+def check(config: ScorerConfig) -> Path:
+    """The checkpoint directory of a config, after a look at all that can be wrong with it: its
+    config, tokenizer, and the headers of its weights. Loads nothing and needs no device.
+
+    Raises `ConfigError` as `Scorer` would.
+    """
+    folder = model_dir(config.model)
+    shape = load_config(folder)
+    _encoder(
+        config,
+        load_tokenizer(folder),
+        vocab_size=shape.vocab_size,
+        window=shape.window,
+        reward_id=shape.reward_token_id,
+    )
+    check_engine(config.engine, folder)
+    return folder
+
+
+def _encoder(
+    config: ScorerConfig,
+    tokenizer: Tokenizer,
+    *,
+    vocab_size: int,
+    window: int | None,
+    reward_id: int,
+) -> Encoder:
+    """The encoder of a checkpoint; `ConfigError` where its tokenizer has more ids than the model."""
+    if tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"{config.model}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"
+        )
+    return Encoder(
+        tokenizer,
+        limits(config.encoding, window),
+        reward_id=reward_id,
+        max_field_bytes=config.encoding.max_field_bytes,
+    )
 
 
 def model_dir(model: str | None) -> Path:
