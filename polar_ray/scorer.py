@@ -233,7 +233,7 @@ def _encoder(
     window: int | None,
     reward_id: int,
 ) -> Encoder:
-    """The encoder of a checkpoint; `ConfigError` where its tokenizer has more ids than the model."""
+    """The encoder of a checkpoint; `ConfigError` if its tokenizer has more ids than the model."""
     if tokenizer.vocab_size > vocab_size:
         raise ConfigError(
             f"{config.model}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"

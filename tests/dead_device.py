@@ -28,7 +28,7 @@ class Dead(TorchDispatchMode):
 
 
 class Dying:
-    """The native engine of a scorer, whose device dies in the pack of this number and stays dead."""
+    """Makes the device of a scorer's engine die in the pack of this number, and stay dead."""
 
     def __init__(self, scorer: Scorer, at: int = 0) -> None:
         self.submitted = 0

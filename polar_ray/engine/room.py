@@ -46,10 +46,10 @@ def memory(device: str) -> tuple[int, int | None]:
         # What torch has reserved but does not use is free.
         held = torch.cuda.memory_allocated()
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held, held
-    return _available(Path("/proc/meminfo"), Path("/sys/fs/cgroup")), None
+    return available(Path("/proc/meminfo"), Path("/sys/fs/cgroup")), None
 
 
-def _available(meminfo: Path, cgroup: Path) -> int:
+def available(meminfo: Path, cgroup: Path) -> int:
     """Memory that a process of this machine, or of this container, can have: caches give way."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     machine = int(lines["MemAvailable"].split()[0]) * 1024

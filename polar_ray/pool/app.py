@@ -6,6 +6,7 @@ turns `key=value` arguments into a `PoolConfig` only where the annotation is the
 
 import os
 import time
+from pathlib import Path
 
 import ray
 from ray import serve
@@ -20,6 +21,7 @@ from polar_ray.pool.replica import Replica
 from polar_ray.pool.router import Router, build_ingress
 from polar_ray.pool.routing import ByName
 from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, check_environment
+from polar_ray.scorer import check
 
 DEFAULT_NAME = "polar"
 
@@ -28,7 +30,12 @@ QUICK = {"initial_backoff_s": 0.005, "backoff_multiplier": 1.5, "max_backoff_s":
 
 
 def app(config: PoolConfig) -> serve.Application:
-    """The application: `serve run --name polar polar_ray:app model=DIR num_replicas=4`."""
+    """The application: `serve run --name polar polar_ray:app model=DIR num_replicas=4`.
+
+    Raises `ConfigError` for a model that cannot be loaded: `serve deploy` calls this before it
+    touches what runs.
+    """
+    _check_model(config)
     replicas = serve.deployment(
         Replica,
         num_replicas=config.num_replicas,
@@ -47,6 +54,15 @@ def app(config: PoolConfig) -> serve.Application:
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
         **ROUTER,
     ).bind(config, replicas)
+
+
+def _check_model(config: PoolConfig) -> None:
+    """Looks at the checkpoint if it can be seen from here: the folder, or where it should be."""
+    if config.model is None:
+        return
+    folder = Path(config.model)
+    if folder.is_dir() or (folder.is_absolute() and folder.parent.is_dir()):
+        check(config.scorer)
 
 
 def start(

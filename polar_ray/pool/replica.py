@@ -38,6 +38,10 @@ STUCK_S = 600.0
 """A pack that runs longer will not end: minutes are enough for the largest model on a CPU."""
 
 
+RETRY_S = 60.0
+"""How long after an update that failed it is tried again."""
+
+
 class Loaded:
     """A model that is ready to score, and what it scored its probe at its start."""
 
@@ -115,6 +119,7 @@ class Replica:
         self._ready = asyncio.Event()
         self._swap = asyncio.Lock()
         self._loading: asyncio.Task[None] | None = None
+        self._retry: asyncio.Task[None] | None = None
         self._failed_updates = 0
         self._metrics = EngineMetrics()
 
@@ -124,9 +129,18 @@ class Replica:
 
         Later nothing is raised, because Serve ends a replica that does, and starts another with the
         same `user_config`: the model that serves goes on, an error is logged and counted
-        (`failed_updates`). Serve sends no work to a replica until this returns, so that where there
-        is room for two models, the new one is loaded after it has returned.
+        (`failed_updates`), and it is tried again. Serve sends no work to a replica until this
+        returns, so that where there is room for two models, the new one is loaded afterwards.
         """
+        self._stop_trying()
+        await self._update(user_config)
+
+    def _stop_trying(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    async def _update(self, user_config: dict[str, Any]) -> None:
         async with self._swap:
             if self._loading is not None:
                 await asyncio.wait([self._loading])
@@ -162,10 +176,17 @@ class Replica:
         self._loaded, self._config = loaded, config
         self._ready.set()
 
-    def _keep(self, user_config: Any, reason: str) -> None:
-        """Says that the model before goes on, because another could not be loaded."""
+    def _keep(self, user_config: dict[str, Any], reason: str) -> None:
+        """Says that the model before goes on, because another could not be loaded, and tries again
+        later: the folder may not be complete yet, and Serve does not call twice."""
         self._failed_updates += 1
         logger.error("no update to %.200r, the model before goes on: %s", user_config, reason)
+        self._retry = asyncio.create_task(self._again(user_config))
+
+    async def _again(self, user_config: dict[str, Any]) -> None:
+        await asyncio.sleep(RETRY_S)
+        self._retry = None
+        await self._update(user_config)
 
     async def _load_beside(self, old: Loaded, config: ScorerConfig) -> None:
         """Loads a model while another serves, and lets that one finish what it has."""
@@ -185,6 +206,8 @@ class Replica:
         old.close()
         if (new := await self._try(config)) is None:
             new, config = await asyncio.to_thread(Loaded, self._config), self._config
+            # Whoever waits must not do so again every minute.
+            self._stop_trying()
         self._take(new, config)
 
     async def _try(self, config: ScorerConfig) -> Loaded | None:

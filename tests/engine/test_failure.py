@@ -61,7 +61,7 @@ def test_out_of_memory_is_never_a_lost_device(error: RuntimeError) -> None:
 
 
 def test_this_projects_own_errors_pass() -> None:
-    with pytest.raises(OutOfMemory, match="^mine$"), explained("a pack", "cpu"):
+    with pytest.raises(OutOfMemory, match=r"^mine$"), explained("a pack", "cpu"):
         raise OutOfMemory("mine")
 
 
@@ -69,7 +69,7 @@ def test_an_engine_whose_device_dies_says_so_and_goes_on_saying_so(tiny_dir: Pat
     engine = NativeEngine(NativeEngineConfig(device="cpu"), tiny_dir)
     pending = engine.submit(PACK)
     with Dead():
-        with pytest.raises(DeviceLost, match="cpu is lost.*a pack of 3 tokens failed"):
+        with pytest.raises(DeviceLost, match=r"cpu is lost.*a pack of 3 tokens failed"):
             pending.result()
         with pytest.raises(DeviceLost, match="device-side assert"):
             engine.submit(PACK)

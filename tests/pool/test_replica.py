@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
+from checkpoints import without_numbers
 from examples import GROUPS
-from safetensors.torch import load_file, save_file
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.engine.protocol import Done, Pending
@@ -150,7 +149,7 @@ def test_a_model_changes_in_place_and_every_call_gets_one(
         early = asyncio.create_task(ask(replica))
         await asyncio.to_thread(gate.reached.wait, 30)
         swap = asyncio.create_task(updated(replica, other_dir))
-        while (now := await replica.pulse(replica="r")) == before:
+        while (now := await replica.pulse(replica="r")) == before:  # noqa: ASYNC110  (polled)
             await asyncio.sleep(0.001)
         await replica.check_health()
         late = asyncio.create_task(ask(replica))
@@ -190,11 +189,6 @@ def with_a_broken_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{")
 
 
-def with_weights_that_are_no_numbers(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    save_file({name: x * torch.nan for name, x in load_file(path).items()}, path)
-
-
 def without_its_folder(folder: Path) -> None:
     shutil.rmtree(folder)
 
@@ -204,7 +198,7 @@ BAD = {
     cut_off: "damaged",
     of_another_shape: "config.json asks for",
     with_a_broken_tokenizer: "tokenizer.json",
-    with_weights_that_are_no_numbers: "cannot score its own probe",
+    without_numbers: "cannot score its own probe",
 }
 
 
@@ -236,7 +230,7 @@ def test_the_model_that_serves_goes_on_where_another_cannot_be_loaded(
         for answer in (await early, await late, await ask(replica)):
             assert answer.equals(expected, check_metadata=True)
         await replica.check_health()
-        known = spoil is not with_weights_that_are_no_numbers
+        known = spoil is not without_numbers
         kept = replica._loaded is before
         assert kept == (known or beside), "what can be known is known before anything is dropped"
         await updated(replica, other_dir)
@@ -249,6 +243,41 @@ def test_the_model_that_serves_goes_on_where_another_cannot_be_loaded(
     [said] = [record for record in caplog.records if record.name == "ray.serve"]
     assert (said.levelname, BAD[spoil] in said.message) == ("ERROR", True)
     assert str(bad) in said.message
+
+
+def test_a_folder_that_comes_late_is_taken_when_it_is_there(
+    tiny_dir: Path,
+    other_dir: Path,
+    tmp_path: Path,
+    beside: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    late = tmp_path / "late"
+
+    async def serve(replica: Replica, folder: Path) -> None:
+        name = f"stub of {folder.name}"
+        while provenance(await ask(replica))["model"] != name:  # noqa: ASYNC110  (polled)
+            await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        replica = Replica(config())
+        await replica.reconfigure({"model": str(tiny_dir)})
+        await replica.reconfigure({"model": str(late)})
+        while replica._failed_updates < 3:  # noqa: ASYNC110  (a counter tells nobody)
+            await asyncio.sleep(0.001)
+        await serve(replica, tiny_dir)
+        shutil.copytree(other_dir, tmp_path / "copy").rename(late)
+        await serve(replica, late)
+        # What was wished for before does not come back.
+        await replica.reconfigure({"model": str(tmp_path / "nowhere")})
+        await updated(replica, tiny_dir)
+        seen = replica._failed_updates
+        await asyncio.sleep(0.1)
+        assert replica._failed_updates == seen
+        await serve(replica, tiny_dir)
+
+    asyncio.run(main())
 
 
 def test_nonsense_for_a_model_is_no_reason_to_stop_serving(tiny_dir: Path) -> None:
@@ -268,7 +297,7 @@ def test_a_replica_that_cannot_load_the_old_model_again_ends(
 ) -> None:
     monkeypatch.setattr(module, "fits_beside", lambda engine, folder: False)
     first, bad = (shutil.copytree(tiny_dir, tmp_path / name) for name in ("first", "bad"))
-    with_weights_that_are_no_numbers(bad)
+    without_numbers(bad)
 
     async def main() -> None:
         replica = Replica(ScorerConfig())
