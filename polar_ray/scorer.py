@@ -225,6 +225,16 @@ def check(config: ScorerConfig) -> Path:
     return folder
 
 
+def check_if_visible(config: ScorerConfig) -> None:
+    """`check`, where the checkpoint can be seen from here: its folder, or where it should be. Other
+    machines may have it where this one has nothing."""
+    if config.model is None:
+        return
+    folder = Path(config.model)
+    if folder.is_dir() or (folder.is_absolute() and folder.parent.is_dir()):
+        check(config)
+
+
 def _encoder(
     config: ScorerConfig,
     tokenizer: Tokenizer,

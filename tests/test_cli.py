@@ -129,9 +129,10 @@ def test_a_truncated_checkpoint_is_named(rows: Path, tiny_dir: Path, tmp_path: P
         (copy / file.name).write_bytes(file.read_bytes())
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    done = run("score", rows, "--model", copy)
-    assert done.exit_code == 2
-    assert "model.safetensors is damaged" in done.stderr
+    for command in (["score", rows, "--model", copy], ["serve", f"model={copy}"]):
+        done = run(*command)
+        assert done.exit_code == 2
+        assert "model.safetensors is damaged" in done.stderr
 
 
 def test_the_script_runs_as_users_run_it(rows: Path, tiny_dir: Path) -> None:

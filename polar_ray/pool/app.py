@@ -6,7 +6,6 @@ turns `key=value` arguments into a `PoolConfig` only where the annotation is the
 
 import os
 import time
-from pathlib import Path
 
 import ray
 from ray import serve
@@ -21,7 +20,7 @@ from polar_ray.pool.replica import Replica
 from polar_ray.pool.router import Router, build_ingress
 from polar_ray.pool.routing import ByName
 from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, check_environment
-from polar_ray.scorer import check
+from polar_ray.scorer import check_if_visible
 
 DEFAULT_NAME = "polar"
 
@@ -35,7 +34,7 @@ def app(config: PoolConfig) -> serve.Application:
     Raises `ConfigError` for a model that cannot be loaded: `serve deploy` calls this before it
     touches what runs.
     """
-    _check_model(config)
+    check_if_visible(config.scorer)
     replicas = serve.deployment(
         Replica,
         num_replicas=config.num_replicas,
@@ -54,15 +53,6 @@ def app(config: PoolConfig) -> serve.Application:
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
         **ROUTER,
     ).bind(config, replicas)
-
-
-def _check_model(config: PoolConfig) -> None:
-    """Looks at the checkpoint if it can be seen from here: the folder, or where it should be."""
-    if config.model is None:
-        return
-    folder = Path(config.model)
-    if folder.is_dir() or (folder.is_absolute() and folder.parent.is_dir()):
-        check(config.scorer)
 
 
 def start(

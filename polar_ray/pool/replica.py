@@ -53,7 +53,8 @@ class Loaded:
             # A model that cannot score never becomes ready.
             self._known = self._read(self.scorer.score(self._probe))
         except BaseException:
-            self.close()
+            # Another is loaded in this process next, and ranks cannot be two at once.
+            self.scorer.close()
             raise
 
     async def check(self) -> None:
