@@ -129,6 +129,9 @@ class StubEngineConfig(Config):
 
     failing_token: int | None = None
     """A record that contains this token raises what is no `EngineError`, as a bug does."""
+    lost_device_token: int | None = None
+    """A record that contains this token makes it and all that come after it fail, as one does after
+    which the device computes nothing any more."""
 
 
 def _native_unless_said(value: Any) -> Any:

@@ -7,6 +7,7 @@
       AuthError                        no token, or a wrong one
       EngineError(RuntimeError)        the model could not run
         OutOfMemory                    on this many tokens at once
+        DeviceLost                     nor will it again in this process
       ScoreError(RuntimeError)         rows without a score, raised at the caller's wish
       JobStopped(RuntimeError)         an offline job ended early; the same command goes on with it
       PoolError(RuntimeError)          the pool could not answer
@@ -50,6 +51,11 @@ class EngineError(PolarRayError, RuntimeError):
 
 class OutOfMemory(EngineError):
     """The device has no room for a pack of this size; a smaller one may fit."""
+
+
+class DeviceLost(EngineError):
+    """The device, or a process that drives one, is broken: whatever this process computes from now
+    on fails. Nothing is wrong with the records; another process can score them."""
 
 
 class ScoreError(PolarRayError, RuntimeError):
@@ -110,6 +116,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     AuthError: 401,
     EngineError: 500,
     OutOfMemory: 500,
+    DeviceLost: 500,
     ScoreError: 422,
     JobStopped: 500,
     PoolError: 503,

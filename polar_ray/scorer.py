@@ -21,11 +21,12 @@ import pyarrow as pa
 
 from polar_ray.assets import builtin_model_dir
 from polar_ray.config import ScorerConfig
-from polar_ray.encoding import Encoded, Encoder, limits, load_tokenizer
+from polar_ray.encoding import Encoded, Encoder, Tokenizer, limits, load_tokenizer
 from polar_ray.encoding.template import TEMPLATE_VERSION
-from polar_ray.engine import build_engine
+from polar_ray.engine import build_engine, check_engine
 from polar_ray.engine.protocol import Pending, Scores
-from polar_ray.errors import ConfigError, EngineError, OutOfMemory
+from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory
+from polar_ray.model.config import load_config
 from polar_ray.planning import Counts, Pack, merge, pack, shard
 from polar_ray.planning.shard import row_costs, row_groups
 from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
@@ -38,10 +39,6 @@ SLICE_BYTES = 1 << 20
 IN_FLIGHT = 2
 """Packs that the engine has at once: one that it computes, one that waits for it."""
 
-
-TRIED_AGAIN = (EngineError, OutOfMemory)
-"""Errors after which a pack's records are tried again, in smaller packs. Other kinds of
-`EngineError` end the work."""
 
 LONGEST_ERROR = 500
 """Characters of an engine's message that a row carries."""
@@ -78,17 +75,12 @@ class Scorer:
         self._bugs: set[str] = set()
         """Where foreign errors were raised whose traceback has been logged."""
 
-        if tokenizer.vocab_size > self.info.vocab_size:
-            raise ConfigError(
-                f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, "
-                f"the model {self.info.vocab_size}"
-            )
-        encoding = self.config.encoding
-        self.encoder = Encoder(
+        self.encoder = _encoder(
+            self.config,
             tokenizer,
-            limits(encoding, self.info.window),
+            vocab_size=self.info.vocab_size,
+            window=self.info.window,
             reward_id=self.info.reward_id,
-            max_field_bytes=encoding.max_field_bytes,
         )
 
     @property
@@ -132,7 +124,8 @@ class Scorer:
     def forward(
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
     ) -> Forwarded:
-        """Scores of encoded records. A record that makes the engine fail spoils only itself.
+        """Scores of encoded records. A record that makes the engine fail spoils only itself; raises
+        `DeviceLost` where the engine fails whatever it is given.
 
         `before_pack` is called before each pack; what it raises ends the work.
         """
@@ -185,8 +178,9 @@ class Scorer:
     def _after(
         self, error: EngineError, failed: Pack, encoded: Sequence[Encoded], errors: dict[int, str]
     ) -> list[Iterator[Pack]]:
-        """What to try next: smaller packs, or nothing where a lone record failed."""
-        if type(error) not in TRIED_AGAIN:
+        """What to try next: smaller packs, or nothing where a lone record failed. A lost device is
+        raised: it would fail whatever is tried, and no record is to blame."""
+        if isinstance(error, DeviceLost):
             raise error
         rows = failed.records
         if len(rows) == 1:
@@ -239,6 +233,56 @@ class Scorer:
 def foreign(error: BaseException) -> EngineError:
     """An error of another library, or a bug, as an `EngineError` that survives pickling."""
     return EngineError(f"{type(error).__name__}: {error!s:.{LONGEST_ERROR}}")
+
+
+def check(config: ScorerConfig) -> Path:
+    """The checkpoint directory of a config, after a look at all that can be wrong with it: its
+    config, tokenizer, and the headers of its weights. Loads nothing and needs no device.
+
+    Raises `ConfigError` as `Scorer` would.
+    """
+    folder = model_dir(config.model)
+    shape = load_config(folder)
+    _encoder(
+        config,
+        load_tokenizer(folder),
+        vocab_size=shape.vocab_size,
+        window=shape.window,
+        reward_id=shape.reward_token_id,
+    )
+    check_engine(config.engine, folder)
+    return folder
+
+
+def check_if_visible(config: ScorerConfig) -> None:
+    """`check`, where the checkpoint can be seen from here: its folder, or where it should be. Other
+    machines may have it where this one has nothing."""
+    if config.model is None:
+        return
+    folder = Path(config.model)
+    if folder.is_dir() or (folder.is_absolute() and folder.parent.is_dir()):
+        check(config)
+
+
+def _encoder(
+    config: ScorerConfig,
+    tokenizer: Tokenizer,
+    *,
+    vocab_size: int,
+    window: int | None,
+    reward_id: int,
+) -> Encoder:
+    """The encoder of a checkpoint; `ConfigError` if its tokenizer has more ids than the model."""
+    if tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"{config.model}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"
+        )
+    return Encoder(
+        tokenizer,
+        limits(config.encoding, window),
+        reward_id=reward_id,
+        max_field_bytes=config.encoding.max_field_bytes,
+    )
 
 
 def model_dir(model: str | None) -> Path:

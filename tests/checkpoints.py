@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from polar_ray.model import ModelConfig, RewardModel, save_model
@@ -59,3 +60,9 @@ def make_checkpoint(folder: Path, *, seed: int = 0, **changes: object) -> Path:
             torch.nn.init.normal_(tensor, std=0.3)
     save_model(model, folder)
     return folder
+
+
+def without_numbers(folder: Path) -> None:
+    """Makes all weights NaN: the checkpoint can be loaded, and cannot score."""
+    path = folder / "model.safetensors"
+    save_file({name: x * torch.nan for name, x in load_file(path).items()}, path)

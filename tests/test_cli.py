@@ -17,6 +17,7 @@ from polar_ray.cli import cli
 from polar_ray.cli.app import parse_settings
 from polar_ray.cli.scoring import _print_results
 from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import ConfigError
 from polar_ray.scorer import Scorer
 
@@ -75,6 +76,19 @@ def test_rows_without_a_score_say_why_and_the_exit_code_stays_zero(
     assert "null_field" in results(done.stdout)[0]["error"]  # type: ignore[call-overload, index]
 
 
+def test_a_lost_device_ends_the_command_and_writes_no_row(
+    tmp_path: Path, rows: Path, tiny_dir: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    options = ["--model", tiny_dir, "engine.type=stub", "--output", out]
+    [token, *_] = load_tokenizer(tiny_dir).encode(str(GROUPS[-1]["output"]))
+    done = run("score", rows, *options, f"engine.lost_device_token={token}")
+    assert done.exit_code == 1
+    assert "device is lost" in done.stderr
+    assert not out.exists()
+    assert run("score", rows, *options).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -115,9 +129,10 @@ def test_a_truncated_checkpoint_is_named(rows: Path, tiny_dir: Path, tmp_path: P
         (copy / file.name).write_bytes(file.read_bytes())
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    done = run("score", rows, "--model", copy)
-    assert done.exit_code == 2
-    assert "model.safetensors is damaged" in done.stderr
+    for command in (["score", rows, "--model", copy], ["serve", f"model={copy}"]):
+        done = run(*command)
+        assert done.exit_code == 2
+        assert "model.safetensors is damaged" in done.stderr
 
 
 def test_the_script_runs_as_users_run_it(rows: Path, tiny_dir: Path) -> None:

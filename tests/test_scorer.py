@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from dead_device import Dying
 from examples import BAD_ROWS, GROUPS, records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from polar_ray.config import EncodingConfig, ScorerConfig, StubEngineConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Done, Pending
 from polar_ray.engine.stub import stub_score
-from polar_ray.errors import ConfigError, EngineError, RecordError
+from polar_ray.errors import ConfigError, DeviceLost, EngineError, RecordError
 from polar_ray.planning import Pack
 from polar_ray.records import check_scores, provenance
 from polar_ray.scorer import Scorer, model_dir
@@ -240,16 +241,15 @@ def test_what_before_pack_raises_ends_the_work_whatever_flies(tiny_dir: Path) ->
         scorer.forward(scorer.encode(pa.Table.from_pylist(GROUPS)), before_pack)
 
 
-def test_an_engine_error_of_another_kind_ends_the_work(tiny_dir: Path) -> None:
-    class DeviceGone(EngineError):
-        pass
-
-    scorer = Scorer(ScorerConfig(model=str(tiny_dir), engine=StubEngineConfig()))
-    broken = _Failing(scorer.engine, scorer.info.reward_id, DeviceGone())  # type: ignore[arg-type]
-    scorer.engine = broken  # type: ignore[assignment]
-    with pytest.raises(DeviceGone):
-        scorer.score(GROUPS)
-    assert broken.calls == 1
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_device_that_dies_is_no_error_of_any_row(tiny_dir: Path, at: int) -> None:
+    mine = Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=64))
+    assert mine.score(GROUPS)["error"].null_count == len(GROUPS)
+    dying = Dying(mine, at)
+    for tried in (at + 1, at + 2):
+        with pytest.raises(DeviceLost, match="device-side assert"):
+            mine.score(GROUPS)
+        assert dying.submitted == tried, "no pack is tried again in smaller ones"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -1,11 +1,12 @@
-"""Packs to scores. `build_engine` imports an engine's libraries only when it is asked for."""
+"""Packs to scores. These functions import an engine's libraries only when it is asked for."""
 
 from pathlib import Path
 
 from polar_ray.config import EngineConfig, NativeEngineConfig
 from polar_ray.engine.protocol import Engine, ModelInfo
+from polar_ray.model.config import load_config
 
-__all__ = ["Engine", "ModelInfo", "build_engine"]
+__all__ = ["Engine", "ModelInfo", "build_engine", "check_engine", "fits_beside", "read_through"]
 
 
 def build_engine(config: EngineConfig, model_dir: Path) -> Engine:
@@ -21,3 +22,31 @@ def build_engine(config: EngineConfig, model_dir: Path) -> Engine:
     from polar_ray.engine.stub import StubEngine
 
     return StubEngine(config, model_dir)
+
+
+def check_engine(config: EngineConfig, model_dir: Path) -> None:
+    """Raises `ConfigError` where `build_engine` would for the files of `model_dir`, by their
+    headers alone; needs no device."""
+    if isinstance(config, NativeEngineConfig):
+        from polar_ray.model.parallel import check_divisible
+        from polar_ray.model.weights import check_model
+
+        check_divisible(load_config(model_dir), config.tensor_parallel_size)
+        check_model(model_dir)
+
+
+def read_through(model_dir: Path) -> None:
+    """Reads every byte of a checkpoint; raises `OSError` or `ConfigError` where that fails."""
+    from polar_ray.model.weights import digest
+
+    digest(model_dir)
+
+
+def fits_beside(config: EngineConfig, model_dir: Path) -> bool:
+    """Whether this process has room for the engine beside another; `ConfigError` if it has none for
+    it even in the other's place."""
+    if isinstance(config, NativeEngineConfig):
+        from polar_ray.engine.room import fits_beside as decide
+
+        return decide(config, model_dir)
+    return True

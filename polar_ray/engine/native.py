@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from polar_ray.config import NativeEngineConfig
+from polar_ray.engine.failure import explain, explained
 from polar_ray.engine.memory import fit_tokens
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
@@ -44,11 +45,12 @@ class NativeEngine:
             torch.set_num_threads(config.num_threads)
         shape = load_config(model_dir)
         check_divisible(shape, num_ranks)
-        self.model = load_model(
-            model_dir, dtype=self.dtype, device=self.device, rank=rank, num_ranks=num_ranks
-        )
-        if config.dtype in ("int8", "fp8"):
-            quantize(self.model, config.dtype)
+        with explained(f"loading {model_dir}", self.device):
+            self.model = load_model(
+                model_dir, dtype=self.dtype, device=self.device, rank=rank, num_ranks=num_ranks
+            )
+            if config.dtype in ("int8", "fp8"):
+                quantize(self.model, config.dtype)
         if num_ranks > 1:
             sum_over_ranks(self.model)
         if config.compile or (config.compile is None and self.device == "cuda"):
@@ -93,14 +95,19 @@ class NativeEngine:
     def submit(self, pack: Pack) -> Pending:
         """One forward pass over the pack, less what the prefix cache knows of it."""
         try:
-            return _OnDevice(self._forward(pack), pack)
-        except torch.OutOfMemoryError as error:
-            if self.cache is not None:
-                self.cache.clear()
-            torch.cuda.empty_cache()
-            raise OutOfMemory(f"no room for a pack of {pack.num_tokens} tokens") from error
+            return _OnDevice(self._forward(pack), self, pack)
         except RuntimeError as error:
-            raise EngineError(f"a pack of {pack.num_tokens} tokens failed: {error}") from error
+            raise self.failed(error, pack) from error
+
+    def failed(self, error: RuntimeError, pack: Pack) -> EngineError:
+        """What a pack's failure means, in this project's words; see `engine.failure`."""
+        failure = explain(error, f"a pack of {pack.num_tokens} tokens", self.device)
+        if isinstance(failure, OutOfMemory) and self.cache is not None:
+            self.cache.clear()
+        if isinstance(failure, OutOfMemory):
+            # torch takes its own free blocks by itself, but libraries of the device's cannot.
+            torch.cuda.empty_cache()
+        return failure
 
     def _forward(self, pack: Pack) -> Tensor:
         if self.cache is None:
@@ -148,16 +155,16 @@ class NativeEngine:
 class _OnDevice:
     """Scores that a device may still be computing."""
 
-    def __init__(self, scores_R: Tensor, pack: Pack) -> None:
+    def __init__(self, scores_R: Tensor, engine: NativeEngine, pack: Pack) -> None:
         self._scores_R = scores_R
-        self._num_tokens = pack.num_tokens
+        self._engine, self._pack = engine, pack
 
     def result(self) -> Scores:
         """Waits for the device. See `Pending`."""
         try:
             scores: Scores = self._scores_R.float().cpu().numpy()
         except RuntimeError as error:
-            raise EngineError(f"a pack of {self._num_tokens} tokens failed: {error}") from error
+            raise self._engine.failed(error, self._pack) from error
         return scores
 
 

@@ -46,7 +46,7 @@ class Pending(Protocol):
     """Scores on their way."""
 
     def result(self) -> Scores:
-        """float32 [R], one score for each of `pack.ends`; raises `EngineError` if it failed."""
+        """float32 [R], one score for each of `pack.ends`; raises what `Engine.submit` does."""
         ...
 
 
@@ -59,7 +59,8 @@ class Engine(Protocol):
     def submit(self, pack: Pack) -> Pending:
         """Begins a forward pass; on a GPU it goes on while the caller plans the next.
 
-        Raises `EngineError` if it cannot, `OutOfMemory` if a smaller pack might.
+        Raises `EngineError` if it cannot, `OutOfMemory` if a smaller pack might, `DeviceLost` if
+        nothing will be computed any more.
         """
         ...
 

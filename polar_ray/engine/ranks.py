@@ -1,8 +1,8 @@
 """The native engine on several devices of one node: a process for each, all running every pack.
 
 This process is rank 0 and the only one that speaks; the others are told each pack over a pipe. A
-rank that fails leaves the others waiting for its sums, so that any failure ends the engine: whoever
-holds it must start a new one, as a pool's health check does.
+rank that fails leaves the others waiting for its sums, so that any failure ends the engine, and
+counts as a lost device: whoever holds it must start a new process, as a pool's replica does.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import logging
 import multiprocessing
 import os
 import tempfile
+import time
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
 
 from polar_ray.config import NativeEngineConfig
+from polar_ray.engine.failure import check_stream
 from polar_ray.engine.native import NativeEngine, choose_device
 from polar_ray.engine.protocol import Pending, Scores
-from polar_ray.errors import ConfigError, EngineError
+from polar_ray.errors import ConfigError, DeviceLost, EngineError
 from polar_ray.model import load_config
 from polar_ray.model.parallel import check_divisible
 from polar_ray.planning import Pack
@@ -30,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(minutes=10)
 """For loading, and for one pack: a rank that is silent for longer is taken for dead."""
+
+LOOK_S = 1.0
+"""How often rank 0 looks at its own device while it waits for the others."""
 
 STOP_S = 5.0
 
@@ -78,8 +84,7 @@ class RankedEngine:
 
     def submit(self, pack: Pack) -> Pending:
         """One forward pass on all ranks at once."""
-        if self._failed is not None:
-            raise EngineError(f"this engine has lost a rank and must be replaced: {self._failed}")
+        self.check()
         try:
             for pipe, process in zip(self._pipes, self._processes, strict=True):
                 if not process.is_alive():
@@ -90,10 +95,15 @@ class RankedEngine:
             raise self.fail(error) from error
         return pending
 
-    def fail(self, error: Exception) -> EngineError:
+    def check(self) -> None:
+        """Raises `DeviceLost` if a rank has failed before."""
+        if self._failed is not None:
+            raise DeviceLost(f"this engine has lost a rank and must be replaced: {self._failed}")
+
+    def fail(self, error: Exception) -> DeviceLost:
         """Marks the engine as broken."""
         self._failed = str(error)
-        return EngineError(f"a rank failed, and with it the engine: {error}")
+        return DeviceLost(f"a rank failed, and with it the engine: {error}")
 
     def hear_all(self) -> None:
         """Waits until every rank has done the oldest pack; raises what one of them reports."""
@@ -102,8 +112,7 @@ class RankedEngine:
 
     def _hear(self, pipe: Connection) -> None:
         process = self._processes[self._pipes.index(pipe)]
-        ready = wait([pipe, process.sentinel], timeout=TIMEOUT.total_seconds())
-        if pipe not in ready:
+        if pipe not in self._wait(pipe, process.sentinel):
             raise EngineError(f"{process.name} is silent; its exit code is {process.exitcode}")
         try:
             problem = pipe.recv()
@@ -111,6 +120,14 @@ class RankedEngine:
             raise EngineError(f"{process.name} has died") from None
         if problem is not None:
             raise EngineError(f"{process.name}: {problem}")
+
+    def _wait(self, *what: Any) -> list[Any]:
+        """Those that have something to say, after `TIMEOUT` possibly none."""
+        deadline = time.monotonic() + TIMEOUT.total_seconds()
+        while not (ready := wait(what, LOOK_S)) and time.monotonic() < deadline:
+            # They may be waiting for this rank, whose device is lost.
+            check_stream(self._own.device)
+        return ready
 
     @property
     def counters(self) -> dict[str, int]:
@@ -142,12 +159,13 @@ class _Together:
 
     def result(self) -> Scores:
         """See `Pending`."""
+        self._engine.check()
         try:
-            scores = self._own.result()
+            # First: where a rank has failed, this one's sums never end.
             self._engine.hear_all()
+            return self._own.result()
         except Exception as error:
             raise self._engine.fail(error) from error
-        return scores
 
 
 def _join(config: NativeEngineConfig, model_dir: Path, rank: int, meeting: Path) -> NativeEngine:

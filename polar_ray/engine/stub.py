@@ -16,6 +16,7 @@ import numpy as np
 
 from polar_ray.config import StubEngineConfig
 from polar_ray.engine.protocol import Done, ModelInfo, Pending
+from polar_ray.errors import DeviceLost
 from polar_ray.model.config import load_config
 from polar_ray.planning import Pack, Span
 
@@ -31,6 +32,7 @@ class StubEngine:
         shape = load_config(model_dir)
         self._config = config
         self._packs = 0
+        self._lost = False
         self.info = ModelInfo(
             name=f"stub of {model_dir.name}",
             digest=f"stub {config.salt} of {model_dir.name}",
@@ -48,15 +50,15 @@ class StubEngine:
             time.sleep(self._config.seconds_per_token * pack.num_tokens)
         span_at = {span.stop - 1: span for span in pack.spans}
         records = [_ids(pack, span_at[end]) for end in pack.ends.tolist()]
-        fatal = self._config.fatal_token
-        if fatal is not None and any(fatal in ids for ids in records):
+        if _contains(records, self._config.fatal_token):
             os._exit(1)
-        hanging = self._config.hanging_token
-        if hanging is not None and any(hanging in ids for ids in records):
+        if _contains(records, self._config.hanging_token):
             threading.Event().wait()
-        failing = self._config.failing_token
-        if failing is not None and any(failing in ids for ids in records):
+        if _contains(records, failing := self._config.failing_token):
             raise RuntimeError(f"a pack of {pack.num_tokens} tokens holds token {failing}")
+        self._lost = self._lost or _contains(records, self._config.lost_device_token)
+        if self._lost:
+            raise DeviceLost("the stub's device is lost, and this process with it")
         self._packs += 1
         scores = [stub_score(ids, self.info.digest) for ids in records]
         return Done(np.array(scores, dtype=np.float32))
@@ -68,6 +70,10 @@ class StubEngine:
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+def _contains(records: list[np.ndarray], token: int | None) -> bool:
+    return token is not None and any(token in ids for ids in records)
 
 
 def _ids(pack: Pack, span: Span) -> np.ndarray:

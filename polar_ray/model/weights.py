@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,31 +42,48 @@ def load_model(
     Of `num_ranks` > 1, only the part of `rank` (`polar_ray.model.parallel`).
     """
     folder = Path(model_dir)
-    with torch.device("meta"):
-        model = RewardModel(load_config(folder))
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    check_model(folder)
+    model = _on_meta(folder)
     loaded: dict[str, Tensor] = {}
-    for name, tensor, path in _tensors(folder):
-        if name not in expected:
-            raise ConfigError(f"{path} holds {name!r}, which this model does not have")
-        if name in loaded:
-            raise ConfigError(f"{path} holds {name!r} a second time")
-        if tensor.shape != expected[name]:
-            raise ConfigError(
-                f"{path}: {name!r} has shape {tuple(tensor.shape)}, "
-                f"config.json asks for {tuple(expected[name])}"
-            )
-        if not tensor.is_floating_point():
-            raise ConfigError(f"{path}: {name!r} is {tensor.dtype}, not a floating-point tensor")
+    for name, tensor in _tensors(folder):
         part = part_of(name, tensor, rank, num_ranks)
         loaded[name] = part.to(device=device, dtype=dtype)
-    if missing := sorted(expected.keys() - loaded.keys()):
-        raise ConfigError(f"{folder} lacks {len(missing)} tensor(s): {', '.join(missing[:5])}")
     for name, tensor in loaded.items():
         # Not load_state_dict: a rank's part has another shape than the whole.
         module, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(module), leaf, Parameter(tensor, requires_grad=False))
     return model.eval()
+
+
+def check_model(model_dir: str | Path) -> int:
+    """How many weights a checkpoint directory holds, by the headers of its files alone.
+
+    Raises `ConfigError` for all that `load_model` would, but for bytes that cannot be read.
+    """
+    folder = Path(model_dir)
+    expected = {name: tuple(x.shape) for name, x in _on_meta(folder).state_dict().items()}
+    found: set[str] = set()
+    for name, shape, dtype, path in _headers(folder):
+        if name not in expected:
+            raise ConfigError(f"{path} holds {name!r}, which this model does not have")
+        if name in found:
+            raise ConfigError(f"{path} holds {name!r} a second time")
+        if shape != expected[name]:
+            raise ConfigError(
+                f"{path}: {name!r} has shape {shape}, config.json asks for {expected[name]}"
+            )
+        if not dtype.startswith(("F", "BF")):
+            raise ConfigError(f"{path}: {name!r} is {dtype}, not a floating-point tensor")
+        found.add(name)
+    if missing := sorted(expected.keys() - found):
+        raise ConfigError(f"{folder} lacks {len(missing)} tensor(s): {', '.join(missing[:5])}")
+    return sum(math.prod(shape) for shape in expected.values())
+
+
+def _on_meta(folder: Path) -> RewardModel:
+    """The model without weights."""
+    with torch.device("meta"):
+        return RewardModel(load_config(folder))
 
 
 def save_model(
@@ -89,13 +110,17 @@ def digest(model_dir: str | Path, *extra: str) -> str:
     for path in paths:
         if path.is_file():
             total.update(path.name.encode())
-            total.update(_file_digest(path))
+            status = path.stat()
+            total.update(_file_digest(path, status.st_size, status.st_mtime_ns))
     for text in extra:
         total.update(text.encode() + b"\0")
     return total.hexdigest()
 
 
-def _file_digest(path: Path) -> bytes:
+@lru_cache(maxsize=1024)
+def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
+    """Computed once for each state of a file: a model is read through before an update drops the
+    one before it, and again when it is loaded."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 24):
@@ -125,11 +150,27 @@ def weight_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path]]:
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                for name in file.keys():  # noqa: SIM118  (not a dict)
-                    yield name, file.get_tensor(name), path
-        except (SafetensorError, OSError, RuntimeError) as error:
-            raise ConfigError(f"{path} is damaged or not a safetensors file: {error}") from None
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                yield name, file.get_tensor(name)
+
+
+def _headers(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str, Path]]:
+    """Name, shape and dtype ("BF16") of each tensor, and where it is."""
+    for path in weight_files(folder):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118  (not a dict)
+                header = file.get_slice(name)
+                yield name, tuple(header.get_shape()), header.get_dtype(), path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, whose errors are `ConfigError`s while it is read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ConfigError(f"{path} is damaged or not a safetensors file: {error}") from None

@@ -4,6 +4,7 @@ actors and nodes that are lost, is decided in `offline.roster`."""
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from threading import Lock
 from typing import Any
@@ -12,7 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from polar_ray.config import RescoreConfig, ScorerConfig
-from polar_ray.errors import JobStopped
+from polar_ray.errors import DeviceLost, JobStopped
 from polar_ray.offline.crew import Call, Work
 from polar_ray.offline.roster import Roster, Task
 from polar_ray.offline.work import Job, OwnScorer, Worker
@@ -40,11 +41,16 @@ class ScoringActor:
         return self._load().made_by
 
     def call(self, job: Job, call: Call) -> Any:
-        """Does one call. An actor that was restarted learns of the job with its first."""
-        worker = self._worker
-        if worker is None or worker.job != job:
-            worker = self._worker = Worker(self._load(), job)
-        return worker.do(call.method, call.arguments)
+        """Does one call. An actor that was restarted learns of the job with its first; one whose
+        device is lost ends, so that another does the work."""
+        try:
+            worker = self._worker
+            if worker is None or worker.job != job:
+                worker = self._worker = Worker(self._load(), job)
+            return worker.do(call.method, call.arguments)
+        except DeviceLost as error:
+            logger.error("this worker ends: %s", error)
+            os._exit(1)
 
     def _load(self) -> OwnScorer:
         with self._loading:

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from polar_ray.config import RescoreConfig
-from polar_ray.errors import ConfigError, JobStopped
+from polar_ray.errors import ConfigError, DeviceLost, JobStopped
 from polar_ray.offline import grouping
 from polar_ray.offline.crew import Call, Crew, hire
 from polar_ray.offline.identity import JOB, MANIFEST, check_same, fingerprint, identity
@@ -218,13 +218,14 @@ class _Run:
     def _work(
         self, progress: Progress, calls: Sequence[Call]
     ) -> Generator[tuple[Call, Any], None, None]:
-        """Does calls and reports; errors of the disk end the run, not the job."""
+        """Does calls and reports; errors of the disk and of this process's device end the run, not
+        the job."""
         try:
             with closing(self.crew.work(self.job, calls)) as results:
                 for call, result in results:
                     yield call, result
                     self.listen(progress.snapshot(time.monotonic()))
-        except OSError as error:
+        except (OSError, DeviceLost) as error:
             raise JobStopped(f"{error}. Parts that were written stay; run this again") from None
 
     def _skip(self, problem: Problem) -> None:

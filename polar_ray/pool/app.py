@@ -21,6 +21,7 @@ from polar_ray.pool.replica import Replica
 from polar_ray.pool.router import Router, build_ingress
 from polar_ray.pool.routing import ByName
 from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, check_environment
+from polar_ray.scorer import check_if_visible
 
 DEFAULT_NAME = "polar"
 
@@ -29,7 +30,12 @@ QUICK = {"initial_backoff_s": 0.005, "backoff_multiplier": 1.5, "max_backoff_s":
 
 
 def app(config: PoolConfig) -> serve.Application:
-    """The application: `serve run --name polar polar_ray:app model=DIR num_replicas=4`."""
+    """The application: `serve run --name polar polar_ray:app model=DIR num_replicas=4`.
+
+    Raises `ConfigError` for a model that cannot be loaded: `serve deploy` calls this before it
+    touches what runs.
+    """
+    check_if_visible(config.scorer)
     replicas = serve.deployment(
         Replica,
         num_replicas=config.num_replicas,

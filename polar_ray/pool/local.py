@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from polar_ray.config import PoolConfig
 from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
+from polar_ray.scorer import check_if_visible
 
 QUIET_ENV = {
     # One line per request helps nobody at this rate.
@@ -32,6 +33,7 @@ def pool(
     that starts here; one that runs keeps its own.
     """
     check_binding(host, has_tokens=config.http.token_file is not None)
+    check_if_visible(config.scorer)
     for key, value in QUIET_ENV.items():
         os.environ.setdefault(key, value)
 

@@ -13,6 +13,7 @@ DESCRIPTIONS = {
     "prefix_misses": "Prefixes that the cache did not know.",
     "prefix_tokens_reused": "Tokens that the prefix cache saved.",
     "halvings": "Times that the device ran out of memory and packs were made smaller.",
+    "failed_updates": "Models that could not be loaded; the one before went on.",
 }
 
 

@@ -1,24 +1,29 @@
 """Replica: one scorer on one device, as a Ray Serve deployment."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 from pydantic import ValidationError
 
 from polar_ray.config import ScorerConfig, explain
-from polar_ray.errors import ConfigError, DeadlineExceeded, EngineError
+from polar_ray.engine import fits_beside, read_through
+from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost, EngineError
 from polar_ray.pool.batcher import Batcher
 from polar_ray.pool.metrics import EngineMetrics
 from polar_ray.pool.reservation import Reservation
 from polar_ray.pool.settings import check_environment
 from polar_ray.pool.watchdog import Watchdog
 from polar_ray.records import check_scores
-from polar_ray.scorer import Scorer
+from polar_ray.scorer import Scorer, check
 from polar_ray.stream import encode_arrow, read_arrow
+
+# Serve's own: the log of this replica, which the dashboard shows too.
+logger = logging.getLogger("ray.serve")
 
 PROBE = {"prompt": "1 + 1 =", "reference": "2", "output": "2"}
 PROBE_TIMEOUT_S = 5.0
@@ -35,18 +40,27 @@ WARM_UP = [PROBE, {**PROBE, "output": "It is 3, I think."}]
 """Two records in a pack are another shape to a compiler than one."""
 
 
+RETRY_S = 60.0
+"""How long after an update that failed it is tried again."""
+
+
 class Loaded:
     """A model that is ready to score, and what it scored its probe at its start."""
 
     def __init__(self, config: ScorerConfig) -> None:
         self.scorer = Scorer(config)
         self._probe = pa.Table.from_pylist([PROBE])
-        # Before the batcher's watch begins: compiling and cold caches are no measure of speed.
-        self.scorer.score(self._probe)
-        self.scorer.score(WARM_UP)
-        self.batcher = Batcher(self.scorer)
-        # A model that cannot score never becomes ready.
-        self._known = self._read(self.scorer.score(self._probe))
+        try:
+            # Before the batcher's watch begins: compiling and cold caches are no measure of speed.
+            self.scorer.score(self._probe)
+            self.scorer.score(WARM_UP)
+            self.batcher = Batcher(self.scorer)
+            # A model that cannot score never becomes ready.
+            self._known = self._read(self.scorer.score(self._probe))
+        except BaseException:
+            # Another is loaded in this process next, and ranks cannot be two at once.
+            self.scorer.close()
+            raise
         self._watchdog = Watchdog(self.batcher.progress)
         self._watchdog.start()
 
@@ -80,6 +94,28 @@ class Loaded:
         self.scorer.close()
 
 
+def _try_to_load(config: ScorerConfig) -> Loaded | str:
+    """A model, or why there is none: in words, because an error keeps the frames in which parts of
+    the model still stand. A lost device is raised."""
+    try:
+        return Loaded(config)
+    except DeviceLost:
+        raise
+    except Exception as error:  # whatever it is, the model before must come back
+        return _words(error)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def end_process(error: DeviceLost) -> NoReturn:
+    """Ends this process at once: its callers hear of a death and go elsewhere, and Serve starts
+    another. An orderly end would ask the device for things that it cannot do any more."""
+    logger.error("this replica ends: %s", error)
+    os._exit(1)
+
+
 class Replica:
     """Holds the model. Everything it knows of scoring is in `Scorer` and `Batcher`."""
 
@@ -89,34 +125,109 @@ class Replica:
         self._loaded: Loaded | None = None
         self._ready = asyncio.Event()
         self._swap = asyncio.Lock()
+        self._loading: asyncio.Task[None] | None = None
+        self._retry: asyncio.Task[None] | None = None
+        self._failed_updates = 0
         self._metrics = EngineMetrics()
         self._reservation = Reservation()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Loads the model that `user_config` names, as Serve asks for at the start and whenever it
-        changes: `{"model": DIR}`.
+        """Takes the model that `user_config` names, as Serve asks for at the start and whenever it
+        changes: `{"model": DIR}`. At the start, raises `ConfigError` for what cannot be loaded.
 
-        What is at work is finished with the old model, which then makes room; what comes meanwhile
-        waits here or goes to other replicas. Raises `ConfigError` for what cannot be loaded; Serve
-        then ends this replica, and stops the update before it has reached all of them.
+        Later nothing is raised, because Serve ends a replica that does, and starts another with the
+        same `user_config`: the model that serves goes on, an error is logged and counted
+        (`failed_updates`), and it is tried again. Serve sends no work to a replica until this
+        returns, so that where there is room for two models, the new one is loaded afterwards.
         """
+        self._stop_trying()
+        await self._update(user_config)
+
+    def _stop_trying(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    async def _update(self, user_config: dict[str, Any]) -> None:
+        async with self._swap:
+            if self._loading is not None:
+                await asyncio.wait([self._loading])
+            if (old := self._loaded) is None:
+                config = self._with(user_config)
+                self._take(await asyncio.to_thread(Loaded, config), config)
+                return
+            try:
+                config = self._with(user_config)
+                if config == self._config:
+                    return
+                folder = await asyncio.to_thread(check, config)
+                beside = await asyncio.to_thread(fits_beside, config.engine, folder)
+                if not beside:
+                    await asyncio.to_thread(read_through, folder)
+            except Exception as error:  # whatever it is, the old model serves
+                self._keep(user_config, _words(error))
+                return
+            if beside:
+                self._loading = asyncio.create_task(self._load_beside(old, config))
+            else:
+                await self._load_instead(old, config)
+
+    def _with(self, user_config: dict[str, Any]) -> ScorerConfig:
         if user_config.keys() != {"model"}:
             raise ConfigError(f'user_config={user_config!r:.200}; it must be {{"model": DIR}}')
         try:
-            config = ScorerConfig(**{**dict(self._config), **user_config})
+            return ScorerConfig(**{**dict(self._config), **user_config})
         except ValidationError as error:
             raise explain(error) from None
-        async with self._swap:
-            if self._loaded is not None and config == self._config:
-                return
-            self._ready.clear()
-            if (old := self._loaded) is not None:
-                await old.batcher.idle()
-                self._loaded = None
-                old.close()
-            self._loaded = await asyncio.to_thread(Loaded, config)
-            self._config = config
-            self._ready.set()
+
+    def _take(self, loaded: Loaded, config: ScorerConfig) -> None:
+        self._loaded, self._config = loaded, config
+        self._ready.set()
+
+    def _keep(self, user_config: dict[str, Any], reason: str) -> None:
+        """Says that the model before goes on, because another could not be loaded, and tries again
+        later: the folder may not be complete yet, and Serve does not call twice."""
+        self._failed_updates += 1
+        logger.error("no update to %.200r, the model before goes on: %s", user_config, reason)
+        self._retry = asyncio.create_task(self._again(user_config))
+
+    async def _again(self, user_config: dict[str, Any]) -> None:
+        await asyncio.sleep(RETRY_S)
+        self._retry = None
+        await self._update(user_config)
+
+    async def _load_beside(self, old: Loaded, config: ScorerConfig) -> None:
+        """Loads a model while another serves, and lets that one finish what it has."""
+        new = await self._try(config)
+        if new is None:
+            return
+        self._take(new, config)
+        await old.batcher.idle()
+        old.close()
+
+    async def _load_instead(self, old: Loaded, config: ScorerConfig) -> None:
+        """Loads a model in the place of another, which comes back if that fails. Raises if it does
+        not: nothing is left to serve."""
+        self._ready.clear()
+        await old.batcher.idle()
+        self._loaded = None
+        old.close()
+        if (new := await self._try(config)) is None:
+            new, config = await asyncio.to_thread(Loaded, self._config), self._config
+            # Whoever waits must not do so again every minute.
+            self._stop_trying()
+        self._take(new, config)
+
+    async def _try(self, config: ScorerConfig) -> Loaded | None:
+        """A model, or None after it was said why there is none."""
+        try:
+            new = await asyncio.to_thread(_try_to_load, config)
+        except DeviceLost as error:
+            end_process(error)
+        if isinstance(new, Loaded):
+            return new
+        self._keep({"model": config.model}, new)
+        return None
 
     async def score(
         self,
@@ -141,6 +252,8 @@ class Replica:
             )
         except (TimeoutError, asyncio.TimeoutError):
             raise DeadlineExceeded(f"the replica did not come to it in {timeout_s:.3g} s") from None
+        except DeviceLost as error:
+            end_process(error)
         return encode_arrow(result)
 
     async def _score(
@@ -172,14 +285,19 @@ class Replica:
 
     async def pulse(self, *, replica: str) -> dict[str, str] | None:
         """What this replica scores with, at once, whatever the engine is at; None while it loads a
-        model."""
+        model and has no other."""
         return None if self._serving is None else self._serving.scorer.provenance
 
     async def check_health(self) -> None:
         """Scores a probe; see `Loaded.check`. A replica that loads a model is healthy."""
         if (loaded := self._serving) is not None:
-            self._metrics.publish(loaded.scorer.counters)
-            await loaded.check()
+            self._metrics.publish(
+                {**loaded.scorer.counters, "failed_updates": self._failed_updates}
+            )
+            try:
+                await loaded.check()
+            except DeviceLost as error:
+                end_process(error)
 
     def __del__(self) -> None:
         loaded: Loaded | None = getattr(self, "_loaded", None)

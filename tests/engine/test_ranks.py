@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
+from dead_device import Dead
 from examples import GROUPS
 
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.engine.protocol import Pending
 from polar_ray.engine.ranks import RankedEngine
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, DeviceLost
 from polar_ray.model import load_config, load_model
 from polar_ray.model.parallel import check_divisible, part_of
 from polar_ray.planning import Pack
@@ -48,10 +49,28 @@ def test_a_rank_that_dies_ends_the_engine(ranked: Scorer) -> None:
     process = ranked.engine._processes[0]
     process.kill()
     process.join()
-    for _ in range(2):
-        errors = ranked.score(GROUPS[:2])["error"].to_pylist()
-        assert all(text.startswith("engine_error: ") for text in errors)
-    assert "must be replaced" in errors[0]
+    for message in ("has died with code -9", "must be replaced"):
+        with pytest.raises(DeviceLost, match=message):
+            ranked.score(GROUPS[:2])
+
+
+def test_a_rank_that_fails_ends_the_engine(ranked: Scorer) -> None:
+    ranked.score(GROUPS[:2])
+    assert isinstance(ranked.engine, RankedEngine)
+    [pipe] = ranked.engine._pipes
+    pipe.send("this is no pack")
+    ranked.engine._processes[0].join()
+    for message in ("a rank failed", "must be replaced"):
+        with pytest.raises(DeviceLost, match=message):
+            ranked.score(GROUPS[:2])
+
+
+def test_a_device_that_rank_0_loses_ends_the_engine(ranked: Scorer) -> None:
+    ranked.score(GROUPS[:2])
+    with Dead(), pytest.raises(DeviceLost, match="cpu is lost"):
+        ranked.score(GROUPS[:2])
+    with pytest.raises(DeviceLost, match="must be replaced"):
+        ranked.score(GROUPS[:2])
 
 
 def test_a_bug_in_one_rank_ends_the_engine(ranked: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,16 +83,35 @@ def test_lost_actors_cost_a_retry_and_no_row(
     check(tmp_path / "out", tiny_dir)
 
 
+def test_a_lost_device_stops_the_job_and_the_same_command_goes_on(
+    source: str, tiny_dir: Path, tmp_path: Path
+) -> None:
+    rows = TABLE.to_pylist()
+    rows[67]["output"] = "ring \x07"
+    pq.write_table(pa.Table.from_pylist(rows), source, row_group_size=50)
+    [lost] = load_tokenizer(tiny_dir).encode("\x07")
+    settings = {"num_workers": 0, "engine.lost_device_token": lost, "in_flight": 1}
+    chosen = config(tiny_dir, **settings)
+    for _ in range(2):
+        with pytest.raises(JobStopped, match=r"device is lost.*run this again"):
+            rescore(chosen, source, str(tmp_path / "out"))
+        parts = [pq.read_table(one) for one in sorted((tmp_path / "out").glob("part-*"))]
+        scored = pa.concat_tables(parts)
+        assert scored["n"].to_pylist() == list(range(60)), "the units before it, and none after"
+        assert scored["error"].null_count == 60
+
+
 @pytest.mark.ray
+@pytest.mark.parametrize("how", ["fatal_token", "lost_device_token"])
 def test_a_record_that_ends_workers_is_an_error_of_its_own_row(
-    cluster: None, tiny_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    cluster: None, tiny_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     rows = TABLE.to_pylist()
     rows[67]["output"] = "ring \x07"
     path = tmp_path / "in.jsonl"  # a unit's rows are not known before it is read
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     [fatal] = load_tokenizer(tiny_dir).encode("\x07")
-    settings = {"engine.fatal_token": fatal, "rows_per_part": 40}
+    settings = {f"engine.{how}": fatal, "rows_per_part": 40}
     manifest = rescore(config(tiny_dir, **settings), str(path), str(tmp_path / "out"))
     assert manifest["rows"] == ROWS
     assert manifest["errors"] == {"poison": 1}

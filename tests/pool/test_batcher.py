@@ -17,7 +17,7 @@ from examples import GROUPS
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.encoding import Encoded
 from polar_ray.engine.protocol import Pending
-from polar_ray.errors import EngineError
+from polar_ray.errors import DeviceLost, EngineError
 from polar_ray.planning import Pack
 from polar_ray.pool import batcher as module
 from polar_ray.pool.batcher import Batcher
@@ -337,12 +337,9 @@ def test_callers_hear_of_whatever_ends_a_forward(gated: GatedScorer, error: Base
 def test_an_error_of_the_engine_itself_is_everybodys(gated: GatedScorer) -> None:
     """What the scorer does not try again is not tried apart either."""
 
-    class DeviceGone(EngineError):
-        pass
-
     def gone(pack: Pack) -> Pending:
         calls.append(len(pack.records))
-        raise DeviceGone("the device is gone")
+        raise DeviceLost("the device is gone")
 
     calls: list[int] = []
     gated.engine.submit = gone  # type: ignore[method-assign]
@@ -356,7 +353,7 @@ def test_an_error_of_the_engine_itself_is_everybodys(gated: GatedScorer) -> None
         batcher.close()
         return found
 
-    assert [type(error) for error in asyncio.run(main())] == [DeviceGone] * 2
+    assert [type(error) for error in asyncio.run(main())] == [DeviceLost] * 2
     assert len(calls) <= 2
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from checkpoints import make_checkpoint, without_numbers
 from examples import BAD_ROWS, GROUPS
 from processes import replica_pids
 from typer.testing import CliRunner
@@ -210,9 +211,12 @@ def test_a_second_pool_that_cannot_fit_is_refused_at_once(cluster: None) -> None
 def test_a_pool_that_cannot_load_says_why(cluster: None, tmp_path: Path) -> None:
     from polar_ray.pool.app import start
 
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(PoolError, match=r"did not start: ConfigError: .* neither tokenizer"):
-        start(PoolConfig(model=str(tmp_path), num_cpus=0.1), name="broken", route_prefix="/broken")
+    broken = {"name": "broken", "route_prefix": "/broken"}
+    with pytest.raises(ConfigError, match=r"config\.json is missing"):
+        start(PoolConfig(model=str(tmp_path), num_cpus=0.1), **broken)
+    without_numbers(make_checkpoint(tmp_path))
+    with pytest.raises(PoolError, match=r"did not start: EngineError: .* score its own probe"):
+        start(PoolConfig(model=str(tmp_path), num_cpus=0.1), **broken)
 
 
 def test_a_route_that_is_taken_is_a_clear_error(url: str) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from checkpoints import without_numbers
 from examples import GROUPS
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
@@ -202,19 +206,39 @@ def set_result(future: asyncio.Future[pa.Table]) -> None:
         future.set_result(TABLE)
 
 
-def test_a_model_changes_in_place_and_every_call_gets_one(tiny_dir: Path, other_dir: Path) -> None:
+@pytest.fixture(params=[True, False], ids=["beside", "instead"])
+def beside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether there is room for two models."""
+    monkeypatch.setattr(module, "fits_beside", lambda engine, folder: request.param)
+    return bool(request.param)
+
+
+async def updated(replica: Replica, folder: Path | int) -> None:
+    """Returns when an update has ended, this way or the other."""
+    await replica.reconfigure({"model": str(folder) if isinstance(folder, Path) else folder})
+    if replica._loading is not None:
+        await replica._loading
+
+
+def test_a_model_changes_in_place_and_every_call_gets_one(
+    tiny_dir: Path, other_dir: Path, beside: bool
+) -> None:
     async def main() -> None:
         replica, gate = await serving(tiny_dir)
         before = await replica.pulse(replica="r")
         early = asyncio.create_task(ask(replica))
         await asyncio.to_thread(gate.reached.wait, 30)
-        swap = asyncio.create_task(replica.reconfigure({"model": str(other_dir)}))
-        await asyncio.sleep(0)
-        assert await replica.pulse(replica="r") is None, "others should get the work now"
+        swap = asyncio.create_task(updated(replica, other_dir))
+        while (now := await replica.pulse(replica="r")) == before:  # noqa: ASYNC110  (polled)
+            await asyncio.sleep(0.001)
         await replica.check_health()
         late = asyncio.create_task(ask(replica))
-        with pytest.raises(DeadlineExceeded):
-            await ask(replica, 0.01)
+        if beside:
+            assert provenance(await late) == now, "nobody waits for the old one"
+        else:
+            assert now is None, "others should get the work now"
+            with pytest.raises(DeadlineExceeded):
+                await ask(replica, 0.01)
         assert not swap.done(), "what is at work is finished first"
         gate.opened.set()
         await swap
@@ -225,10 +249,182 @@ def test_a_model_changes_in_place_and_every_call_gets_one(tiny_dir: Path, other_
         assert after is not None
         assert before["model_digest"] != after["model_digest"]
         loaded = replica._loaded
-        await replica.reconfigure({"model": str(other_dir)})
+        await updated(replica, other_dir)
         assert replica._loaded is loaded, "it has that already"
 
     asyncio.run(main())
+
+
+def cut_off(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def of_another_shape(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"intermediate_size": 64', '"intermediate_size": 96'))
+
+
+def with_a_broken_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+
+
+def without_its_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+BAD = {
+    without_its_folder: "is not a directory",
+    cut_off: "damaged",
+    of_another_shape: "config.json asks for",
+    with_a_broken_tokenizer: "tokenizer.json",
+    without_numbers: "cannot score its own probe",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
+def test_the_model_that_serves_goes_on_where_another_cannot_be_loaded(
+    spoil: Callable[[Path], None],
+    tiny_dir: Path,
+    other_dir: Path,
+    tmp_path: Path,
+    beside: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bad = shutil.copytree(other_dir, tmp_path / "bad")
+    spoil(bad)
+    module.logger.addHandler(caplog.handler)
+
+    async def main() -> None:
+        replica = Replica(ScorerConfig())
+        await replica.reconfigure({"model": str(tiny_dir)})
+        expected, before = await ask(replica), replica._loaded
+        assert before is not None
+        gate = Gate(before)
+        early = asyncio.create_task(ask(replica))
+        await asyncio.to_thread(gate.reached.wait, 30)
+        swap = asyncio.create_task(updated(replica, bad))
+        late = asyncio.create_task(ask(replica))
+        gate.opened.set()
+        await swap
+        for answer in (await early, await late, await ask(replica)):
+            assert answer.equals(expected, check_metadata=True)
+        await replica.check_health()
+        known = spoil is not without_numbers
+        kept = replica._loaded is before
+        assert kept == (known or beside), "what can be known is known before anything is dropped"
+        await updated(replica, other_dir)
+        assert provenance(await ask(replica))["model"] == other_dir.name
+
+    try:
+        asyncio.run(main())
+    finally:
+        module.logger.removeHandler(caplog.handler)
+    [said] = [record for record in caplog.records if record.name == "ray.serve"]
+    assert (said.levelname, BAD[spoil] in said.message) == ("ERROR", True)
+    assert str(bad) in said.message
+
+
+def test_a_folder_that_comes_late_is_taken_when_it_is_there(
+    tiny_dir: Path,
+    other_dir: Path,
+    tmp_path: Path,
+    beside: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    late = tmp_path / "late"
+
+    async def serve(replica: Replica, folder: Path) -> None:
+        name = f"stub of {folder.name}"
+        while provenance(await ask(replica))["model"] != name:  # noqa: ASYNC110  (polled)
+            await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        replica = Replica(config())
+        await replica.reconfigure({"model": str(tiny_dir)})
+        await replica.reconfigure({"model": str(late)})
+        while replica._failed_updates < 3:  # noqa: ASYNC110  (a counter tells nobody)
+            await asyncio.sleep(0.001)
+        await serve(replica, tiny_dir)
+        shutil.copytree(other_dir, tmp_path / "copy").rename(late)
+        await serve(replica, late)
+        # What was wished for before does not come back.
+        await replica.reconfigure({"model": str(tmp_path / "nowhere")})
+        await updated(replica, tiny_dir)
+        seen = replica._failed_updates
+        await asyncio.sleep(0.1)
+        assert replica._failed_updates == seen
+        await serve(replica, tiny_dir)
+
+    asyncio.run(main())
+
+
+def test_nonsense_for_a_model_is_no_reason_to_stop_serving(tiny_dir: Path) -> None:
+    async def main() -> None:
+        replica = Replica(config())
+        await replica.reconfigure({"model": str(tiny_dir)})
+        for nonsense in ({"model": 5}, {}, {"modle": str(tiny_dir)}):
+            await replica.reconfigure(nonsense)
+        assert (await ask(replica))["score"].null_count == 0
+        assert replica._failed_updates == 3
+
+    asyncio.run(main())
+
+
+def test_a_replica_that_cannot_load_the_old_model_again_ends(
+    tiny_dir: Path, other_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "fits_beside", lambda engine, folder: False)
+    first, bad = (shutil.copytree(tiny_dir, tmp_path / name) for name in ("first", "bad"))
+    without_numbers(bad)
+
+    async def main() -> None:
+        replica = Replica(ScorerConfig())
+        await replica.reconfigure({"model": str(first)})
+        shutil.rmtree(first)
+        with pytest.raises(ConfigError, match="is not a directory"):
+            await replica.reconfigure({"model": str(bad)})
+
+    asyncio.run(main())
+
+
+LOSING = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+import pyarrow as pa
+from dead_device import Dying
+from examples import GROUPS
+from polar_ray.config import ScorerConfig
+from polar_ray.pool.replica import Replica
+from polar_ray.stream import encode_arrow
+
+async def main():
+    replica = Replica(ScorerConfig())
+    await replica.reconfigure({"model": sys.argv[2]})
+    shard = encode_arrow(pa.Table.from_pylist(GROUPS))
+    await replica.score(shard, replica="r")
+    await replica.check_health()
+    print("well", flush=True)
+    Dying(replica._loaded.scorer)
+    if sys.argv[3] == "score":
+        await replica.score(shard, replica="r")
+    else:
+        await replica.check_health()
+    print("answered", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("way", ["score", "check_health"])
+def test_a_replica_whose_device_is_lost_ends_its_process(tiny_dir: Path, way: str) -> None:
+    tests = str(Path(__file__).parents[1])
+    command = [sys.executable, "-c", LOSING, tests, str(tiny_dir), way]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (1, "well\n")
+    assert "this replica ends: cpu is lost" in ended.stderr
+    assert "Traceback" not in ended.stderr, "it does not take leave, it goes"
 
 
 @pytest.mark.parametrize(
