@@ -36,6 +36,7 @@ from polar_ray.pool.dispatch import Dispatcher
 from polar_ray.pool.fate import Died, Refused, Unreachable
 from polar_ray.pool.http import build_http
 from polar_ray.pool.policy import Order
+from polar_ray.pool.port import check_alone
 from polar_ray.pool.pulse import Served
 from polar_ray.pool.settings import check_binding, check_environment
 from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
@@ -76,7 +77,9 @@ class Router:
         self._pool = handle.app_name
         path = config.http.token_file
         self.tokens = Tokens(Path(path)) if path is not None else None
-        check_binding(_http_host(), has_tokens=path is not None)
+        if (listening := _http_address()) is not None:
+            check_binding(listening[0], has_tokens=path is not None)
+            check_alone(*listening)
         self._ticking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
@@ -217,16 +220,16 @@ class Router:
         return PoolError(f"{type(error).__name__}: {error}")
 
 
-def _http_host() -> str | None:
-    """Where Serve's HTTP proxies listen; None outside Serve."""
+def _http_address() -> tuple[str, int] | None:
+    """Host and port where Serve's HTTP proxies listen; None outside Serve."""
     try:
         serve.get_replica_context()
     except RayServeException:
         return None
     from ray.serve.context import _get_global_client
 
-    host: str = _get_global_client().http_config.host
-    return host
+    options = _get_global_client().http_config
+    return options.host, options.port
 
 
 async def _read(records: Any) -> Batch:
