@@ -9,6 +9,7 @@
         OutOfMemory                    on this many tokens at once
       ScoreError(RuntimeError)         rows without a score, raised at the caller's wish
       JobStopped(RuntimeError)         an offline job ended early; the same command goes on with it
+        ModelChanged                   between two calls of one job: their scores do not compare
       PoolError(RuntimeError)          the pool could not answer
         Overloaded                     full; come back after `retry_after_s`
         ReplicaLost                    a replica died holding work
@@ -75,6 +76,10 @@ class JobStopped(PolarRayError, RuntimeError):
     """An offline job ended before its end. What it wrote is whole and is not done again."""
 
 
+class ModelChanged(JobStopped):
+    """A pool's model changed between two calls of one job, whose scores would not compare."""
+
+
 class PoolError(PolarRayError, RuntimeError):
     """The pool could not answer; the records themselves may be fine."""
 
@@ -112,6 +117,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     OutOfMemory: 500,
     ScoreError: 422,
     JobStopped: 500,
+    ModelChanged: 500,
     PoolError: 503,
     Overloaded: 429,
     ReplicaLost: 503,

@@ -12,10 +12,12 @@ import typer
 
 from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config, parse_settings
 from polar_ray.config import PoolConfig, ScorerConfig
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, ModelChanged
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from polar_ray.client.same_model import OneModel
 
 
 @cli.command()
@@ -38,6 +40,7 @@ def score(
     ] = "offline",
 ) -> None:
     """Score a file of records: one result row per input row, in order."""
+    from polar_ray.client.same_model import OneModel
     from polar_ray.files import ResultWriter, check_apart, read_chunks
 
     with errors_on_stderr():
@@ -48,12 +51,14 @@ def score(
             writing = ResultWriter(output)
         token = None if token_file is None else _first_line(token_file)
         scoring = _scoring(overrides, model, address, timeout_s, priority, token)
+        same = OneModel()
+        results = (same.check(scoring(chunk.records)) for chunk in chunks)
         if output is None:
-            _print_results(scoring(chunk.records) for chunk in chunks)
+            with _told_what_is_printed(same):
+                _print_results(results)
             return
         with writing as writer, _progress(output) as advance:
-            for chunk in chunks:
-                table = scoring(chunk.records)
+            for table in results:
                 writer.write(table)
                 advance(table.num_rows, table["score"].null_count)
 
@@ -161,6 +166,18 @@ def _print_results(tables: Iterator[pa.Table]) -> None:
             shown.add_row(*map(escape, cells))
             row += 1
     Console().print(shown)
+
+
+@contextmanager
+def _told_what_is_printed(same: OneModel) -> Iterator[None]:
+    """Rows on stdout cannot be taken back when a later one turns out to be of another model."""
+    try:
+        yield
+    except ModelChanged as error:
+        if sys.stdout.isatty():  # a person's table is shown once it is complete
+            raise
+        printed = f"the {same.num_rows} rows on stdout are of the former model only"
+        raise ModelChanged(f"{error}; {printed}") from None
 
 
 @contextmanager
