@@ -1,4 +1,4 @@
-"""Results that stand side by side are of one model; who is asked to compare them says which is not."""
+"""Results that stand side by side are of one model; a change is named with its row."""
 
 from __future__ import annotations
 
