@@ -320,16 +320,16 @@ def empty_scores(provenance: Mapping[str, str] | None = None) -> pa.Table:
     )
 
 
-def poisoned_scores(provenance: Mapping[str, str]) -> pa.Table:
-    """The result of one record that ends every process that scores it; `provenance` is that of the
-    results around it."""
+def poisoned_scores(provenance: Mapping[str, str], num_rows: int = 1) -> pa.Table:
+    """The result of records that end every process that scores them; `provenance` is that of the
+    results around them."""
     sentence = "processes died whenever they scored this record; drop it"
     return score_table(
-        np.full(1, np.nan, np.float32),
-        [row_error("poison", sentence)],
-        truncated=[False],
-        num_tokens=[0],
-        control_text=[False],
+        np.full(num_rows, np.nan, np.float32),
+        [row_error("poison", sentence)] * num_rows,
+        truncated=[False] * num_rows,
+        num_tokens=[0] * num_rows,
+        control_text=[False] * num_rows,
         provenance=provenance,
     )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-from polar_ray.pool.policy import EXPRESS_BYTES, Item, Order, Parcel
+from polar_ray.pool.placement import EXPRESS_BYTES
+from polar_ray.pool.work import Item, Order, Parcel
 
 COALESCE_BYTES = 1 << 18
 """Small calls travel together up to this cost."""
@@ -42,6 +43,7 @@ class Queue:
     def push(self, parcel: Parcel) -> None:
         """Adds a parcel; among equally urgent ones it is the last."""
         self._number += 1
+        parcel.waiting = True
         heap = self._small if parcel.cost <= EXPRESS_BYTES else self._fat
         heapq.heappush(heap, (parcel.order, self._number, parcel))
 
@@ -49,9 +51,16 @@ class Queue:
         """Removes the most urgent parcel; None if there is none."""
         while heaps := [heap for heap in (self._small, self._fat) if heap]:
             parcel = heapq.heappop(min(heaps, key=lambda heap: heap[0][:2]))[2]
-            if _unanswered(parcel):
+            parcel.waiting = False
+            if _is_wanted(parcel):
                 return parcel
         return None
+
+    def drop_answered(self) -> None:
+        """Forgets what nobody waits for: without a replica, nothing is ever popped."""
+        for heap in (self._small, self._fat):
+            heap[:] = [entry for entry in heap if _is_wanted(entry[2])]
+            heapq.heapify(heap)
 
     def fill(self, parcel: Parcel, most: int, fits: Callable[[Item], bool]) -> None:
         """Moves up to `most` small parcels of the same priority into one that is about to leave."""
@@ -60,7 +69,8 @@ class Queue:
             if self._small[0][0][0] != parcel.order[0]:
                 break
             other = heapq.heappop(self._small)[2]
-            if not _unanswered(other):
+            other.waiting = False
+            if not _is_wanted(other):
                 continue
             if not other.fresh or not fits(other.items[0]):
                 passed.append(other)
@@ -75,6 +85,5 @@ class Queue:
             self.push(other)
 
 
-def _unanswered(parcel: Parcel) -> bool:
-    parcel.items = [item for item in parcel.items if not item.answered]
-    return bool(parcel.items)
+def _is_wanted(parcel: Parcel) -> bool:
+    return not parcel.superseded and parcel.forget_answered()

@@ -1,8 +1,8 @@
-"""Router: takes calls in, and gives their rows to `pool.dispatch`. A Ray Serve deployment.
+"""Router: takes calls in, and gives their rows to `pool.dispatcher`. A Ray Serve deployment.
 
 The pool's ingress: RL workers call `score` through the app's handle, everybody else over HTTP.
 Never reads text and never imports torch; how to cut and merge is decided in `planning.shard`, who
-gets what in `pool.policy`.
+gets what in `pool.placement`.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ from polar_ray.planning.shard import cut
 from polar_ray.pool import members
 from polar_ray.pool.admission import Admission
 from polar_ray.pool.auth import Tokens
-from polar_ray.pool.dispatch import Dispatcher
-from polar_ray.pool.fate import Died, Refused, Unreachable
+from polar_ray.pool.dispatcher import Dispatcher
 from polar_ray.pool.http import build_http
-from polar_ray.pool.policy import Order
+from polar_ray.pool.outcome import Died, Refused, Unreachable
+from polar_ray.pool.placement import EXPRESS_BYTES
 from polar_ray.pool.port import check_alone
-from polar_ray.pool.pulse import Served
 from polar_ray.pool.settings import check_binding, check_environment
+from polar_ray.pool.work import Attempt, Served
 from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
 from polar_ray.stream import encode_arrow, read_arrow
 
@@ -141,7 +141,7 @@ class Router:
             raise PoolError("no replica of this pool answers; `serve status` says why") from None
 
     async def _until_served(self) -> None:
-        while all(member.gray for member in self._dispatcher.members.values()):
+        while not any(member.available for member in self._dispatcher.members.values()):
             self._changed.clear()
             await self._changed.wait()
 
@@ -153,6 +153,7 @@ class Router:
         """Counters and the present load, for metrics and benchmarks."""
         return {
             **self._dispatcher.counters,
+            **self._dispatcher.held,
             "replicas": len(self._dispatcher.members),
             "calls": self.admission.calls,
             "held_bytes": self.admission.size_bytes,
@@ -179,17 +180,23 @@ class Router:
             self._dispatcher.tick()
             self._changed.set()
 
-    async def _send(
-        self, replica: str, table: pa.Table, order: Order, timeout_s: float
-    ) -> pa.Table:
-        """One parcel to one replica; see `fate.Send`."""
+    async def _send(self, attempt: Attempt) -> pa.Table:
+        """One parcel to one replica; see `outcome.Send`."""
+        if attempt.cost > EXPRESS_BYTES:
+            table = await asyncio.to_thread(attempt.request)
+        else:
+            table = attempt.request()
         if table.nbytes > INLINE_BYTES:
             shard: Any = [await asyncio.to_thread(ray.put, table)]
         else:
             shard = encode_arrow(table)
         # Several calls travel in it, so it belongs to none of them.
         response = Context().run(
-            self._score_there.remote, shard, replica=replica, rank=order[0], timeout_s=timeout_s
+            self._score_there.remote,
+            shard,
+            replica=attempt.member.name,
+            rank=attempt.parcel.order[0],
+            timeout_s=attempt.timeout_s,
         )
         try:
             return read_arrow(await response)
@@ -198,14 +205,14 @@ class Router:
             response.cancel()
             raise
         except Exception as error:
-            raise _fate(error) from error
+            raise _outcome(error) from error
 
     async def _pulse(self, replica: str) -> Served | None:
         try:
             served: Served | None = await Context().run(self._pulse_there.remote, replica=replica)
             return served
         except Exception as error:
-            raise _fate(error) from error
+            raise _outcome(error) from error
 
     def _translate(self, error: Exception, timeout_s: float) -> PolarRayError:
         """What ended a call, as this project's own error."""
@@ -237,8 +244,8 @@ async def _read(records: Any) -> Batch:
     return to_batch(records) if small else await asyncio.to_thread(to_batch, records)
 
 
-def _fate(error: Exception) -> Exception:
-    """What became of a parcel, in the words of `pool.dispatch`; other errors are a replica's."""
+def _outcome(error: Exception) -> Exception:
+    """What became of a parcel, in the words of `pool.outcome`; other errors are a replica's."""
     error = cause(error)
     if isinstance(error, PolarRayError):
         return error

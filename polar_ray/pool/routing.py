@@ -1,6 +1,6 @@
 """Serve's request router for the pool's replicas: a call goes to the replica that it names.
 
-Serve's own choice knows queue lengths only, and finds a freed slot by polling; here `pool.dispatch`
+Serve's own choice knows queue lengths only, and finds a freed slot by polling; here `pool.dispatcher`
 has chosen before. Serve still keeps the connections and says who runs. Serve ships this class by
 value, so that its methods look other modules up when they are called.
 """
@@ -22,7 +22,7 @@ class ByName(RequestRouter):  # type: ignore[misc]
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """The one replica, whose slots `pool.dispatch` counts: Serve need not ask for them."""
+        """The one replica, whose slots `pool.dispatcher` counts: Serve need not ask for them."""
         assert pending_request is not None, "a call without a target has no way to go"
         name = pending_request.kwargs[TARGET]
         for replica in candidate_replicas:

@@ -37,8 +37,8 @@ from polar_ray.errors import (
 )
 from polar_ray.pool import members
 from polar_ray.pool import router as module
-from polar_ray.pool.fate import Died, Refused, Unreachable
-from polar_ray.pool.router import Router, _fate
+from polar_ray.pool.outcome import Died, Refused, Unreachable
+from polar_ray.pool.router import Router, _outcome
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ from polar_ray.pool.router import Router, _fate
 def test_what_becomes_of_a_parcel_is_one_of_four_things(
     error: Exception, kind: type[Exception]
 ) -> None:
-    assert type(_fate(error)) is kind
+    assert type(_outcome(error)) is kind
 
 
 SERVED = {"model_digest": "d"}

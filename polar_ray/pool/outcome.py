@@ -1,6 +1,6 @@
-"""Fates: what can become of a parcel that leaves the router, besides an answer.
+"""Outcomes: what can become of a parcel that leaves the router, besides an answer.
 
-The words in which `pool.router`, which knows Ray, tells `pool.dispatch`, which does not.
+The words in which `pool.router`, which knows Ray, tells `pool.dispatcher`, which does not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from polar_ray.pool.policy import Order
+from polar_ray.pool.work import Attempt
 
 
 class Died(Exception):
@@ -28,6 +28,4 @@ class Refused(Exception):
 class Send(Protocol):
     """One parcel's way to a replica and back; raises `Died`, `Unreachable`, `Refused`."""
 
-    def __call__(
-        self, replica: str, table: pa.Table, order: Order, timeout_s: float
-    ) -> Awaitable[pa.Table]: ...
+    def __call__(self, attempt: Attempt) -> Awaitable[pa.Table]: ...
