@@ -183,7 +183,8 @@ def test_a_field_of_50_mb_is_refused_and_the_next_request_served(
 
 def test_the_pages_answer(url: str, scorer: Scorer) -> None:
     assert httpx.get(url + "/health").json() == {"status": "alive"}
-    assert httpx.get(url + "/ready").json() == {"status": "ready"}
+    waiting = "the pool's 2 replicas work on no call"
+    assert httpx.get(url + "/ready").json() == {"status": "ready", "waiting": waiting}
     [model] = httpx.get(url + "/v1/models").json()["data"]
     assert model["model_digest"] == scorer.info.digest
     assert httpx.get(url + "/docs").status_code == 200

@@ -361,15 +361,11 @@ async def _garbage(world: World) -> None:
 
 
 async def _updates(world: World) -> None:
-    await _again_and_again(
-        world, lambda: world.serve.roll(world.chance.choice(("v1", "v2", "v3")))
-    )
+    await _again_and_again(world, lambda: world.serve.roll(world.chance.choice(("v1", "v2", "v3"))))
 
 
 async def _swaps(world: World) -> None:
-    await _again_and_again(
-        world, lambda: world.serve.swap(world.chance.choice(("v1", "v2", "v3")))
-    )
+    await _again_and_again(world, lambda: world.serve.swap(world.chance.choice(("v1", "v2", "v3"))))
 
 
 async def _scaling(world: World) -> None:
@@ -431,8 +427,9 @@ class _Alarm(logging.Handler):
         self.texts.append(self.format(record))
 
 
-def simulate(seed: int, scenario: Callable[[World], Coroutine[Any, Any, None]] = World.run,
-             **options: Any) -> Report:
+def simulate(
+    seed: int, scenario: Callable[[World], Coroutine[Any, Any, None]] = World.run, **options: Any
+) -> Report:
     """Runs one schedule; raises `Broken` where a promise is not kept."""
     loop, alarm = VirtualLoop(), _Alarm()
     logger = logging.getLogger("polar_ray.pool")
