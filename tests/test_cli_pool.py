@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from polar_ray import client as module
 from polar_ray.cli import cli
-from polar_ray.client import Client
+from polar_ray.client import Client, waiting
 from polar_ray.config import Priority, ScorerConfig, StubEngineConfig
 from polar_ray.scorer import Scorer
 
@@ -26,6 +27,7 @@ class Updated:
 
     def __init__(self, before: Scorer, after: Scorer, calls: int) -> None:
         self.before, self.after, self.calls = before, after, calls
+        self.asked = threading.Event()
 
     def carries(self, records: Any) -> bool:
         return False
@@ -38,7 +40,8 @@ class Updated:
         return self.send(batch, timeout_s, priority)
 
     def why_waiting(self) -> str:
-        return "it is a fake"
+        self.asked.set()
+        return "the pool's only replica loads a model (12 s)"
 
     def close(self) -> None:
         pass
@@ -82,3 +85,23 @@ def test_what_is_on_stdout_is_said_to_be_of_the_former_model(
     assert done.exit_code == 1
     assert f"the {CHUNK} rows on stdout are of the former model only" in done.stderr
     assert len(done.stdout.splitlines()) == CHUNK
+
+
+def test_a_call_that_is_out_for_long_says_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, source: Path, tiny_dir: Path
+) -> None:
+    class Loading(Updated):
+        def send(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
+            # Asked twice, so that the first answer has been told.
+            for _ in range(2):
+                assert self.asked.wait(60)
+                self.asked.clear()
+            return super().send(batch, timeout_s, priority)
+
+    monkeypatch.setattr(waiting, "EVERY_S", 0.01)
+    source.write_text(json.dumps(GROUPS[0]) + "\n")
+    scorer = stub(tiny_dir)
+    done = score(monkeypatch, Loading(scorer, scorer, 1), source)
+    assert done.exit_code == 0
+    assert done.stderr == "waiting: the pool's only replica loads a model (12 s)\n"
+    assert len(done.stdout.splitlines()) == 1

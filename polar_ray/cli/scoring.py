@@ -112,6 +112,7 @@ def _scoring(
         from polar_ray.client import connect
 
         client = connect(address=address, timeout_s=timeout_s, priority=priority, token=token)
+        client.tell_waiting(lambda reason: typer.echo(reason, err=True))
         return client.score_table
     config = parse_config(ScorerConfig, {} if model is None else {"model": model}, overrides)
     from polar_ray import Scorer

@@ -154,6 +154,9 @@ class FakePool:
     async def send_async(self, batch: pa.Table, timeout_s: float, priority: str) -> pa.Table:
         raise NotImplementedError
 
+    def why_waiting(self) -> str:
+        return "it is a fake"
+
     def close(self) -> None: ...
 
 

@@ -39,7 +39,6 @@ from polar_ray.pool import members
 from polar_ray.pool import router as module
 from polar_ray.pool.outcome import Died, Refused, Unreachable
 from polar_ray.pool.router import Router, _outcome
-
 from polar_ray.pool.work import Served
 
 
