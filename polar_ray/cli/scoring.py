@@ -202,12 +202,22 @@ def _progress(output: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _wait_for_interrupt() -> None:
+    """Returns at the first SIGINT or SIGTERM. What then stops the pool is not disturbed by a second
+    one, and interrupted by a third."""
     import signal
     import threading
 
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        stop.wait()
-    except KeyboardInterrupt:
-        typer.echo("stopping", err=True)
+    signals: list[int] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        signals.append(number)
+        stop.set()
+        if len(signals) > 2:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as it is in the background of a script
+            signal.signal(number, on_signal)
+    stop.wait()
+    typer.echo("stopping", err=True)
