@@ -104,7 +104,9 @@ class RunningPool:
             if half == 0:
                 raise
             one, other = self.score(request.slice(0, half)), self.score(request.slice(half))
-            check_same_model(provenance(one), other, f"between two halves of {2 * half} rows")
+            check_same_model(
+                provenance(one), other, f"between two halves of {request.num_rows} rows"
+            )
             return pa.concat_tables([one, other])
 
     def close(self) -> None:

@@ -107,11 +107,11 @@ def _listeners(host: str, port: int) -> list[int]:
     except psutil.Error:  # not everywhere without special rights
         return []
     pids = {
-        one.pid
-        for one in found
-        if one.status == psutil.CONN_LISTEN
-        and one.laddr.port == port
-        and any(_overlap(_plain(one.laddr.ip), address) for address in wanted)
+        listener.pid
+        for listener in found
+        if listener.status == psutil.CONN_LISTEN
+        and listener.laddr.port == port
+        and any(_overlap(_plain(listener.laddr.ip), address) for address in wanted)
     }
     return sorted(pid for pid in pids if pid is not None)
 
