@@ -10,6 +10,7 @@
         DeviceLost                     nor will it again in this process
       ScoreError(RuntimeError)         rows without a score, raised at the caller's wish
       JobStopped(RuntimeError)         an offline job ended early; the same command goes on with it
+        ModelChanged                   between two calls of one job: their scores do not compare
       PoolError(RuntimeError)          the pool could not answer
         Overloaded                     full; come back after `retry_after_s`
         ReplicaLost                    a replica died holding work
@@ -81,6 +82,10 @@ class JobStopped(PolarRayError, RuntimeError):
     """An offline job ended before its end. What it wrote is whole and is not done again."""
 
 
+class ModelChanged(JobStopped):
+    """A pool's model changed between two calls of one job, whose scores would not compare."""
+
+
 class PoolError(PolarRayError, RuntimeError):
     """The pool could not answer; the records themselves may be fine."""
 
@@ -119,6 +124,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     DeviceLost: 500,
     ScoreError: 422,
     JobStopped: 500,
+    ModelChanged: 500,
     PoolError: 503,
     Overloaded: 429,
     ReplicaLost: 503,

@@ -42,3 +42,6 @@ class ScorerAsRouter:
     async def ready(self) -> None:
         if self.error is not None:
             raise self.error
+
+    async def why_waiting(self) -> str:
+        return "the pool's only replica works on no call"

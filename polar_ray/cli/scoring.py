@@ -12,10 +12,12 @@ import typer
 
 from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config, parse_settings
 from polar_ray.config import PoolConfig, ScorerConfig
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, ModelChanged
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from polar_ray.client.same_model import OneModel
 
 
 @cli.command()
@@ -38,6 +40,7 @@ def score(
     ] = "offline",
 ) -> None:
     """Score a file of records: one result row per input row, in order."""
+    from polar_ray.client.same_model import OneModel
     from polar_ray.files import ResultWriter, check_apart, read_chunks
 
     with errors_on_stderr():
@@ -48,12 +51,14 @@ def score(
             writing = ResultWriter(output)
         token = None if token_file is None else _first_line(token_file)
         scoring = _scoring(overrides, model, address, timeout_s, priority, token)
+        same = OneModel()
+        results = (same.check(scoring(chunk.records)) for chunk in chunks)
         if output is None:
-            _print_results(scoring(chunk.records) for chunk in chunks)
+            with _told_what_is_printed(same):
+                _print_results(results)
             return
         with writing as writer, _progress(output) as advance:
-            for chunk in chunks:
-                table = scoring(chunk.records)
+            for table in results:
                 writer.write(table)
                 advance(table.num_rows, table["score"].null_count)
 
@@ -72,8 +77,9 @@ def serve(
     with errors_on_stderr():
         config = parse_settings(PoolConfig, {}, settings or [])
         from polar_ray.pool.local import pool
+        from polar_ray.pool.port import check_number
 
-        with pool(config, name=name, host=host, port=port) as url:
+        with pool(config, name=name, host=host, port=check_number(port)) as url:
             typer.echo(f"pool {name!r} is ready: {url}/score  (docs: {url}/docs)", err=True)
             _wait_for_interrupt()
 
@@ -106,6 +112,7 @@ def _scoring(
         from polar_ray.client import connect
 
         client = connect(address=address, timeout_s=timeout_s, priority=priority, token=token)
+        client.tell_waiting(lambda reason: typer.echo(reason, err=True))
         return client.score_table
     config = parse_config(ScorerConfig, {} if model is None else {"model": model}, overrides)
     from polar_ray import Scorer
@@ -163,6 +170,18 @@ def _print_results(tables: Iterator[pa.Table]) -> None:
 
 
 @contextmanager
+def _told_what_is_printed(same: OneModel) -> Iterator[None]:
+    """Rows on stdout cannot be taken back when a later one turns out to be of another model."""
+    try:
+        yield
+    except ModelChanged as error:
+        if sys.stdout.isatty():  # a person's table is shown once it is complete
+            raise
+        printed = f"the {same.num_rows} rows on stdout are of the former model only"
+        raise ModelChanged(f"{error}; {printed}") from None
+
+
+@contextmanager
 def _progress(output: str) -> Iterator[Callable[[int, int], None]]:
     """A progress line on stderr, and a last word on what was written."""
     from rich.console import Console
@@ -183,12 +202,22 @@ def _progress(output: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _wait_for_interrupt() -> None:
+    """Returns at the first SIGINT or SIGTERM. What then stops the pool is not disturbed by a second
+    one, and interrupted by a third."""
     import signal
     import threading
 
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    try:
-        stop.wait()
-    except KeyboardInterrupt:
-        typer.echo("stopping", err=True)
+    signals: list[int] = []
+
+    def on_signal(number: int, frame: object) -> None:
+        signals.append(number)
+        stop.set()
+        if len(signals) > 2:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as it is in the background of a script
+            signal.signal(number, on_signal)
+    stop.wait()
+    typer.echo("stopping", err=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from polar_ray.client.backoff import Backoff
 from polar_ray.client.coalesce import Coalescer, Send
+from polar_ray.client.waiting import Waiting
 from polar_ray.config import Priority, check_priority, check_timeout
 from polar_ray.errors import PolarRayError, ScoreError
 from polar_ray.records import Record, to_batch, with_row_errors
@@ -34,6 +35,10 @@ class Transport(Protocol):
 
     def send(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table: ...
     async def send_async(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table: ...
+    def why_waiting(self) -> str:
+        """What calls wait for, as a sentence; asked from another thread. Raises nothing."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -44,6 +49,7 @@ class Client:
     also an ObjectRef of either. A call that the pool refuses because it is full, or loses, is sent
     again until its deadline. `priority`: whose work goes first, "train", "eval" or "offline".
     Small calls that await their scores in one event loop at the same time travel together.
+    While a call is out for more than 10 s, the log says what it waits for.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Client:
         self.timeout_s = check_timeout(timeout_s)
         check_priority(priority)
         self.priority: Priority = priority
+        self._waiting = Waiting(transport.why_waiting)
         self._coalescers: WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer] = (
             WeakKeyDictionary()
         )
@@ -98,23 +105,29 @@ class Client:
         loop = asyncio.get_running_loop()
         return self._coalescers.setdefault(loop, Coalescer(self._transport.send_async))
 
+    def tell_waiting(self, tell: Callable[[str], None]) -> None:
+        """Has `tell`, instead of the log, called with what a call waits for; from a thread."""
+        self._waiting.tell = tell
+
     def _send(self, batch: Any, timeout_s: float) -> pa.Table:
         backoff = Backoff(timeout_s)
-        while True:
-            try:
-                return self._transport.send(batch, timeout_s, self.priority)
-            except PolarRayError as error:
-                time.sleep(backoff.wait_s(error))
-            timeout_s = backoff.left_s
+        with self._waiting.call():
+            while True:
+                try:
+                    return self._transport.send(batch, timeout_s, self.priority)
+                except PolarRayError as error:
+                    time.sleep(backoff.wait_s(error))
+                timeout_s = backoff.left_s
 
     async def _send_async(self, send: Send, batch: Any, timeout_s: float) -> pa.Table:
         backoff = Backoff(timeout_s)
-        while True:
-            try:
-                return await send(batch, timeout_s, self.priority)
-            except PolarRayError as error:
-                await asyncio.sleep(backoff.wait_s(error))
-            timeout_s = backoff.left_s
+        with self._waiting.call():
+            while True:
+                try:
+                    return await send(batch, timeout_s, self.priority)
+                except PolarRayError as error:
+                    await asyncio.sleep(backoff.wait_s(error))
+                timeout_s = backoff.left_s
 
     def close(self) -> None:
         """Closes connections; the client is not used again."""

@@ -25,6 +25,9 @@ from polar_ray.errors import (
     ReplicaLost,
 )
 
+ASK_TIMEOUT_S = 8.0
+"""A router that has not said by then what calls wait for is away or busy."""
+
 
 class HandleTransport:
     """Calls the router of one Serve application. The handle is made once and kept."""
@@ -41,7 +44,8 @@ class HandleTransport:
                     "first, or use connect(address=...)"
                 ) from None
         try:
-            self._score = serve.get_app_handle(app_name).score
+            handle = serve.get_app_handle(app_name)
+            self._score, self._why_waiting = handle.score, handle.why_waiting
         except (RayServeException, RayError, RuntimeError) as error:
             raise PoolError(
                 f"no Serve application {app_name!r} in this Ray cluster: {error}. Start one with "
@@ -71,6 +75,13 @@ class HandleTransport:
                 return await asyncio.wait_for(response, timeout_s + GRACE_S)
             except Exception as error:
                 raise self._translate(error, time.monotonic() - started) from None
+
+    def why_waiting(self) -> str:
+        """What the router says of its pool, or that it says nothing."""
+        try:
+            return str(self._why_waiting.remote().result(timeout_s=ASK_TIMEOUT_S))
+        except Exception as error:
+            return f"the router of pool {self._app_name!r} does not answer ({cause(error)!s:.200})"
 
     def close(self) -> None:
         """A handle holds nothing that needs closing."""

@@ -46,6 +46,9 @@ ELSES: dict[int, type[PoolError]] = {
 """What Serve's proxy, or one in front of it, says in a pool's place: that there is no way to it at
 present (a new proxy does not know its routes yet), or that it did not bring the answer."""
 
+ASK_TIMEOUT_S = 8.0
+"""A pool that is not ready says so after 5 s."""
+
 NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
 """Threads may share a client; none of them should wait for another's connection."""
 
@@ -104,6 +107,19 @@ class HttpTransport:
                 response = await asyncio.wait_for(http.send(request), timeout_s + GRACE_S)
         return self._read(response, response.content, batch.num_rows)
 
+    def why_waiting(self) -> str:
+        """What the pool says of its state, or that it says nothing."""
+        try:
+            answer = self._http.get(f"{self._address}/ready", timeout=ASK_TIMEOUT_S)
+        except (httpx.HTTPError, RuntimeError) as error:
+            return f"{self._name} does not answer ({str(error) or type(error).__name__})"
+        if (own := _own_error(answer, answer.content)) is not None:
+            return str(own)
+        try:
+            return str(orjson.loads(answer.content)["waiting"])
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return f"{self._name} answers {answer.status_code} to {self._name}/ready"
+
     def close(self) -> None:
         """Closes the connections."""
         self._http.close()
@@ -157,7 +173,7 @@ class HttpTransport:
         except (httpx.HTTPError, RuntimeError) as error:
             # A RuntimeError says that the client has been closed.
             way = _proxy(self._url)
-            reason = f"{error or type(error).__name__}{way}"
+            reason = f"{str(error) or type(error).__name__}{way}"
             kind: type[PoolError] = PoolError
             if self._expected_back:
                 kind = Unavailable if isinstance(error, httpx.ConnectError) else ReplicaLost

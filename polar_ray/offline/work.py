@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from polar_ray.client import Client
-from polar_ray.errors import JobStopped, TooLarge
+from polar_ray.client.same_model import check_same_model
+from polar_ray.errors import TooLarge
 from polar_ray.offline import grouping
 from polar_ray.offline.columns import Columns
 from polar_ray.offline.parts import Written, write_part
@@ -102,8 +103,11 @@ class RunningPool:
             half = request.num_rows // 2
             if half == 0:
                 raise
-            parts = [self.score(request.slice(0, half)), self.score(request.slice(half))]
-            return pa.concat_tables(parts)
+            one, other = self.score(request.slice(0, half)), self.score(request.slice(half))
+            check_same_model(
+                provenance(one), other, f"between two halves of {request.num_rows} rows"
+            )
+            return pa.concat_tables([one, other])
 
     def close(self) -> None:
         """Closes connections."""
@@ -115,12 +119,11 @@ def scored(
 ) -> pa.Table:
     """The result table of rows of a dataset.
 
-    Raises `JobStopped` if their scores are not of the provenance `made_by`.
+    Raises `ModelChanged` if their scores do not compare with those of `made_by`.
     """
     mapped = columns.apply(rows)
     scores = scoring.score(mapped.table)
-    if (now := provenance(scores)) != made_by:
-        raise JobStopped(f"the scorer changed while the job ran: {dict(made_by)} became {now}")
+    check_same_model(made_by, scores, "while the job ran")
     return with_row_errors(scores, mapped.errors)
 
 

@@ -21,7 +21,8 @@ from polar_ray.errors import AuthError, ConfigError
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What a load balancer asks, which has no token. They tell nothing else."""
+"""What a load balancer asks, which has no token, and a caller that waits. They tell how many
+replicas and calls there are, and nothing of what is scored."""
 
 _TOKEN = re.compile(r"[!-~]+")
 

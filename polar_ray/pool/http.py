@@ -49,6 +49,7 @@ class Scoring(Protocol):
     ) -> pa.Table: ...
     async def provenance(self) -> dict[str, str]: ...
     async def ready(self) -> None: ...
+    async def why_waiting(self) -> str: ...
 
 
 def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
@@ -95,9 +96,10 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
 
     @app.get("/ready", responses=page.ERRORS)
     async def ready() -> dict[str, str]:
-        """200 once a replica answers, 503 or 504 while none does."""
-        await scoring().ready()
-        return {"status": "ready"}
+        """200 once a replica answers, 503 or 504 while none does; says what calls wait for."""
+        router = scoring()
+        await router.ready()
+        return {"status": "ready", "waiting": await router.why_waiting()}
 
     @app.get("/v1/models", responses=page.ERRORS)
     async def models() -> dict[str, Any]:

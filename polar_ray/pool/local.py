@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from polar_ray.config import PoolConfig
+from polar_ray.pool.port import check_number, check_port, free_port
 from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
 from polar_ray.scorer import check_if_visible
 
@@ -31,8 +31,11 @@ def pool(
     """Starts a pool, yields its URL, and stops what it started: the application always, Serve and
     Ray only if they were not running before. `host` and `port` (0: a free one) are for a Serve
     that starts here; one that runs keeps its own.
+
+    Raises `ConfigError` before it starts anything where somebody listens on the port.
     """
     check_binding(host, has_tokens=config.http.token_file is not None)
+    port = check_number(port) if port else free_port()
     check_if_visible(config.scorer)
     for key, value in QUIET_ENV.items():
         os.environ.setdefault(key, value)
@@ -47,19 +50,20 @@ def pool(
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ours = not ray.is_initialized()
     if ours:
+        if not _finds_a_cluster():
+            check_port(host, port)
         ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     had_serve = _get_global_client(raise_if_no_controller_running=False) is not None
     try:
-        http = {
-            "host": host,
-            "port": port or free_port(),
-            "request_timeout_s": LONGEST_REQUEST_S,
-        }
+        if not had_serve:
+            check_port(host, port)
+        http = {"host": host, "port": port, "request_timeout_s": LONGEST_REQUEST_S}
         serve.start(http_options=http, logging_config={"log_level": "ERROR"})
         start(config, name=name, route_prefix=route_prefix)
         try:
             bound = _get_global_client().http_config
-            yield f"http://{bound.host}:{bound.port}{route_prefix.rstrip('/')}"
+            shown = f"[{bound.host}]" if ":" in bound.host else bound.host
+            yield f"http://{shown}:{bound.port}{route_prefix.rstrip('/')}"
         finally:
             serve.delete(name)
     finally:
@@ -71,17 +75,16 @@ def pool(
             ray.shutdown()
 
 
+def _finds_a_cluster() -> bool:
+    """Whether `ray.init` would join a cluster, whose Serve may have its port already."""
+    from ray._private.services import get_ray_address_from_environment
+
+    return get_ray_address_from_environment(None, None) not in (None, "local")
+
+
 def _made_the_cluster() -> bool:
     """Whether this process started the Ray cluster that it is in."""
     from ray._private import worker
 
     node = worker._global_node
     return node is not None and bool(node.is_head())
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

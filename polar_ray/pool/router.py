@@ -38,6 +38,8 @@ from polar_ray.pool.dispatcher import Dispatcher
 from polar_ray.pool.http import build_http
 from polar_ray.pool.outcome import Died, Refused, Unreachable
 from polar_ray.pool.placement import EXPRESS_BYTES
+from polar_ray.pool.port import check_alone
+from polar_ray.pool.reasons import State, waiting_reason
 from polar_ray.pool.settings import check_binding, check_environment
 from polar_ray.pool.work import Attempt, Served
 from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
@@ -84,7 +86,10 @@ class Router:
         self._pool = handle.app_name
         path = config.http.token_file
         self.tokens = Tokens(Path(path)) if path is not None else None
-        check_binding(_http_host(), has_tokens=path is not None)
+        if (listening := _http_address()) is not None:
+            check_binding(listening[0], has_tokens=path is not None)
+            check_alone(*listening)
+        self._able_at = time.monotonic()
         self._ticking: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -149,12 +154,33 @@ class Router:
         try:
             await asyncio.wait_for(self._until_served(), READY_TIMEOUT_S)
         except (TimeoutError, asyncio.TimeoutError):
-            raise PoolError("no replica of this pool answers; `serve status` says why") from None
+            raise PoolError(f"no replica answers: {waiting_reason(self._state())}") from None
 
     async def _until_served(self) -> None:
-        while not any(member.available for member in self._dispatcher.members.values()):
+        while not self._able:
             self._changed.clear()
             await self._changed.wait()
+
+    async def why_waiting(self) -> str:
+        """What calls wait for at the moment, as a sentence."""
+        self._begin()
+        return waiting_reason(self._state())
+
+    def _state(self, calls: int = 0) -> State:
+        """How the pool stands, with so many calls beside those that are admitted."""
+        replicas = self._dispatcher.members.values()
+        return State(
+            replicas=len(replicas),
+            loading=sum(not (m.serving or m.unresponsive) for m in replicas),
+            unresponsive=sum(m.unresponsive for m in replicas),
+            calls=self.admission.calls + calls,
+            for_s=time.monotonic() - self._able_at,
+        )
+
+    @property
+    def _able(self) -> bool:
+        """Whether any replica can work."""
+        return any(member.available for member in self._dispatcher.members.values())
 
     async def check_health(self) -> None:
         """The event loop turns; Serve asks."""
@@ -189,6 +215,8 @@ class Router:
         while True:
             await asyncio.sleep(TICK_S)
             self._dispatcher.tick()
+            if self._able:
+                self._able_at = time.monotonic()
             self._changed.set()
             if self.admission.calls and not self._dispatcher.members and self._asking is None:
                 self._asking = asyncio.create_task(self._ask_whether_deleted())
@@ -258,11 +286,10 @@ class Router:
         if isinstance(error, PolarRayError):
             return error
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
-            if not self._dispatcher.members:
-                reason = "there is no replica; `serve status` says why"
-            else:
-                reason = "raise timeout_s, send smaller batches or add replicas"
-            return DeadlineExceeded(f"no answer within {round(timeout_s, 2):g} s: {reason}")
+            state = self._state(calls=1)  # the one that ends here
+            advice = "; raise timeout_s, send smaller batches or add replicas" * (state.able > 0)
+            late = f"no answer within {round(timeout_s, 2):g} s"
+            return DeadlineExceeded(f"{late}: {waiting_reason(state)}{advice}")
         return PoolError(f"{type(error).__name__}: {error}")
 
 
@@ -274,16 +301,16 @@ def _is_deleted(pool: str) -> bool:
     return app is not None and app.status == ApplicationStatus.DELETING
 
 
-def _http_host() -> str | None:
-    """Where Serve's HTTP proxies listen; None outside Serve."""
+def _http_address() -> tuple[str, int] | None:
+    """Host and port where Serve's HTTP proxies listen; None outside Serve."""
     try:
         serve.get_replica_context()
     except RayServeException:
         return None
     from ray.serve.context import _get_global_client
 
-    host: str = _get_global_client().http_config.host
-    return host
+    options = _get_global_client().http_config
+    return options.host, options.port
 
 
 async def _read(records: Any, admit: Admit) -> Batch:

@@ -91,6 +91,9 @@ class Full:
         self.timeouts: list[float] = []
         self.priorities: list[str] = []
 
+    def why_waiting(self) -> str:
+        return "it is a fake"
+
     def carries(self, records: Any) -> bool:
         return False
 

@@ -33,6 +33,9 @@ class Direct:
     async def send_async(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
         return self.send(batch, timeout_s, priority)
 
+    def why_waiting(self) -> str:
+        return "it is a fake"
+
     def close(self) -> None:
         pass
 

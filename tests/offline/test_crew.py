@@ -19,6 +19,7 @@ from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import (
     ConfigError,
     JobStopped,
+    ModelChanged,
     Overloaded,
     PoolError,
     RecordError,
@@ -172,6 +173,9 @@ class FakePool:
     async def send_async(self, batch: pa.Table, timeout_s: float, priority: str) -> pa.Table:
         raise NotImplementedError
 
+    def why_waiting(self) -> str:
+        return "it is a fake"
+
     def close(self) -> None: ...
 
 
@@ -201,6 +205,20 @@ def test_what_is_too_large_is_halved(scorer: Scorer) -> None:
         pool(FakePool(scorer, [], most_rows=0))
 
 
+def test_two_halves_are_of_one_model(scorer: Scorer, tiny_dir: Path) -> None:
+    class Updated(FakePool):
+        def send(self, batch: pa.Table, timeout_s: float, priority: str) -> pa.Table:
+            result = super().send(batch, timeout_s, priority)
+            self.scorer = stub
+            return result
+
+    stub = Scorer(ScorerConfig.model_validate({"model": str(tiny_dir), "engine.type": "stub"}))
+    running = pool(FakePool(scorer, [], most_rows=6))
+    running.client = Client(Updated(scorer, [], most_rows=6))
+    with pytest.raises(ModelChanged, match="between two halves of 12 rows"):
+        running.score(to_batch(GROUPS).table)
+
+
 def test_a_pool_that_changes_its_model_ends_the_job(
     monkeypatch: pytest.MonkeyPatch, source: str, tmp_path: Path, scorer: Scorer, tiny_dir: Path
 ) -> None:
@@ -214,7 +232,7 @@ def test_a_pool_that_changes_its_model_ends_the_job(
 
     settings = {"address": "http://x", "rows_per_part": 10, "in_flight": 1, "group": "never"}
     chosen = RescoreConfig.model_validate(settings)
-    with pytest.raises(JobStopped, match="the scorer changed"):
+    with pytest.raises(JobStopped, match="model changed while the job ran"):
         rescore(chosen, source, str(tmp_path / "out"), swap)
     assert len(list((tmp_path / "out").glob("part-*"))) == 1
     transport.scorer = scorer

@@ -103,7 +103,7 @@ def test_a_pool_that_changes_its_model_ends_the_pipeline(
     monkeypatch.setattr("polar_ray.client.connect", lambda **_: Changing())
     score = ScoreBatches(RescoreConfig(address="http://x", **COLUMNS))  # type: ignore[arg-type]
     assert score(TABLE.slice(0, 5)).num_rows == 5
-    with pytest.raises(JobStopped, match="the scorer changed"):
+    with pytest.raises(JobStopped, match="model changed while the job ran"):
         score(TABLE.slice(5, 5))
 
 

@@ -152,6 +152,9 @@ class Guarded:
     async def ready(self) -> None:
         await asyncio.sleep(0)
 
+    async def why_waiting(self) -> str:
+        return "the pool's only replica works on no call"
+
 
 @pytest.fixture
 def http(tokens: Tokens) -> TestClient:

@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 
 from polar_ray.cli import cli
 from polar_ray.client import Client, connect
+from polar_ray.client.handle import HandleTransport
+from polar_ray.client.http import HttpTransport
 from polar_ray.config import HttpConfig, PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import (
     AuthError,
@@ -184,7 +186,10 @@ def test_a_field_of_50_mb_is_refused_and_the_next_request_served(
 
 def test_the_pages_answer(url: str, scorer: Scorer) -> None:
     assert httpx.get(url + "/health").json() == {"status": "alive"}
-    assert httpx.get(url + "/ready").json() == {"status": "ready"}
+    waiting = "the pool's 2 replicas work on no call"
+    assert httpx.get(url + "/ready").json() == {"status": "ready", "waiting": waiting}
+    for transport in (HttpTransport(url), HandleTransport("native")):
+        assert transport.why_waiting() == waiting
     [model] = httpx.get(url + "/v1/models").json()["data"]
     assert model["model_digest"] == scorer.info.digest
     assert httpx.get(url + "/docs").status_code == 200

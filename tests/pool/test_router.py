@@ -39,6 +39,7 @@ from polar_ray.pool import members
 from polar_ray.pool import router as module
 from polar_ray.pool.outcome import Died, Refused, Unreachable
 from polar_ray.pool.router import Router, _outcome
+from polar_ray.pool.work import Served
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_deadline_that_would_hang_is_refused(silent: Silent, timeout_s: Any) -
 
 @pytest.mark.parametrize("records", [[], [RECORD]])
 def test_the_deadline_holds_for_every_part_of_a_call(silent: Silent, records: Any) -> None:
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s: there is no replica"):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s: the pool has no replica"):
         asyncio.run(Router(PoolConfig(), silent).score(records, 0.01))
 
 
@@ -134,7 +135,7 @@ def test_what_is_on_its_way_is_cancelled_at_the_deadline(silent: Silent) -> None
     async def main() -> None:
         router = Router(PoolConfig(), silent)
         await router.ready()
-        with pytest.raises(DeadlineExceeded, match="add replicas"):
+        with pytest.raises(DeadlineExceeded, match=r"works on 1 call; .* add replicas"):
             await router.score([RECORD], 0.05)
         assert silent.cancelled == 1
         assert (await router.stats())["calls"] == 0
@@ -150,7 +151,7 @@ def test_ready_says_so_while_there_is_no_replica(
 
     async def main() -> None:
         router = Router(PoolConfig(), silent)
-        with pytest.raises(PoolError, match="no replica of this pool answers"):
+        with pytest.raises(PoolError, match="no replica answers: the pool has no replica"):
             await router.ready()
         monkeypatch.setattr(module, "READY_TIMEOUT_S", 30)
         waiting = asyncio.create_task(router.provenance())
@@ -159,6 +160,37 @@ def test_ready_says_so_while_there_is_no_replica(
         assert await waiting == SERVED
 
     asyncio.run(main())
+
+
+def test_a_deadline_says_what_the_call_waited_for(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK_S", 0.001)
+    loads: Served | None = None
+    monkeypatch.setattr(Alive, "__await__", lambda self: _answer(loads).__await__())
+    members.publish(silent.app_name, ["r1"])
+
+    async def main() -> None:
+        nonlocal loads
+        router = Router(PoolConfig(), silent)
+        with pytest.raises(DeadlineExceeded, match=r"s: the pool's only replica loads a model \("):
+            await router.score([RECORD], 0.05)
+        assert (await router.why_waiting()).startswith("the pool's only replica loads a model")
+        loads = SERVED
+        await router.ready()
+        assert await router.why_waiting() == "the pool's only replica works on no call"
+        waiting = asyncio.create_task(router.score([RECORD], 60))
+        await asyncio.sleep(0.01)
+        assert await router.why_waiting() == "the pool's only replica works on 1 call"
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+async def _answer(served: Served | None) -> Served | None:
+    await asyncio.sleep(0)
+    return served
 
 
 def test_a_full_pool_refuses_and_a_batch_that_never_fits_is_told_so(silent: Silent) -> None:

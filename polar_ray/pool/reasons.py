@@ -1,0 +1,75 @@
+"""Reasons: why a call of the pool has to wait, as a sentence for whoever made it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a router's pool stands."""
+
+    replicas: int
+    """That Serve says run, or are about to."""
+
+    loading: int = 0
+    """Of these, those that have not said yet what they serve, or load another model."""
+
+    unresponsive: int = 0
+    """Of these, those that do not answer."""
+
+    calls: int = 0
+    """That have come and are not answered yet."""
+
+    for_s: float = 0.0
+    """For how long no replica has been able to work."""
+
+    @property
+    def able(self) -> int:
+        """Replicas that can work."""
+        return self.replicas - self.loading - self.unresponsive
+
+
+def waiting_reason(state: State) -> str:
+    """What a call waits for. Says nothing of what is scored."""
+    if state.replicas == 0:
+        return f"the pool has no replica that runs ({state.for_s:.0f} s); `serve status` says why"
+    if state.able == 0:
+        return f"{_unable(state)} ({state.for_s:.0f} s); `serve status` says more"
+    all_able = state.able == state.replicas
+    who = _all(state.replicas) if all_able else f"{state.able} of {_all(state.replicas)}"
+    others = "" if all_able else f" ({', '.join(_others(state))})"
+    return f"{who} {_s('work', state.able)} on {_calls(state.calls)}{others}"
+
+
+def _unable(state: State) -> str:
+    if state.loading == state.replicas:
+        return f"{_all(state.replicas)} {_s('load', state.replicas)} a model"
+    if state.unresponsive == state.replicas:
+        return f"{_all(state.replicas)} {_does(state.replicas)} not answer"
+    return f"of {_all(state.replicas)} {' and '.join(_others(state))}"
+
+
+def _others(state: State) -> list[str]:
+    found = []
+    if state.loading:
+        found.append(f"{state.loading} {_s('load', state.loading)} a model")
+    if state.unresponsive:
+        found.append(f"{state.unresponsive} {_does(state.unresponsive)} not answer")
+    return found
+
+
+def _all(count: int) -> str:
+    return "the pool's only replica" if count == 1 else f"the pool's {count} replicas"
+
+
+def _calls(count: int) -> str:
+    return {0: "no call", 1: "1 call"}.get(count, f"{count} calls")
+
+
+def _s(verb: str, count: int) -> str:
+    return f"{verb}s" if count == 1 else verb
+
+
+def _does(count: int) -> str:
+    return "does" if count == 1 else "do"
