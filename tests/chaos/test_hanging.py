@@ -1,0 +1,131 @@
+"""One record on which the engine hangs: it is found and reported, the others are scored, and whoever
+calls meanwhile is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from chaos.load import Account, Oracle, batch, by, run_load
+from chaos.observe import GUARD_S, idle, is_whole, until
+from processes import replica_pids
+
+from polar_ray.client import connect
+from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.encoding import load_tokenizer
+from polar_ray.pool.local import pool
+
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
+
+NAME = "hanging"
+REPLICAS = 4
+RECORDS = 4096
+HANGS = 1234
+MOST_REPLACED = 5
+PATIENCE_S = float(os.environ.get("CHAOS_HANG_PATIENCE_S", str(2 * GUARD_S)))
+"""Deadline of the call with the hanging record, and of the others': no wait is meant to be long."""
+
+Figure = Callable[[str], None]
+
+
+@contextmanager
+def processes_seen() -> Iterator[set[int]]:
+    """Collects the process ids of all replicas that there are meanwhile."""
+    seen = set(replica_pids(NAME))
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.1):
+            seen.update(replica_pids(NAME))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        looking.join()
+
+
+def records_with(row: int, text: str) -> list[dict[str, Any]]:
+    """Records of which one has another output."""
+    rows: list[dict[str, Any]] = batch(0, RECORDS).to_pylist()
+    rows[row]["output"] = text
+    return rows
+
+
+async def beside_others(rows: list[dict[str, Any]], oracle: Oracle) -> tuple[pa.Table, Account]:
+    """Scores records while others score theirs; the result, and what became of the others from the
+    moment on at which the hanging record could be there."""
+    client = connect(app_name=NAME)
+    over = asyncio.Event()
+    warm, others = Account(), Account()
+    call = by(client, timeout_s=PATIENCE_S)
+    # Replicas know their own speed before anything hangs.
+    await run_load(call, oracle, records=2000, size=50, start=1 << 29, account=warm)
+    load = asyncio.create_task(
+        run_load(
+            call,
+            oracle,
+            records=0,
+            size=50,
+            callers=6,
+            until=over,
+            start=1 << 30,
+            account=others,
+        )
+    )
+    try:
+        result = await client.score_table_async(rows, timeout_s=PATIENCE_S)
+    finally:
+        over.set()
+        await load
+    return result, others
+
+
+def test_one_record_of_4096_that_hangs_is_reported_and_others_are_answered(
+    cluster: None, model: str, tiny_dir: Path, figure: Figure
+) -> None:
+    [hanging] = load_tokenizer(tiny_dir).encode("\x07")
+    engine = StubEngineConfig(seconds_per_token=2e-5, hanging_token=hanging)
+    config = PoolConfig(model=model, num_replicas=REPLICAS, num_cpus=0.1, engine=engine)
+    oracle = Oracle(tiny_dir)
+    with pool(config, name=NAME, route_prefix="/hanging"), processes_seen() as seen:
+        result, others = asyncio.run(beside_others(records_with(HANGS, "ring \x07"), oracle))
+        asyncio.run(until("the pool is whole", lambda: is_whole(NAME, REPLICAS)))
+        replaced = len(seen) - REPLICAS
+        errors = {i: text for i, text in enumerate(result["error"].to_pylist()) if text}
+        figure(
+            f"{replaced} replicas replaced, {len(errors)} rows reported; meanwhile the others' "
+            f"{others.calls} calls: {others.summary()}"
+        )
+        assert list(errors) == [HANGS]
+        assert errors[HANGS].startswith("poison: ")
+        assert replaced <= MOST_REPLACED
+        assert others.calls > 0, "nobody else called: the test shows nothing of others"
+        assert (others.lost, others.duplicated, others.wrong, others.errors) == (0, 0, 0, 0)
+        good = pa.concat_tables([result.slice(0, HANGS), result.slice(HANGS + 1)])
+        table = pa.Table.from_pylist(records_with(HANGS, "harmless"))
+        account = Account()
+        oracle.check(
+            pa.concat_tables([table.slice(0, HANGS), table.slice(HANGS + 1)]), good, account
+        )
+        assert (account.rows, account.wrong, account.errors) == (RECORDS - 1, 0, 0)
+        assert asyncio.run(idle(NAME)) == {}
+        # It is remembered: who sends it again hears of it at once.
+        [again] = (
+            connect(app_name=NAME)
+            .score_table(records_with(HANGS, "ring \x07")[HANGS : HANGS + 1], timeout_s=GUARD_S)[
+                "error"
+            ]
+            .to_pylist()
+        )
+        assert again.startswith("poison: ")
+        assert len(seen) - REPLICAS == replaced
