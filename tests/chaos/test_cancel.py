@@ -135,16 +135,14 @@ def _is_whole(result: pa.Table, table: pa.Table) -> bool:
 
 async def probes(client: Client) -> int:
     """How many of some calls are answered, half of them large enough for all replicas."""
-    answered = 0
-    for number in range(PROBES):
-        size = (10, SIZES[-1])[number % 2]
+
+    async def answered(number: int) -> bool:
+        table = batch(number, (10, SIZES[-1])[number % 2])
         with suppress(PolarRayError):
-            await client.score_table_async(batch(number, size), timeout_s=PROBE_S)
-            answered += 1
-    return answered
+            return _is_whole(await client.score_table_async(table, timeout_s=GUARD_S), table)
+        return False
 
-
-PROBE_S = float(os.environ.get("CHAOS_PROBE_S", "120"))
+    return sum(await asyncio.gather(*(answered(number) for number in range(PROBES))))
 
 
 async def beside_honest_calls(fickle: Fickle, oracle: Oracle) -> tuple[Account, int]:

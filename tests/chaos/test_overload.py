@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 NAME = "full"
 HUNG_S = 30.0
-"""An answer that comes so long after its deadline is none. On a quiet machine it comes within 0.1 s,
-which tests report and do not assert: whoever shares the machine may slow it down."""
+"""An answer that comes so long after its deadline is none. On a quiet machine it comes within 0.1
+s, which tests report and do not assert: whoever shares the machine may slow it down."""
 
 Figure = Callable[[str], None]
 

@@ -60,8 +60,8 @@ class Driver:
         return sorted(set(titled()) & set(marked(self.mark)))
 
     def die(self) -> None:
-        """The driver alone is killed; what it leaves behind may go on for a moment, drawn by chance,
-        then it is killed too."""
+        """The driver alone is killed; what it leaves behind may go on for a moment, drawn by
+        chance, then it is killed too."""
         self.process.kill()
         self.process.wait()
         time.sleep(random.random())
