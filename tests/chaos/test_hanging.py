@@ -19,6 +19,7 @@ from processes import replica_pids
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.encoding import load_tokenizer
+from polar_ray.errors import PolarRayError
 from polar_ray.pool.local import pool
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -60,9 +61,16 @@ def records_with(row: int, text: str) -> list[dict[str, Any]]:
     return rows
 
 
-async def beside_others(rows: list[dict[str, Any]], oracle: Oracle) -> tuple[pa.Table, Account]:
-    """Scores records while others score theirs; the result, and what became of the others from the
-    moment on at which the hanging record could be there."""
+def without(table: pa.Table, row: int) -> pa.Table:
+    """All rows but one."""
+    return pa.concat_tables([table.slice(0, row), table.slice(row + 1)])
+
+
+async def beside_others(
+    rows: list[dict[str, Any]], oracle: Oracle
+) -> tuple[pa.Table | str, Account]:
+    """Scores records while others score theirs; the result or what came instead, and what became of
+    the others meanwhile."""
     client = connect(app_name=NAME)
     over = asyncio.Event()
     warm, others = Account(), Account()
@@ -82,7 +90,9 @@ async def beside_others(rows: list[dict[str, Any]], oracle: Oracle) -> tuple[pa.
         )
     )
     try:
-        result = await client.score_table_async(rows, timeout_s=PATIENCE_S)
+        result: pa.Table | str = await client.score_table_async(rows, timeout_s=PATIENCE_S)
+    except PolarRayError as error:
+        result = f"{type(error).__name__}: {error}"
     finally:
         over.set()
         await load
@@ -96,35 +106,29 @@ def test_one_record_of_4096_that_hangs_is_reported_and_others_are_answered(
     engine = StubEngineConfig(seconds_per_token=2e-5, hanging_token=hanging)
     config = PoolConfig(model=model, num_replicas=REPLICAS, num_cpus=0.1, engine=engine)
     oracle = Oracle(tiny_dir)
+    rows = records_with(HANGS, "ring \x07")
     with pool(config, name=NAME, route_prefix="/hanging"), processes_seen() as seen:
-        result, others = asyncio.run(beside_others(records_with(HANGS, "ring \x07"), oracle))
+        result, others = asyncio.run(beside_others(rows, oracle))
         asyncio.run(until("the pool is whole", lambda: is_whole(NAME, REPLICAS)))
         replaced = len(seen) - REPLICAS
-        errors = {i: text for i, text in enumerate(result["error"].to_pylist()) if text}
         figure(
-            f"{replaced} replicas replaced, {len(errors)} rows reported; meanwhile the others' "
-            f"{others.calls} calls: {others.summary()}"
+            f"{replaced} replicas replaced; meanwhile the others' {others.calls} calls: "
+            f"{others.summary()}"
         )
+        assert not isinstance(result, str), result
+        errors = {i: text for i, text in enumerate(result["error"].to_pylist()) if text}
         assert list(errors) == [HANGS]
         assert errors[HANGS].startswith("poison: ")
         assert replaced <= MOST_REPLACED
         assert others.calls > 0, "nobody else called: the test shows nothing of others"
         assert (others.lost, others.duplicated, others.wrong, others.errors) == (0, 0, 0, 0)
-        good = pa.concat_tables([result.slice(0, HANGS), result.slice(HANGS + 1)])
-        table = pa.Table.from_pylist(records_with(HANGS, "harmless"))
         account = Account()
-        oracle.check(
-            pa.concat_tables([table.slice(0, HANGS), table.slice(HANGS + 1)]), good, account
-        )
+        harmless = pa.Table.from_pylist(records_with(HANGS, "harmless"))
+        oracle.check(without(harmless, HANGS), without(result, HANGS), account)
         assert (account.rows, account.wrong, account.errors) == (RECORDS - 1, 0, 0)
         assert asyncio.run(idle(NAME)) == {}
         # It is remembered: who sends it again hears of it at once.
-        [again] = (
-            connect(app_name=NAME)
-            .score_table(records_with(HANGS, "ring \x07")[HANGS : HANGS + 1], timeout_s=GUARD_S)[
-                "error"
-            ]
-            .to_pylist()
-        )
-        assert again.startswith("poison: ")
+        client = connect(app_name=NAME)
+        again = client.score_table(rows[HANGS : HANGS + 1], timeout_s=GUARD_S)
+        assert again["error"][0].as_py().startswith("poison: ")
         assert len(seen) - REPLICAS == replaced
