@@ -48,12 +48,14 @@ class Driver:
         }
         script = str(Path(__file__).with_name("gated_job.py"))
         arguments = [str(source), str(out), str(allowed), orjson.dumps(settings).decode()]
-        self.process = subprocess.Popen(
-            [sys.executable, script, *arguments],
-            env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
+        self.log = out.with_suffix(".log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, script, *arguments],
+                env={**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def workers(self) -> list[int]:
         """Process ids of its scoring actors."""
@@ -113,7 +115,7 @@ def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
             wanted = len(seen) + random.randint(1, AHEAD)
             while len(list(out.glob("*.parquet"))) < wanted and driver.process.poll() is None:
                 time.sleep(0.01)
-            assert driver.process.poll() is None, f"done or failed after {killed}"
+            assert driver.process.poll() is None, f"{killed}: {driver.log.read_text()}"
             workers = driver.workers()
             if workers and random.random() < 0.5:
                 kill(random.choice(workers))
@@ -130,7 +132,7 @@ def test_twenty_kills_lose_and_repeat_nothing(tmp_path: Path) -> None:
             allow(allowed, len(seen) + AHEAD)
         committed = len(seen)
         allow(allowed, ROWS)
-        assert driver.process.wait() == 0, driver.process.stderr and driver.process.stderr.read()
+        assert driver.process.wait() == 0, driver.log.read_text()
     finally:
         driver.die()
 
