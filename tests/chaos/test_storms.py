@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos.load import Account, Oracle, assert_exact, by, run_load
@@ -49,22 +50,16 @@ async def strike(account: Account, chance: random.Random) -> None:
 
 
 async def storm(oracle: Oracle, start: int, chance: random.Random) -> Account:
-    """Callers of batches and of single records, until the last of the kills."""
+    """Callers of single records, whose few rows go first again after every death, beside an offline
+    job, until the last of the kills."""
     over = asyncio.Event()
     account = Account()
-    call = by(connect(app_name=NAME))
+    options: dict[str, Any] = {"records": 0, "until": over, "account": account}
+    train = by(connect(app_name=NAME))
+    offline = by(connect(app_name=NAME, priority="offline"))
     loads = asyncio.gather(
-        run_load(call, oracle, records=0, callers=16, until=over, start=start, account=account),
-        run_load(
-            call,
-            oracle,
-            records=0,
-            size=1,
-            callers=8,
-            until=over,
-            start=start + (1 << 30),
-            account=account,
-        ),
+        run_load(train, oracle, size=1, callers=8, start=start, **options),
+        run_load(offline, oracle, callers=16, start=start + (1 << 30), **options),
     )
     try:
         await strike(account, chance)
