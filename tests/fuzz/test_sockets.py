@@ -133,6 +133,7 @@ def garbage(url: httpx.URL) -> dict[str, bytes]:
 
 def outcome(answer: bytes) -> str:
     """The status of the first answer on a connection, or that there was none."""
+    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     return answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.1 ") else "closed"
 
 
@@ -144,7 +145,7 @@ def exchange(url: httpx.URL, data: bytes) -> str:
         with suppress(OSError):
             connection.sendall(data)
         with suppress(OSError):
-            while len(found) < len(b"HTTP/1.1 200") and (part := connection.recv(1 << 16)):
+            while outcome(found) in ("closed", "100") and (part := connection.recv(1 << 16)):
                 found += part
     return outcome(found)
 
