@@ -14,6 +14,7 @@ os.environ.update(
 )
 
 import pytest
+from chaos.neighbour import busy_neighbour
 from checkpoints import make_checkpoint
 from hypothesis import settings
 
@@ -41,6 +42,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Keeps a line for the end of the run."""
     return lambda line: FIGURES.append(f"{request.node.name}: {line}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _neighbour() -> Iterator[None]:
+    """CHAOS_NEIGHBOUR=1: nothing that is run may depend on having the machine for itself."""
+    if os.environ.get("CHAOS_NEIGHBOUR") != "1":
+        yield
+        return
+    with busy_neighbour() as count:
+        FIGURES.append(f"beside {count} processes that wanted every core")
+        yield
 
 
 @pytest.fixture(scope="session")

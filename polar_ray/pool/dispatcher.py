@@ -92,7 +92,7 @@ class Dispatcher:
             "open_calls": len(self._calls),
             "waiting_parcels": len(self._queue) + len(self._recovery),
             "attempts": len(self._attempts),
-            "held_slots": sum(len(member.attempts) for member in members),
+            "held_parcels": sum(len(member.attempts) for member in members),
         }
 
     def set_members(self, names: Collection[str]) -> None:

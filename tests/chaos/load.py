@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from chaos.observe import GUARD_S, running, stats, until
 from processes import replica_pids
 
 from polar_ray.client import Client
@@ -51,6 +52,10 @@ class Account:
     duplicated: int = 0
     latencies: list[float] = field(default_factory=list)
     digests: set[str] = field(default_factory=set)
+    calls: int = 0
+    """Calls that have ended, with scores or without."""
+
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
     kills: int = 0
     why: Counter[str] = field(default_factory=Counter)
     """Errors of the calls that were lost."""
@@ -58,6 +63,18 @@ class Account:
     @property
     def worst_s(self) -> float:
         return max(self.latencies, default=0.0)
+
+    def end(self) -> None:
+        """One more call has ended."""
+        self.calls += 1
+        self.progress.set()
+
+    async def ended(self, more: int) -> None:
+        """Returns once so many more calls have ended: what tests count instead of seconds."""
+        enough = self.calls + more
+        while self.calls < enough:
+            self.progress.clear()
+            await self.progress.wait()
 
     def summary(self) -> str:
         """One line for people."""
@@ -89,7 +106,7 @@ class Oracle:
         account.rows += result.num_rows
         account.digests.add(digest)
         account.lost += table.num_rows - result.num_rows
-        account.duplicated += len([one for one in ids if one in account.seen])
+        account.duplicated += sum(number in account.seen for number in ids)
         account.seen.update(ids)
         account.errors += result["score"].null_count
         found = zip(
@@ -100,7 +117,8 @@ class Oracle:
             strict=True,
         )
         account.wrong += sum(
-            one != two or (score is not None and score != right) for one, score, two, right in found
+            got != sent or (score is not None and score != right)
+            for got, score, sent, right in found
         )
 
 
@@ -124,10 +142,11 @@ async def run_load(
     callers: int = CALLERS,
     until: asyncio.Event | None = None,
     start: int = 0,
+    account: Account | None = None,
 ) -> Account:
     """Has callers score different records, one batch after the other, until there were `records`
-    of them, and `until` is set."""
-    account = Account()
+    of them, and `until` is set. Adds to `account`, which others may watch."""
+    account = Account() if account is None else account
     starts = iter(range(start, 1 << 60, size))
 
     async def caller() -> None:
@@ -142,16 +161,18 @@ async def run_load(
             except PolarRayError as error:
                 account.lost += size
                 account.why[f"{type(error).__name__}: {error!s:.200}"] += 1
+                account.end()
                 continue
             account.latencies.append(time.monotonic() - began)
+            account.end()
             await asyncio.to_thread(oracle.check, table, result, account)
 
     await asyncio.gather(*(caller() for _ in range(callers)))
     return account
 
 
-def by(client: Client, timeout_s: float = 120) -> Call:
-    """Calls of one client."""
+def by(client: Client, timeout_s: float = 2 * GUARD_S) -> Call:
+    """Calls of one client, with a deadline that no healthy pool misses on any machine."""
 
     async def call(table: pa.Table) -> pa.Table:
         return await client.score_table_async(table, timeout_s=timeout_s)
@@ -162,23 +183,33 @@ def by(client: Client, timeout_s: float = 120) -> Call:
 async def hit(
     name: str,
     what: signal.Signals,
-    account: list[int],
+    hits: list[int],
     enough: asyncio.Event,
-    every_s: float,
+    every: int,
+    account: Account,
     chance: random.Random,
 ) -> None:
-    """Sends a signal to a random replica again and again, as long as it is not the last; `account`
-    gets their process ids, `enough` is set at the tenth. One that was stopped goes on when the next
-    is hit."""
+    """Sends a signal to a random replica each time that `every` more calls of `account` have ended,
+    unless it is the last; `hits` gets their process ids, `enough` is set at the tenth. One that was
+    stopped goes on when what it held was given to others, or Serve has ended it."""
     while True:
-        await asyncio.sleep(every_s)
-        if account and what == signal.SIGSTOP:
-            let_go(name, account[-1])
-        if len(pids := replica_pids(name)) > 1:
-            victim = chance.choice(pids)
-            os.kill(victim, what)
-            account.append(victim)
-        if len(account) >= 10:
+        await account.ended(every)
+        ready = await asyncio.to_thread(running, name)
+        if len(ready) < 2:
+            continue
+        victim = chance.choice(sorted(ready - set(hits[-1:])))
+        before = await asyncio.to_thread(stats, name) if what == signal.SIGSTOP else {}
+        os.kill(victim, what)
+        hits.append(victim)
+        if what == signal.SIGSTOP:
+            await until(
+                "others have the work of a stopped replica",
+                lambda pid=victim, had=before["repeats"]: (
+                    pid not in replica_pids(name) or stats(name)["repeats"] > had
+                ),
+            )
+            let_go(name, victim)
+        if len(hits) >= 10:
             enough.set()
 
 

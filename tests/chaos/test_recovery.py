@@ -13,7 +13,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from chaos.load import Account, Call, Oracle, assert_exact, batch, by, hit, let_go, run_load
+from chaos.load import (
+    CALLERS,
+    Account,
+    Call,
+    Oracle,
+    assert_exact,
+    batch,
+    by,
+    hit,
+    let_go,
+    run_load,
+)
+from chaos.observe import GUARD_S
 from processes import replica_pids
 
 from polar_ray.client import connect
@@ -23,7 +35,7 @@ from polar_ray.errors import ReplicaLost
 from polar_ray.pool.local import pool
 from polar_ray.stream import encode_arrow, read_arrow
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 NAME = "fire"
 RECORDS = int(os.environ.get("CHAOS_RECORDS", "100000"))
@@ -43,15 +55,24 @@ def three(cluster: None, model: str) -> Iterator[None]:
         yield
 
 
-async def under_fire(
-    call: Call, oracle: Oracle, what: signal.Signals, *, every_s: float, records: int
-) -> Account:
-    """A load while replicas are hit, ten times at least; they are let go on at the end."""
+async def under_fire(call: Call, oracle: Oracle, what: signal.Signals, *, records: int) -> Account:
+    """A load while replicas are hit, ten times at least, and each time after two more calls of each
+    caller; they are let go on at the end."""
     hits: list[int] = []
     enough = asyncio.Event()
-    hitting = asyncio.create_task(hit(NAME, what, hits, enough, every_s, random.Random(1)))
+    account = Account()
+    hitting = asyncio.create_task(
+        hit(NAME, what, hits, enough, 2 * CALLERS, account, random.Random(1))
+    )
     try:
-        account = await run_load(call, oracle, records=records, until=enough)
+        load = asyncio.create_task(
+            run_load(call, oracle, records=records, until=enough, account=account)
+        )
+        await asyncio.wait([load, hitting], return_when=asyncio.FIRST_COMPLETED)
+        if hitting.done():
+            load.cancel()
+            await hitting  # why it stopped
+        await load
     finally:
         hitting.cancel()
         for pid in set(hits):
@@ -61,9 +82,7 @@ async def under_fire(
 
 
 def test_a_killed_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:
-    fire = under_fire(
-        by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGKILL, every_s=2.0, records=RECORDS
-    )
+    fire = under_fire(by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGKILL, records=RECORDS)
     account = asyncio.run(fire)
     figure(account.summary())
     assert_exact(account, RECORDS)
@@ -92,18 +111,17 @@ def test_without_this_router_the_same_fire_loses_records(
             raise ReplicaLost(str(error)) from None
         return result.add_column(0, "id", table["id"])
 
-    fire = under_fire(call, Oracle(tiny_dir), signal.SIGKILL, every_s=2.0, records=RECORDS // 2)
+    fire = under_fire(call, Oracle(tiny_dir), signal.SIGKILL, records=RECORDS // 2)
     account = asyncio.run(fire)
     figure(account.summary())
     assert account.kills > 0
-    assert account.rows > account.lost > 0
+    assert account.rows > 0
+    assert account.lost > 0
     assert account.wrong == 0
 
 
 def test_a_stopped_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:
-    fire = under_fire(
-        by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGSTOP, every_s=8.0, records=RECORDS
-    )
+    fire = under_fire(by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGSTOP, records=RECORDS)
     account = asyncio.run(fire)
     figure(account.summary())
     assert_exact(account, RECORDS)
@@ -121,7 +139,7 @@ def test_one_record_of_4096_that_kills_is_reported_alone(
     began = time.monotonic()
     with pool(config(model, engine=engine), name=NAME, route_prefix="/fire"):
         client = connect(app_name=NAME)
-        result = client.score_table(rows, timeout_s=300)
+        result = client.score_table(rows, timeout_s=2 * GUARD_S)
         took = time.monotonic() - began
         deaths = serve.get_app_handle(NAME).stats.remote().result()["deaths"]
         figure(f"{deaths} deaths, {took:.0f} s with the pool's start")
@@ -134,8 +152,8 @@ def test_one_record_of_4096_that_kills_is_reported_alone(
         good = pa.concat_tables([result.slice(0, 1234), result.slice(1235)])
         Oracle(tiny_dir).check(pa.Table.from_pylist(rows), good, account)
         assert (account.rows, account.wrong, account.errors) == (4095, 0, 0)
-        assert deaths <= 6
-        assert client.score_table(batch(9000, 10), timeout_s=60)["score"].null_count == 0
+        assert deaths <= 5
+        assert client.score_table(batch(9000, 10), timeout_s=GUARD_S)["score"].null_count == 0
 
 
 async def under_change(oracle: Oracle, changes: list[Callable[[], None]], records: int) -> Account:
@@ -143,8 +161,8 @@ async def under_change(oracle: Oracle, changes: list[Callable[[], None]], record
     over = asyncio.Event()
 
     async def change() -> None:
-        for one in changes:
-            await asyncio.to_thread(one)
+        for make in changes:
+            await asyncio.to_thread(make)
         over.set()
 
     load = run_load(by(connect(app_name=NAME)), oracle, records=records, until=over)
@@ -162,7 +180,6 @@ def deploy(config: PoolConfig) -> Callable[[], None]:
     return lambda: serve.run(app(config), name=NAME, route_prefix="/fire") and None
 
 
-@pytest.mark.timeout(900)
 def test_updates_and_scaling_lose_nothing_and_mix_no_models(
     cluster: None, tiny_dir: Path, model: str, figure: Figure
 ) -> None:

@@ -6,25 +6,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chaos.load import Account, Oracle, assert_exact, by, run_load
+from chaos.observe import is_whole, until
 from processes import own, replica_pids
 
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool
 
-pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 NAME = "served"
 REPLICAS = 3
 CONTROLLER = b"ray::ServeController"
 PROXY = b"ray::ProxyActor"
 HITS = 3
+CALLS = 36
+"""Calls of each load that end between two hits: some of each caller."""
+
 Figure = Callable[[str], None]
 
 
@@ -36,51 +40,36 @@ def url(cluster: None, model: str) -> Iterator[str]:
         yield address
 
 
-async def until(what: str, is_so: Callable[[], bool], within_s: float = 120) -> float:
-    """Waits until something is so; how long it took."""
-    began = time.monotonic()
-    while not is_so():
-        assert time.monotonic() - began < within_s, f"{what}: not within {within_s:g} s"
-        await asyncio.sleep(0.1)
-    return time.monotonic() - began
-
-
-async def kill_again_and_again(title: bytes, account: list[float]) -> None:
-    """Kills the one process with this title, waits for the next, lets it serve for a while."""
+async def kill_again_and_again(title: bytes, accounts: list[Account]) -> list[float]:
+    """Kills the one process with this title each time that every load has got on, the last time
+    included; how long each time another one took to be there."""
+    back = []
     for _ in range(HITS):
-        await asyncio.sleep(3)
+        await asyncio.gather(*(account.ended(CALLS) for account in accounts))
         victim = own(title)[0]
         os.kill(victim, signal.SIGKILL)
-        account.append(
-            await until("another process", lambda v=victim: set(own(title)) - {v} != set())
-        )
-    await asyncio.sleep(3)
-
-
-def is_whole() -> bool:
-    """The pool runs, by Serve's word and in the process list."""
-    from ray import serve
-
-    status = serve.status().applications[NAME]
-    return status.status == "RUNNING" and len(replica_pids(NAME)) == REPLICAS
+        another = "another process is there"
+        back.append(await until(another, lambda v=victim: set(own(title)) - {v} != set()))
+    await asyncio.gather(*(account.ended(CALLS) for account in accounts))
+    return back
 
 
 async def both_ways(url: str, oracle: Oracle, title: bytes) -> tuple[Account, Account, list[float]]:
     """Load by handle and over HTTP while processes with a title are killed."""
     over = asyncio.Event()
-    back: list[float] = []
+    by_handle, by_http = Account(), Account()
+    options: dict[str, Any] = {"oracle": oracle, "records": 0, "callers": 6, "until": over}
     with connect(address=url) as web:
-        loads = [
-            run_load(by(connect(app_name=NAME)), oracle, records=0, callers=6, until=over),
-            run_load(by(web), oracle, records=0, callers=6, until=over, start=1 << 30),
-        ]
-        running = asyncio.gather(*loads)
+        running = asyncio.gather(
+            run_load(by(connect(app_name=NAME)), account=by_handle, **options),
+            run_load(by(web), account=by_http, start=1 << 30, **options),
+        )
         try:
-            await kill_again_and_again(title, back)
+            back = await kill_again_and_again(title, [by_handle, by_http])
         finally:
             over.set()
-        by_handle, by_http = await running
-        await until("the pool is whole", is_whole)
+        await running
+    await until("the pool is whole", lambda: is_whole(NAME, REPLICAS))
     by_handle.kills = by_http.kills = len(back)
     return by_handle, by_http, back
 
@@ -100,7 +89,7 @@ def test_a_killed_controller_loses_nothing(url: str, tiny_dir: Path, figure: Fig
     victim = replica_pids(NAME)[0]
     os.kill(victim, signal.SIGKILL)
     gone = asyncio.run(until("a replica is gone", lambda: victim not in replica_pids(NAME)))
-    took = asyncio.run(until("the pool is whole", is_whole))
+    took = asyncio.run(until("the pool is whole", lambda: is_whole(NAME, REPLICAS)))
     figure(f"a replica killed afterwards was replaced within {gone + took:.1f} s")
 
 

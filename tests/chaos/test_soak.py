@@ -1,4 +1,4 @@
-"""Ten minutes of mixed load: what the router and the replicas hold in memory stays what it is."""
+"""A long mixed load: what the router and the replicas hold in memory stays what it is."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos.load import Oracle, batch, by, run_load
+from chaos.load import Account, Oracle, batch, by, run_load
+from chaos.observe import GUARD_S, idle
 from processes import replica_pids, rss_mb
 
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(3600)]
 
 NAME = "soak"
+SIZE = 250
 
 
 def test_memory_is_flat(
     cluster: None, tiny_dir: Path, model: str, figure: Callable[[str], None]
 ) -> None:
-    seconds = float(os.environ.get("SOAK_SECONDS", "600"))
+    records = int(os.environ.get("SOAK_RECORDS", "2000000"))
+    samples = 100
     memory: dict[str, list[float]] = {"Router": [], "Replica": []}
-    minutes: list[float] = []
+    millions: list[float] = []
 
-    async def watch(over: asyncio.Event) -> None:
-        began = time.monotonic()
-        while time.monotonic() - began < seconds:
-            await asyncio.sleep(min(5.0, seconds / 20))
-            minutes.append((time.monotonic() - began) / 60)
+    async def watch(over: asyncio.Event, account: Account) -> None:
+        while account.rows < records:
+            await account.ended(max(1, records // samples // SIZE))
+            millions.append(account.rows / 1e6)
             for deployment, sizes in memory.items():
                 sizes.append(rss_mb(replica_pids(NAME, deployment)))
         over.set()
@@ -42,32 +44,43 @@ def test_memory_is_flat(
         client = connect(app_name=NAME, priority="eval")
         n = 1 << 40
         while not over.is_set():
-            calls = (client.score_table_async(batch(n + i, 1), timeout_s=60) for i in range(8))
+            calls = (client.score_table_async(batch(n + i, 1), timeout_s=GUARD_S) for i in range(8))
             await asyncio.gather(*calls)
             n += 8
 
     async def main() -> tuple[int, int]:
         over = asyncio.Event()
         client = connect(app_name=NAME)
-        batches = run_load(by(client), Oracle(tiny_dir), records=0, callers=3, until=over)
-        account, *_ = await asyncio.gather(batches, singles(over), watch(over))
+        account = Account()
+        batches = run_load(
+            by(client),
+            Oracle(tiny_dir),
+            records=records,
+            size=SIZE,
+            callers=3,
+            until=over,
+            account=account,
+        )
+        await asyncio.gather(batches, singles(over), watch(over, account))
+        assert await idle(NAME) == {}
         return account.rows, account.lost + account.wrong + account.errors
 
     engine = StubEngineConfig(seconds_per_token=2e-5)
     config = PoolConfig(model=model, num_replicas=2, num_cpus=0.1, engine=engine)
+    began = time.monotonic()
     with pool(config, name=NAME, route_prefix="/soak"):
         rows, bad = asyncio.run(main())
     assert bad == 0
     # The first third fills caches and arenas.
-    warm = len(minutes) // 3
+    warm = len(millions) // 3
     slopes = {
-        name: float(np.polyfit(minutes[warm:], sizes[warm:], 1)[0])
+        name: float(np.polyfit(millions[warm:], sizes[warm:], 1)[0])
         for name, sizes in memory.items()
     }
     shown = ", ".join(
-        f"{name} {sizes[warm]:.0f} -> {sizes[-1]:.0f} MB ({slopes[name]:+.2f} MB/min)"
+        f"{name} {sizes[warm]:.0f} -> {sizes[-1]:.0f} MB ({slopes[name]:+.2f} MB per million)"
         for name, sizes in memory.items()
     )
-    figure(f"{rows} records in {minutes[-1]:.1f} min: {shown}")
+    figure(f"{rows} records in {(time.monotonic() - began) / 60:.1f} min: {shown}")
     for sizes in memory.values():
         assert sizes[-1] - sizes[warm] < 50

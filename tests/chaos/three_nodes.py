@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import ray
 from chaos.load import Account, Oracle, by, run_load
+from chaos.observe import is_whole, running, until
+from processes import replica_pids
 from ray import serve
 from ray.cluster_utils import Cluster
 
@@ -22,17 +24,28 @@ from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.pool.app import start
 
+NAME = "nodes"
+REPLICAS = 4
+CALLS = 40
+"""Calls that end before the node goes, and again once the pool is whole without it."""
+
 
 async def load(cluster: Cluster, victim: object, folder: Path, records: int) -> Account:
-    """The load; the node goes when a third of it is done."""
+    """The load, under which the node goes; it lasts until the pool is whole without that node."""
     over = asyncio.Event()
-    client = connect(app_name="nodes")
-    task = asyncio.create_task(run_load(by(client), Oracle(folder), records=records, until=over))
-    await asyncio.sleep(5)
+    account = Account()
+    call = by(connect(app_name=NAME))
+    task = asyncio.create_task(
+        run_load(call, Oracle(folder), records=records, until=over, account=account)
+    )
+    await account.ended(CALLS)
+    before = running(NAME)
     await asyncio.to_thread(cluster.remove_node, victim, allow_graceful=False)
-    await asyncio.sleep(10)
+    await until("a replica went with its node", lambda: bool(before - set(replica_pids(NAME))))
+    await until("the pool is whole without the node", lambda: is_whole(NAME, REPLICAS))
+    await account.ended(CALLS)
     over.set()
-    account = await task
+    await task
     account.kills = 1
     return account
 
@@ -42,7 +55,7 @@ def takes_router_along(node: Any) -> bool:
     from ray._private.state import actors
 
     return any(
-        "nodes#Router" in actor["Name"] and actor["Address"]["NodeID"] == node.node_id
+        f"{NAME}#Router" in actor["Name"] and actor["Address"]["NodeID"] == node.node_id
         for actor in actors().values()
     )
 
@@ -58,7 +71,8 @@ def main(folder: Path, records: int) -> None:
     ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
     serve.start(proxy_location="Disabled")
     engine = StubEngineConfig(seconds_per_token=2e-5)
-    start(PoolConfig(model=str(folder), num_replicas=4, num_cpus=1, engine=engine), name="nodes")
+    config = PoolConfig(model=str(folder), num_replicas=REPLICAS, num_cpus=1, engine=engine)
+    start(config, name=NAME)
     with_router = takes_router_along(nodes[0])
     account = asyncio.run(load(cluster, nodes[0], folder, records))
     exact = (account.lost, account.duplicated, account.wrong, account.errors) == (0, 0, 0, 0)

@@ -24,13 +24,19 @@ from polar_ray.client import connect
 from polar_ray.config import HttpConfig, PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
 NAME = "sockets"
 MB = 1 << 20
 GIANT_BYTES = int(os.environ.get("FUZZ_GIANT_BYTES", str(1 << 30)))
 GIANTS = 16
 GIANTS_AT_ONCE = 4
+GUARD_S = 300.0
+"""Ends a wait for what never happens."""
+
+SILENT_S = 30.0
+"""No answer for so long is none: some requests wait for a rest that never comes."""
+
 SERVES_OWN = {"request id bytes", "value bytes"}
 """Serve's proxy answers 500 to headers that are not UTF-8, before it asks a router."""
 
@@ -60,21 +66,21 @@ def _same_pool_after(url: httpx.URL) -> Iterator[None]:
     from ray import serve
 
     with connect(address=str(url)) as client:
-        assert None not in client.score(GROUPS, timeout_s=60)
+        assert None not in client.score(GROUPS, timeout_s=GUARD_S)
         before = serving()
         yield
-        assert None not in client.score(GROUPS, timeout_s=60)
+        assert None not in client.score(GROUPS, timeout_s=GUARD_S)
         assert serving() == before, "a process died"
     router = serve.get_app_handle(NAME)
-    deadline = time.monotonic() + 60
-    while (held := router.stats.remote().result(timeout_s=60))["calls"] or held["held_bytes"]:
+    deadline = time.monotonic() + GUARD_S
+    while (held := router.stats.remote().result(timeout_s=GUARD_S))["calls"] or held["held_bytes"]:
         assert time.monotonic() < deadline, f"the router still holds {held}"
         time.sleep(0.5)
 
 
 def open_socket(url: httpx.URL) -> socket.socket:
     assert url.port is not None
-    return socket.create_connection((url.host, url.port), timeout=20)
+    return socket.create_connection((url.host, url.port), timeout=GUARD_S)
 
 
 def head(url: httpx.URL, *lines: str) -> bytes:
@@ -127,29 +133,33 @@ def garbage(url: httpx.URL) -> dict[str, bytes]:
 
 def outcome(answer: bytes) -> str:
     """The status of the first answer on a connection, or that there was none."""
+    answer = answer.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
     return answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.1 ") else "closed"
 
 
 def exchange(url: httpx.URL, data: bytes) -> str:
-    """Sends bytes as they are and reads what comes until nothing more does."""
+    """Sends bytes as they are and reads until there is a status, or nothing more comes."""
     found = b""
     with open_socket(url) as connection:
-        connection.settimeout(3)
+        connection.settimeout(SILENT_S)
         with suppress(OSError):
             connection.sendall(data)
         with suppress(OSError):
-            while part := connection.recv(1 << 16):
+            while outcome(found) in ("closed", "100") and (part := connection.recv(1 << 16)):
                 found += part
     return outcome(found)
 
 
 def test_garbage_on_the_socket(url: httpx.URL, figure: Figure) -> None:
-    answers = {name: exchange(url, data) for name, data in garbage(url).items()}
+    requests = garbage(url)
+    with ThreadPoolExecutor(len(requests)) as senders:  # together: some are silent until the end
+        found = senders.map(lambda data: exchange(url, data), requests.values())
+        answers = dict(zip(requests, found, strict=True))
     with suppress(OSError), open_socket(url) as plain:
         unverified = ssl._create_unverified_context()
         unverified.wrap_socket(plain, server_hostname="pool")
     figure(str(answers))
-    wrong = {name for name, found in answers.items() if found.startswith("5")}
+    wrong = {name for name, status in answers.items() if status.startswith("5")}
     assert wrong <= SERVES_OWN
     assert answers["pipelined"] == "200"
 
@@ -169,7 +179,7 @@ def test_half_a_body_and_a_client_that_is_gone(url: httpx.URL) -> None:
         else:
             silent.append(connection)
     with connect(address=str(url)) as client:
-        assert None not in client.score(GROUPS, timeout_s=60), "others are served meanwhile"
+        assert None not in client.score(GROUPS, timeout_s=GUARD_S), "others are served meanwhile"
     for connection in silent:
         connection.close()
 
@@ -189,14 +199,14 @@ def send_giant(url: httpx.URL, *, chunked: bool) -> str:
                 found.append(data)
 
     with open_socket(url) as connection:
-        connection.settimeout(120)
+        connection.settimeout(GUARD_S)
         listener = threading.Thread(target=listen, args=(connection,))
         listener.start()
         with suppress(OSError):
             connection.sendall(start)
             for _ in range(GIANT_BYTES // MB):
                 connection.sendall(part)
-        listener.join(120)
+        listener.join(GUARD_S)
     return outcome(b"".join(found))
 
 
@@ -218,7 +228,7 @@ def test_bodies_of_a_gigabyte(url: httpx.URL, figure: Figure, chunked: bool) -> 
     began = time.monotonic()
     with ThreadPoolExecutor(GIANTS_AT_ONCE) as senders:
         sent = [senders.submit(send_giant, url, chunked=chunked) for _ in range(GIANTS)]
-        answers = Counter(one.result() for one in sent)
+        answers = Counter(sender.result() for sender in sent)
     took = time.monotonic() - began
     over.set()
     watcher.join()

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from polar_ray.config import RescoreConfig
 from polar_ray.offline import rescore
 
 WORKERS = 4
+GUARD_S = 300.0
 QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
 """Ray's own settings: a lost node is noticed after some seconds rather than half a minute."""
 
@@ -45,12 +47,12 @@ def main(model: str, source: str, out: str, cpus: int) -> None:
         if "workers_lost" not in seen and share > 1 / 3:
             before = ours()
             cluster.remove_node(nodes.pop(), allow_graceful=False)
+            # They die with their raylet, which they have to notice.
+            until(lambda: len(before - ours()) > 0)
             seen["workers_lost"] = len(before - ours())
             seen["rows_at_the_loss"] = event["rows"]
         if "workers_at_the_end" not in seen and share > 2 / 3:
-            deadline = time.monotonic() + 120
-            while len(ours()) < room and time.monotonic() < deadline:
-                time.sleep(0.1)
+            until(lambda: len(ours()) >= room)
             seen["workers_at_the_end"] = len(ours())
 
     settings = {
@@ -66,6 +68,13 @@ def main(model: str, source: str, out: str, cpus: int) -> None:
     sys.stdout.flush()
     ray.shutdown()
     cluster.shutdown()
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Waits until something is so; what never is shows in what is reported."""
+    deadline = time.monotonic() + GUARD_S
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def ours() -> set[int]:
