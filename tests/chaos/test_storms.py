@@ -96,7 +96,8 @@ def test_storms_convict_nobody_and_repeats_are_bounded(
             storms.append((account, grown, after, asyncio.run(idle(NAME))))
             figure(
                 f"{account.summary()}; {grown['parcels']:.0f} parcels came home, "
-                f"{grown['repeats']:.0f} repeats ({allowed[-1]:.0f} allowed), {grown['convicted']:.0f} convicted; afterwards "
+                f"{grown['repeats']:.0f} repeats ({allowed[-1]:.0f} allowed), "
+                f"{grown['convicted']:.0f} convicted; afterwards "
                 f"{speed:.0f} records/s, before {usual:.0f}"
             )
     for (account, grown, after, left), most in zip(storms, allowed, strict=True):
