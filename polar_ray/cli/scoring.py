@@ -74,12 +74,14 @@ def serve(
     port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
 ) -> None:
     """Start a pool on this Ray cluster (or a local one) and keep it running."""
+    interrupted_once = _interrupted_once()
     with errors_on_stderr():
         config = parse_settings(PoolConfig, {}, settings or [])
         from polar_ray.pool.local import pool
         from polar_ray.pool.port import check_number
 
         with pool(config, name=name, host=host, port=check_number(port)) as url:
+            interrupted_once()
             typer.echo(f"pool {name!r} is ready: {url}/score  (docs: {url}/docs)", err=True)
             _wait_for_interrupt()
 
@@ -201,23 +203,32 @@ def _progress(output: str) -> Iterator[Callable[[int, int], None]]:
     typer.echo(f"{rows} rows, {errors} without a score: {output}", err=True)
 
 
-def _wait_for_interrupt() -> None:
-    """Returns at the first SIGINT or SIGTERM. What then stops the pool is not disturbed by a second
-    one, and interrupted by a third."""
+def _interrupted_once() -> Callable[[], None]:
+    """From now on the first SIGINT or SIGTERM raises KeyboardInterrupt; what then stops the pool is
+    not disturbed by a second one, and interrupted by a third. Gives what does so again, as Ray puts
+    a handler of its own in place when it starts."""
     import signal
-    import threading
 
-    stop = threading.Event()
     signals: list[int] = []
 
     def on_signal(number: int, frame: object) -> None:
         signals.append(number)
-        stop.set()
-        if len(signals) > 2:
+        if len(signals) != 2:
             raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as it is in the background of a script
-            signal.signal(number, on_signal)
-    stop.wait()
-    typer.echo("stopping", err=True)
+    def install() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as it is in a script's background
+                signal.signal(number, on_signal)
+
+    install()
+    return install
+
+
+def _wait_for_interrupt() -> None:
+    import threading
+
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        typer.echo("stopping", err=True)

@@ -1,0 +1,40 @@
+"""Signals to `polar-ray serve`: the first stops it, a second one does not disturb that."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from polar_ray.cli.scoring import _interrupted_once
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Puts back what a test changes."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_interrupts_and_the_second_does_not(first: int, second: int) -> None:
+    again = _interrupted_once()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(first)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray puts its own
+    again()
+    signal.raise_signal(second)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_what_a_script_has_in_its_background_stays_deaf_to_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _interrupted_once()
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
