@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from polar_ray.cli.scoring import _interrupted_once
+from polar_ray.pool.local import _own_sigterm
 
 
 @pytest.fixture(autouse=True)
@@ -22,11 +23,9 @@ def handlers() -> Iterator[None]:
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_interrupts_and_the_second_does_not(first: int, second: int) -> None:
-    again = _interrupted_once()
+    _interrupted_once()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(first)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Ray puts its own
-    again()
     signal.raise_signal(second)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -36,5 +35,13 @@ def test_what_a_script_has_in_its_background_stays_deaf_to_sigint() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _interrupted_once()
     signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_ray_does_not_replace_a_handler_of_sigterm() -> None:
+    _interrupted_once()
+    with _own_sigterm():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as `ray.init` puts its own
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)

@@ -74,14 +74,13 @@ def serve(
     port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
 ) -> None:
     """Start a pool on this Ray cluster (or a local one) and keep it running."""
-    interrupted_once = _interrupted_once()
+    _interrupted_once()
     with errors_on_stderr():
         config = parse_settings(PoolConfig, {}, settings or [])
         from polar_ray.pool.local import pool
         from polar_ray.pool.port import check_number
 
         with pool(config, name=name, host=host, port=check_number(port)) as url:
-            interrupted_once()
             typer.echo(f"pool {name!r} is ready: {url}/score  (docs: {url}/docs)", err=True)
             _wait_for_interrupt()
 
@@ -203,10 +202,9 @@ def _progress(output: str) -> Iterator[Callable[[int, int], None]]:
     typer.echo(f"{rows} rows, {errors} without a score: {output}", err=True)
 
 
-def _interrupted_once() -> Callable[[], None]:
+def _interrupted_once() -> None:
     """From now on the first SIGINT or SIGTERM raises KeyboardInterrupt; what then stops the pool is
-    not disturbed by a second one, and interrupted by a third. Gives what does so again, as Ray puts
-    a handler of its own in place when it starts."""
+    not disturbed by a second one, and interrupted by a third."""
     import signal
 
     signals: list[int] = []
@@ -216,13 +214,9 @@ def _interrupted_once() -> Callable[[], None]:
         if len(signals) != 2:
             raise KeyboardInterrupt
 
-    def install() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as it is in a script's background
-                signal.signal(number, on_signal)
-
-    install()
-    return install
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as it is in a script's background
+            signal.signal(number, on_signal)
 
 
 def _wait_for_interrupt() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,7 +54,8 @@ def pool(
     if ours:
         if not _finds_a_cluster():
             check_port(host, port)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+        with _own_sigterm():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     had_serve = _get_global_client(raise_if_no_controller_running=False) is not None
     try:
         if not had_serve:
@@ -73,6 +76,16 @@ def pool(
             serve.shutdown()
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Puts this process's handler of SIGTERM back, if it has one: `ray.init` replaces it by one that
+    leaves at once, also for a second signal while the first is being acted upon."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _finds_a_cluster() -> bool:
