@@ -168,7 +168,7 @@ class Bench:
     async def run(self) -> dict[str, float]:
         """All figures."""
         with suppress(RayServeException):  # a handle learns at its first call who there is
-            await self._replicas.pulse.remote(replica="nobody")
+            await self._replicas.heartbeat.remote(replica="nobody")
         client = connect(app_name=NAME)
         score, one = self._handle.score, batch(1)
         # Each caller has the router look its table up in the object store, as RL workers do.

@@ -1,6 +1,6 @@
 """Suspects: how work under which processes died is cut until the record that ends them is alone.
 
-Numbers only. The pool's router and the rescoring job act on them, each in its own way.
+Numbers only; the rescoring job acts on them. The pool has rules of its own (`pool.isolation`).
 """
 
 from __future__ import annotations

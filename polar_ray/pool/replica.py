@@ -283,7 +283,7 @@ class Replica:
     def _serving(self) -> Loaded | None:
         return self._loaded if self._ready.is_set() else None
 
-    async def pulse(self, *, replica: str) -> dict[str, str] | None:
+    async def heartbeat(self, *, replica: str) -> dict[str, str] | None:
         """What this replica scores with, at once, whatever the engine is at; None while it loads a
         model and has no other."""
         return None if self._serving is None else self._serving.scorer.provenance

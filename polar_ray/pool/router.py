@@ -78,10 +78,10 @@ class Router:
         check_environment(os.environ)
         self.config = config
         self.admission = Admission(config.admission)
-        self._dispatcher = Dispatcher(self._send, self._pulse, self._reserve)
+        self._dispatcher = Dispatcher(self._send, self._ask, self._reserve)
         # By reference whatever Serve's defaults: shards travel through the object store.
         handle = replicas.options(_by_reference=True)
-        self._score_there, self._pulse_there = handle.score, handle.pulse
+        self._score_there, self._ask_there = handle.score, handle.heartbeat
         self._reserve_there = handle.reserve
         self._pool = handle.app_name
         path = config.http.token_file
@@ -274,9 +274,9 @@ class Router:
         except Exception as error:
             raise _outcome(error) from error
 
-    async def _pulse(self, replica: str) -> Served | None:
+    async def _ask(self, replica: str) -> Served | None:
         try:
-            served: Served | None = await Context().run(self._pulse_there.remote, replica=replica)
+            served: Served | None = await Context().run(self._ask_there.remote, replica=replica)
             return served
         except Exception as error:
             raise _outcome(error) from error

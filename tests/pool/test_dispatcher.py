@@ -62,10 +62,10 @@ class Cluster:
     def __init__(self, *names: str, digest: str = "v1") -> None:
         self.now = 1000.0
         self.sent: list[Sent] = []
-        self.pulses: list[tuple[str, asyncio.Future[bool]]] = []
+        self.heartbeats: list[tuple[str, asyncio.Future[bool]]] = []
         self.digests: dict[str, str] = dict.fromkeys(names, digest)
         self.introduced: set[str] = set()
-        self.dispatcher = Dispatcher(self._send, self._pulse, self._reserve, clock=lambda: self.now)
+        self.dispatcher = Dispatcher(self._send, self._ask, self._reserve, clock=lambda: self.now)
         self.publish()
 
     def publish(self) -> None:
@@ -81,11 +81,11 @@ class Cluster:
     async def _reserve(self, replica: str) -> None:
         """Replicas of tests have nothing to finish."""
 
-    async def _pulse(self, replica: str) -> Served | None:
+    async def _ask(self, replica: str) -> Served | None:
         """Who is new says at once what it serves; later, the test answers."""
         if replica in self.introduced:
-            self.pulses.append((replica, asyncio.get_running_loop().create_future()))
-            if not await self.pulses[-1][1]:
+            self.heartbeats.append((replica, asyncio.get_running_loop().create_future()))
+            if not await self.heartbeats[-1][1]:
                 return None
         self.introduced.add(replica)
         return {"model_digest": self.digests[replica]}
@@ -138,9 +138,9 @@ class Cluster:
                     await asyncio.sleep(0)
                 self.now += 0.5
                 self.dispatcher.tick()
-                for _, pulse in self.pulses:
-                    if not pulse.done():
-                        pulse.set_result(True)
+                for _, heartbeat in self.heartbeats:
+                    if not heartbeat.done():
+                        heartbeat.set_result(True)
 
         return asyncio.create_task(loop())
 
@@ -409,7 +409,7 @@ def test_a_replica_that_does_not_answer_loses_its_work_and_a_late_answer_changes
         cluster.now += 1.5
         cluster.dispatcher.tick()
         await settle()
-        [(name, pulse)] = cluster.pulses
+        [(name, heartbeat)] = cluster.heartbeats
         assert name == stuck.replica
         cluster.now += UNRESPONSIVE_S + 1
         cluster.dispatcher.tick()
@@ -422,7 +422,7 @@ def test_a_replica_that_does_not_answer_loses_its_work_and_a_late_answer_changes
         cluster.sent[1].answer()
         assert await call == [1, 2]
         assert stuck.result.cancelled()
-        pulse.set_result(True)
+        heartbeat.set_result(True)
         await settle()
         assert cluster.dispatcher.members[stuck.replica].available
         cluster.sent[2].answer()
@@ -440,7 +440,7 @@ def test_a_busy_replica_that_answers_keeps_its_work() -> None:
             cluster.now += 2.0
             cluster.dispatcher.tick()
             await settle()
-            cluster.pulses[-1][1].set_result(True)
+            cluster.heartbeats[-1][1].set_result(True)
             await settle()
         assert len(cluster.sent) == 1
         cluster.sent[0].answer()
@@ -458,7 +458,7 @@ def test_a_replica_that_loads_a_model_gets_nothing_until_it_has_it() -> None:
         cluster.now += 1.5
         cluster.dispatcher.tick()
         await settle()
-        cluster.pulses[-1][1].set_result(False)
+        cluster.heartbeats[-1][1].set_result(False)
         await settle()
         assert len(cluster.sent) == 2, "its work goes elsewhere at once"
         assert cluster.sent[1].replica != loading
@@ -474,7 +474,7 @@ def test_a_replica_that_loads_a_model_gets_nothing_until_it_has_it() -> None:
         cluster.digests[loading] = "v2"
         cluster.dispatcher.tick()
         await settle()
-        cluster.pulses[-1][1].set_result(True)
+        cluster.heartbeats[-1][1].set_result(True)
         await settle()
         assert cluster.dispatcher.members[loading].digest == "v2"
         assert cluster.dispatcher.members[loading].available
@@ -490,7 +490,7 @@ def test_who_is_new_gets_work_once_it_has_said_what_it_serves() -> None:
         await settle()
         assert cluster.sent == []
         assert cluster.dispatcher.served is None
-        cluster.pulses[0][1].set_result(True)
+        cluster.heartbeats[0][1].set_result(True)
         await settle()
         assert cluster.dispatcher.served == {"model_digest": "v1"}
         cluster.sent[0].answer()
@@ -514,9 +514,9 @@ def test_an_idle_replica_repeats_what_a_slow_one_is_late_with() -> None:
             cluster.now += seconds
             cluster.dispatcher.tick()
             await settle()
-            for _, pulse in cluster.pulses:
-                if not pulse.done():
-                    pulse.set_result(True)
+            for _, heartbeat in cluster.heartbeats:
+                if not heartbeat.done():
+                    heartbeat.set_result(True)
             await settle()
             assert len(cluster.sent) == 10 + copies
         first, second = cluster.sent[10:]
@@ -555,8 +555,8 @@ def test_a_replica_that_works_but_has_a_slot_repeats_it_too() -> None:
         assert not beside.done()
         busy.answer()
         assert await beside == [78]
-        for _, pulse in cluster.pulses:
-            pulse.set_result(None)
+        for _, heartbeat in cluster.heartbeats:
+            heartbeat.set_result(None)
         await settle()
 
     run(main)

@@ -323,7 +323,7 @@ class NoReplicas:
     """What a router needs of the handle of its replicas."""
 
     app_name = "no replicas"
-    score = pulse = None
+    score = heartbeat = reserve = None
 
     def options(self, **options: Any) -> NoReplicas:
         return self

@@ -225,11 +225,11 @@ def test_a_model_changes_in_place_and_every_call_gets_one(
 ) -> None:
     async def main() -> None:
         replica, gate = await serving(tiny_dir)
-        before = await replica.pulse(replica="r")
+        before = await replica.heartbeat(replica="r")
         early = asyncio.create_task(ask(replica))
         await asyncio.to_thread(gate.reached.wait, 30)
         swap = asyncio.create_task(updated(replica, other_dir))
-        while (now := await replica.pulse(replica="r")) == before:  # noqa: ASYNC110  (polled)
+        while (now := await replica.heartbeat(replica="r")) == before:  # noqa: ASYNC110  (polled)
             await asyncio.sleep(0.001)
         await replica.check_health()
         late = asyncio.create_task(ask(replica))
@@ -242,7 +242,7 @@ def test_a_model_changes_in_place_and_every_call_gets_one(
         assert not swap.done(), "what is at work is finished first"
         gate.opened.set()
         await swap
-        after = await replica.pulse(replica="r")
+        after = await replica.heartbeat(replica="r")
         assert provenance(await early) == before
         assert provenance(await late) == after
         assert before is not None

@@ -68,7 +68,7 @@ SERVED = {"model_digest": "d"}
 
 
 class Alive:
-    """An answer to a pulse."""
+    """An answer to a heartbeat."""
 
     def remote(self, *, replica: str) -> Alive:
         return self
@@ -93,7 +93,11 @@ class Silent:
         return self
 
     @property
-    def pulse(self) -> Alive:
+    def reserve(self) -> Silent:
+        return self
+
+    @property
+    def heartbeat(self) -> Alive:
         return Alive()
 
     def remote(self, *parts: Any, **options: Any) -> Silent:
