@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -96,6 +97,13 @@ def row_error(code: str, sentence: str) -> str:
     return f"{code}: {sentence}"
 
 
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Stands for a record that its reader left out; `error` is what its row says."""
+
+    error: str
+
+
 class _BadRow(Exception):
     """Carries a row's error text out of the parsing functions of this file."""
 
@@ -121,17 +129,16 @@ def to_batch(records: Iterable[Record | Mapping[str, Any]] | pa.Table) -> Batch:
             f"a batch is a list of records or an Arrow table, not {type(records).__name__}; "
             "put a single record into a list"
         )
-    columns: dict[str, list[Any]] = {name: [] for name in (*TEXT_COLUMNS, *OPTIONAL_COLUMNS)}
+    rows = _Rows()
     errors: dict[int, str] = {}
     for index, record in enumerate(records):
         try:
             row = _parse(index, record)
         except _BadRow as error:
             errors[index] = str(error)
-            row = {"id": record.get("id")} if isinstance(record, Mapping) else {}
-        for name, values in columns.items():
-            values.append(row.get(name))
-    return Batch(_table(columns), errors)
+            row = {"id": _id(index, record)} if isinstance(record, Mapping) else {}
+        rows.add(row)
+    return Batch(rows.table(), errors)
 
 
 def _without_views(table: pa.Table) -> pa.Table:
@@ -145,6 +152,8 @@ def _parse(index: int, record: Any) -> dict[str, Any]:
         row: Mapping[str, Any] = {name: getattr(record, name) for name in Record.__slots__}
     elif isinstance(record, Mapping):
         row = record
+    elif isinstance(record, Unread):
+        raise _BadRow(record.error)
     else:
         raise _BadRow(
             row_error(
@@ -157,9 +166,21 @@ def _parse(index: int, record: Any) -> dict[str, Any]:
         raise RecordError(_unknown_columns(unknown, f"record {index}"))
     parsed = {name: _flatten(name, row) for name in TEXT_COLUMNS}
     wrapper = row.get("wrapper")
-    if wrapper is not None and wrapper not in WRAPPERS:
+    if wrapper is not None and not (isinstance(wrapper, str) and wrapper in WRAPPERS):
         raise _BadRow(bad_wrapper(wrapper))
-    return {**parsed, "wrapper": wrapper, "id": row.get("id")}
+    return {**parsed, "wrapper": wrapper, "id": _id(index, row)}
+
+
+def _id(index: int, row: Mapping[str, Any]) -> Any:
+    value = row.get("id")
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, bool) and isinstance(value, Integral):
+        return value
+    raise RecordError(
+        f"ids must all be strings or all be integers; that of record {index} is "
+        f"{type(value).__name__}"
+    )
 
 
 def _flatten(name: str, row: Mapping[str, Any]) -> str:
@@ -216,24 +237,66 @@ def _unknown_columns(names: Sequence[str], where: str) -> str:
     return f"unknown column(s) {listed} in {where}; a record has {known}. Drop or rename them."
 
 
-def _table(columns: dict[str, list[Any]]) -> pa.Table:
-    """Columns of parsed rows as a request table, without the optional ones that nobody used."""
-    arrays = {name: pa.array(columns[name], pa.string()) for name in TEXT_COLUMNS}
-    if any(value not in (None, "sft") for value in columns["wrapper"]):
-        arrays["wrapper"] = pa.array(columns["wrapper"], pa.string())
-    if any(value is not None for value in columns["id"]):
-        arrays["id"] = _id_array(columns["id"])
-    return pa.table(arrays)
+BLOCK_CHARS = 1 << 20
+
+
+class _Rows:
+    """Parsed rows on their way into a table. They become Arrow by the block: a Python string takes
+    up to four times the bytes of its UTF-8."""
+
+    def __init__(self) -> None:
+        self._row: dict[str, list[Any]] = {name: [] for name in (*TEXT_COLUMNS, *OPTIONAL_COLUMNS)}
+        self._chars = 0
+        self._wrapped = False
+        self._blocks: dict[str, list[pa.Array]] = {name: [] for name in self._row}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """One row; what it lacks is null."""
+        for name, values in self._row.items():
+            value = row.get(name)
+            values.append(value)
+            self._chars += len(value) if isinstance(value, str) else 0
+        self._wrapped |= row.get("wrapper") not in (None, "sft")
+        if self._chars >= BLOCK_CHARS:
+            self._close_block()
+
+    def table(self) -> pa.Table:
+        """The rows as a request table, without the optional columns that nobody used."""
+        self._close_block()
+        blocks = self._blocks
+        if not self._wrapped:
+            del blocks["wrapper"]
+        if all(block.type == pa.null() for block in blocks["id"]):
+            del blocks["id"]
+        # Column by column, so that not all of them are there twice.
+        joined = [(name, _join(name, blocks.pop(name))) for name in list(blocks)]
+        return pa.table(dict(joined))
+
+    def _close_block(self) -> None:
+        for name, values in self._row.items():
+            block = _id_array(values) if name == "id" else pa.array(values, pa.string())
+            self._blocks[name].append(block)
+            values.clear()
+        self._chars = 0
 
 
 def _id_array(ids: list[Any]) -> pa.Array:
+    """Strings, integers, or nothing but nulls."""
     try:
-        array = pa.array(ids)
+        return pa.array(ids)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
         raise RecordError(f"ids must all be strings or all be integers: {error}") from None
-    if not (pa.types.is_string(array.type) or pa.types.is_integer(array.type)):
-        raise RecordError(f"ids must be strings or integers, not {array.type!s:.80}")
-    return array
+
+
+def _join(name: str, blocks: list[pa.Array]) -> pa.ChunkedArray:
+    kinds = {block.type for block in blocks} - {pa.null()}
+    if len(kinds) > 1:
+        # Integers of several widths become one; text and integers are refused.
+        blocks = [_id_array([i for block in blocks for i in block.to_pylist()])]
+        kinds = {blocks[0].type}
+    column = pa.chunked_array([block.cast(*kinds) for block in blocks])
+    # A table's way makes several chunks of what does not fit into one.
+    return pa.table({name: column}).combine_chunks()[name]
 
 
 def check_table(table: pa.Table | pa.RecordBatch) -> pa.Table:
@@ -260,7 +323,8 @@ def check_table(table: pa.Table | pa.RecordBatch) -> pa.Table:
         arrays = {name: _check_column(name, table[name]) for name in names}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
         raise RecordError(f"the Arrow table does not validate: {error}") from None
-    return pa.table(arrays)
+    # The table's way does not hold up other threads, however many chunks there are.
+    return pa.table(arrays).combine_chunks()
 
 
 def _check_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -268,12 +332,12 @@ def _check_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     # No string_view: Arrow (26) can crash on one whose null rows hold nonsense, validated or not.
     is_text = kind in (pa.string(), pa.large_string(), pa.null())
     if name == "id" and pa.types.is_integer(kind):
-        return column.cast(kind).combine_chunks()
+        return column.cast(kind)
     if not is_text:
         raise RecordError(f"column {name} is {column.type!s:.80}; it must be a string column")
     if pa.types.is_string(column.type):
-        return column.combine_chunks()
-    return column.cast(pa.string()).combine_chunks()
+        return column
+    return column.cast(pa.string())
 
 
 def score_table(
@@ -338,11 +402,14 @@ def with_row_errors(scores: pa.Table, errors: Mapping[int, str]) -> pa.Table:
     """The same result with the reasons of `Batch.errors` in place of the replica's own."""
     if not errors:
         return scores
-    texts = scores["error"].to_pylist()
-    for index, text in errors.items():
-        texts[index] = text
+    rows = sorted(errors)
+    replaced = np.zeros(scores.num_rows, np.bool_)
+    replaced[rows] = True
+    texts = pc.replace_with_mask(
+        scores["error"].combine_chunks(), replaced, pa.array([errors[i] for i in rows], pa.string())
+    )
     at = scores.column_names.index("error")
-    return scores.set_column(at, SCORE_SCHEMA.field("error"), pa.array(texts, pa.string()))
+    return scores.set_column(at, SCORE_SCHEMA.field("error"), texts)
 
 
 def check_scores(table: pa.Table, num_rows: int) -> pa.Table:

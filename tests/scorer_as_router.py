@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyarrow as pa
 
-from polar_ray.config import PoolConfig
-from polar_ray.pool.admission import Admission
+from polar_ray.config import PoolConfig, check_priority
+from polar_ray.pool.admission import Admission, Read
 from polar_ray.pool.auth import Tokens
+from polar_ray.records import with_row_errors
 from polar_ray.scorer import Scorer
 
 
@@ -26,14 +25,16 @@ class ScorerAsRouter:
         self.timeouts: list[float | None] = []
         self.priorities: list[str] = []
 
-    async def score(
-        self, records: Any, timeout_s: float | None = None, priority: str = "train"
+    async def score_read(
+        self, read: Read, timeout_s: float | None = None, priority: str = "train"
     ) -> pa.Table:
         self.timeouts.append(timeout_s)
         self.priorities.append(priority)
-        if self.error is not None:
-            raise self.error
-        return self.scorer.score(records)
+        with self.admission.call(check_priority(priority)) as admit:
+            batch = await read(admit)
+            if self.error is not None:
+                raise self.error
+            return with_row_errors(self.scorer.score(batch.table), batch.errors)
 
     async def provenance(self) -> dict[str, str]:
         return self.scorer.provenance

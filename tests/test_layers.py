@@ -43,8 +43,8 @@ ALLOWED = {
         "offline/cluster.py",
     },
     "torch": {"model", "engine", "train", "verify"},
-    "fastapi": {"pool/http.py"},
-    "starlette": {"pool/http.py", "pool/auth.py"},
+    "fastapi": {"pool/http.py", "pool/upload.py"},
+    "starlette": {"pool/http.py", "pool/upload.py", "pool/auth.py"},
 }
 
 

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from polar_ray.config import PRIORITIES, AdmissionConfig
 from polar_ray.errors import Overloaded, TooLarge
+from polar_ray.records import Batch
+
+Admit = Callable[[int], None]
+"""Is told of each number of bytes that a call brings."""
+
+Read = Callable[[Admit], Awaitable[Batch]]
+"""Gets the records of a call that has been admitted."""
 
 SHARES = (1.0, 0.8, 0.5)
 """What calls of each priority may fill: there is always room for those above them."""
@@ -40,8 +47,8 @@ class Admission:
         self._faded_at = clock()
 
     @contextmanager
-    def call(self, rank: int) -> Iterator[Callable[[int], None]]:
-        """One call's stay. What it yields is told of each number of bytes that the call brings.
+    def call(self, rank: int) -> Iterator[Admit]:
+        """One call's stay, from before its first byte is read until it has its result.
 
         Raises `Overloaded` where there is no room, `TooLarge` for what never has any.
         """

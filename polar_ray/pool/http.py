@@ -1,28 +1,25 @@
 """The pool's HTTP side: a FastAPI app around anything that scores like the router does.
 
-Owns routes and what a request may bring; the bodies are read in `pool.wire`, errors become
+Owns routes and what is answered; what a request brings is read in `pool.upload`, errors become
 statuses by the one table of `polar_ray.errors`. Imports no ray, so it is tested without a cluster.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-import time
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol
 
 import pyarrow as pa
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocketClose
 
-from polar_ray.config import LONGEST_S, PRIORITIES, PoolConfig, Priority
+from polar_ray.config import LONGEST_S, PoolConfig, Priority
 from polar_ray.errors import (
     HTTP_STATUS,
     AuthError,
@@ -30,31 +27,25 @@ from polar_ray.errors import (
     Overloaded,
     PolarRayError,
     RecordError,
-    TooLarge,
 )
 from polar_ray.pool import page
-from polar_ray.pool.admission import Admission
+from polar_ray.pool.admission import Read
 from polar_ray.pool.auth import Guard, Tokens
-from polar_ray.pool.wire import JSON, decode_arrow, decode_json, encode_json
-from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, check_digest, digest, encode_arrow
+from polar_ray.pool.json_body import JSON, encode_json
+from polar_ray.pool.upload import Threads, Upload
+from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, digest, encode_arrow
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-SMALL_BYTES = 1 << 16
-"""Up to here, bodies are read and written in the event loop."""
 
 
 class Scoring(Protocol):
     """What the routes need of the router."""
 
     config: PoolConfig
-    admission: Admission
     tokens: Tokens | None
 
-    async def score(
-        self, records: Any, timeout_s: float | None = None, priority: str = "train"
+    async def score_read(
+        self, read: Read, timeout_s: float | None = None, priority: str = "train"
     ) -> pa.Table: ...
     async def provenance(self) -> dict[str, str]: ...
     async def ready(self) -> None: ...
@@ -62,6 +53,7 @@ class Scoring(Protocol):
 
 def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     """The app; `scoring` is called for each request."""
+    threads = Threads()
     app = FastAPI(
         title="polar_ray",
         summary="Scores rollouts with a POLAR reward model.",
@@ -86,24 +78,15 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     ) -> Response:
         """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
         router = scoring()
-        limits = router.config.http
-        until = time.monotonic() + (timeout_s or router.config.timeout_s)
-        with router.admission.call(PRIORITIES.index(priority)) as admit:
-            body = await read_body(request, limits.max_body_bytes, _left(until), admit)
-        await _run(len(body), check_digest, request.headers.get(CONTENT_DIGEST), body)
-        kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-        if kind == ARROW_STREAM:
-            # What is small may unpack to much.
-            table = await asyncio.to_thread(decode_arrow, body, limits)
-            result = await router.score(table, _left(until), priority)
-            answer = await _run(result.nbytes, encode_arrow, result)
-            headers = {CONTENT_DIGEST: digest(answer)}
-            return Response(answer, media_type=ARROW_STREAM, headers=headers)
-        if kind != JSON:
-            raise RecordError(f"content-type {kind!r}; send {JSON} or {ARROW_STREAM}")
-        records = await _run(len(body), decode_json, body, limits)
-        result = await router.score(records, _left(until), priority)
-        return Response(await _run(result.nbytes, encode_json, result), media_type=JSON)
+        upload = Upload(request, router.config, threads)
+        try:
+            result = await router.score_read(upload.read, timeout_s, priority)
+        except DeadlineExceeded as error:
+            if upload.arrived:
+                raise
+            seconds = timeout_s or router.config.timeout_s
+            raise DeadlineExceeded(f"the body did not arrive within {seconds:.3g} s") from error
+        return await threads.run(result.nbytes, lambda: _answer(result, upload.kind))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -134,56 +117,19 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     return app
 
 
-async def read_body(
-    request: Request, max_bytes: int, timeout_s: float, admit: Callable[[int], None]
-) -> bytes:
-    """The request's body; `TooLarge` as soon as it is known to be over the limit. `admit` is told
-    of its bytes as they come."""
-    if (coding := request.headers.get("content-encoding", "identity")) != "identity":
-        raise RecordError(f"content-encoding {coding!r}; send the body as it is")
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
-    try:
-        return await asyncio.wait_for(_read_stream(request, max_bytes, admit), timeout_s)
-    except ClientDisconnect:
-        raise RecordError("the client left before it had sent its request") from None
-    except (TimeoutError, asyncio.TimeoutError):
-        raise DeadlineExceeded(f"the body did not arrive within {timeout_s:.3g} s") from None
-
-
-async def _read_stream(request: Request, max_bytes: int, admit: Callable[[int], None]) -> bytes:
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        admit(len(chunk))
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def _run(size_bytes: int, work: Callable[..., T], *arguments: Any) -> T:
-    """In a thread, where it would hold up the event loop for longer than that takes to begin."""
-    if size_bytes <= SMALL_BYTES:
-        return work(*arguments)
-    return await asyncio.to_thread(work, *arguments)
-
-
-def _left(until: float) -> float:
-    """Seconds of the caller's deadline that are left; never none, so that the router says so."""
-    return max(until - time.monotonic(), 0.001)
-
-
-def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"the body is over http.max_body_bytes={max_bytes}; send several batches")
+def _answer(result: pa.Table, kind: str) -> Response:
+    """A result in the kind that was sent."""
+    if kind == JSON:
+        return Response(encode_json(result), media_type=JSON)
+    body = encode_arrow(result)
+    return Response(body, media_type=ARROW_STREAM, headers={CONTENT_DIGEST: digest(body)})
 
 
 async def _on_error(request: Request, error: Exception, status: int | None = None) -> JSONResponse:
     assert isinstance(error, PolarRayError)
     status = status or HTTP_STATUS[type(error)]
     if status >= 500:
-        logger.warning("%s %s: %s: %s", request.method, request.url.path, status, error)
+        logger.warning("%s %r: %s: %s", request.method, request.scope["path"], status, error)
     headers = {}
     if isinstance(error, Overloaded):
         # Whole seconds are all that the header may hold.
@@ -208,7 +154,8 @@ async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_no_such_route(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
+    # Not `request.url`, which reads the header `Host`, and fails where that is nonsense.
+    where = f"{request.method:.20} {request.scope['path']:.200}"
     told = RecordError(f"{where}: {error.detail}; POST /score scores, /docs shows the rest")
     answer = await _on_error(request, told, error.status_code)
     answer.headers.update(error.headers or {})

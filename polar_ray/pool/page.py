@@ -1,7 +1,7 @@
 """The OpenAPI page: what requests and answers look like, and which answers there are.
 
-The routes read and write bodies by hand (`pool.wire`); that both agree is tested with requests made
-from this page. Imports no ray.
+The routes read and write bodies by hand (`pool.json_body`, `pool.wire`); that both agree is tested
+with requests made from this page. Imports no ray.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from polar_ray.errors import HTTP_STATUS, AuthError, Overloaded
 from polar_ray.pool.auth import OPEN_PATHS
-from polar_ray.pool.wire import JSON
+from polar_ray.pool.json_body import JSON
 from polar_ray.stream import ARROW_STREAM
 
 RowNumber = Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)]

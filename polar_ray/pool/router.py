@@ -30,7 +30,7 @@ from polar_ray.config import PoolConfig, check_priority, check_timeout
 from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
 from polar_ray.planning.shard import cut
 from polar_ray.pool import members
-from polar_ray.pool.admission import Admission
+from polar_ray.pool.admission import Admission, Admit, Read
 from polar_ray.pool.auth import Tokens
 from polar_ray.pool.dispatch import Dispatcher
 from polar_ray.pool.fate import Died, Refused, Unreachable
@@ -90,21 +90,26 @@ class Router:
         `offline`), `Overloaded` if the pool is full, `DeadlineExceeded` after `timeout_s`
         (default: the pool's).
         """
+        return await self.score_read(partial(_read, records), timeout_s, priority)
+
+    async def score_read(
+        self, read: Read, timeout_s: float | None = None, priority: str = "train"
+    ) -> pa.Table:
+        """`score` of what `read` gets, once the call is admitted; its deadline begins before."""
         rank = check_priority(priority)
         timeout_s = self.config.timeout_s if timeout_s is None else check_timeout(timeout_s)
         self._begin()
         try:
-            return await asyncio.wait_for(self._score(records, timeout_s, rank), timeout_s)
+            return await asyncio.wait_for(self._score(read, timeout_s, rank), timeout_s)
         except Exception as error:
             own = self._translate(error, timeout_s)
             raise own from (None if own is error else error)
 
-    async def _score(self, records: Any, timeout_s: float, rank: int) -> pa.Table:
+    async def _score(self, read: Read, timeout_s: float, rank: int) -> pa.Table:
         deadline = time.monotonic() + timeout_s
         with self.admission.call(rank) as admit:
-            batch = await _read(records)
+            batch = await read(admit)
             table = batch.table
-            admit(table.nbytes)
             if table.num_rows == 0:
                 return empty_scores(await self.provenance())
             ids = table["id"] if "id" in table.column_names else None
@@ -229,9 +234,11 @@ def _http_host() -> str | None:
     return host
 
 
-async def _read(records: Any) -> Batch:
+async def _read(records: Any, admit: Admit) -> Batch:
     small = isinstance(records, list | pa.Table) and len(records) <= SMALL_ROWS
-    return to_batch(records) if small else await asyncio.to_thread(to_batch, records)
+    batch = to_batch(records) if small else await asyncio.to_thread(to_batch, records)
+    admit(batch.table.nbytes)
+    return batch
 
 
 def _fate(error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""The bodies of `POST /score`: JSON and Arrow IPC streams, decoded without trust.
+"""The Arrow bodies of `POST /score`: IPC streams, decoded without trust.
 
 What a body unpacks to is bounded before it is unpacked: compressed buffers, dictionaries and
 columns of nothing but nulls let a few hundred bytes stand for gigabytes. Imports neither ray nor
@@ -8,54 +8,62 @@ fastapi.
 from __future__ import annotations
 
 import struct
-from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from polar_ray.config import HttpConfig
 from polar_ray.errors import RecordError, TooLarge
-from polar_ray.records import provenance
 
-JSON = "application/json"
+MAX_SCHEMA_BYTES = 1 << 20
+"""Five columns take some hundred bytes, but other programs add their own metadata."""
 
+MAX_BATCHES = 1 << 14
+"""Each takes some kilobytes and some time, be it empty."""
 
-def decode_json(body: bytes, limits: HttpConfig) -> list[Any]:
-    """The `records` of a JSON body; single bad records pass and get errors of their own."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RecordError(f"the body is not JSON in UTF-8: {error}") from None
-    if not isinstance(value, dict) or not isinstance(value.get("records"), list):
-        raise RecordError('the body must be an object {"records": [...]}')
-    if extra := sorted(value.keys() - {"records"}):
-        raise RecordError(f"unknown key(s) {extra!r:.200} in the body; it has only 'records'")
-    records: list[Any] = value["records"]
-    _check_rows(len(records), limits)
-    return records
-
-
-def encode_json(result: pa.Table) -> bytes:
-    """A result table as the JSON of `pool.page.ResultBody`."""
-    return orjson.dumps({"results": result.to_pylist(), "provenance": provenance(result)})
+MAX_DICTIONARIES = 16
+"""A stream's batches may repeat its dictionaries, which stand in it once, up to so many times
+`max_body_bytes`: each is validated anew."""
 
 
 def decode_arrow(body: bytes, limits: HttpConfig) -> pa.Table:
     """The table of an Arrow IPC stream. Its values are not safe to read before `check_table`."""
     try:
-        _check_bytes(sum(map(_unpacked_bytes, pa.ipc.MessageReader.open_stream(body))), limits)
+        _check_messages(body, limits)
         with pa.ipc.open_stream(body) as reader:
             table = reader.read_all()
         _check_rows(table.num_rows, limits)
-        if any(pa.types.is_dictionary(column.type) for column in table.columns):
+        coded = [column for column in table.columns if pa.types.is_dictionary(column.type)]
+        if coded:
+            _check_dictionaries(coded, limits)
             table.validate(full=True)
-            _check_bytes(sum(map(_spelled_bytes, table.columns)), limits)
+            _check_bytes(sum(map(_spelled_bytes, coded)), limits)
     except (pa.ArrowException, OSError, ValueError, MemoryError, KeyError, struct.error) as error:
         if isinstance(error, RecordError):
             raise
         raise RecordError(f"the body is not an Arrow IPC stream: {error}") from None
     return table
+
+
+def _check_messages(body: bytes, limits: HttpConfig) -> None:
+    """Raises `TooLarge` for a stream that is much more once it is read, as soon as that shows."""
+    size = 0
+    for number, message in enumerate(pa.ipc.MessageReader.open_stream(body)):
+        if message.type == "schema" and message.metadata.size > MAX_SCHEMA_BYTES:
+            raise TooLarge(f"the stream's schema is over {MAX_SCHEMA_BYTES} bytes")
+        if number > MAX_BATCHES:
+            raise TooLarge(f"the stream has over {MAX_BATCHES} batches; send fewer and larger ones")
+        size += _unpacked_bytes(message)
+        _check_bytes(size, limits)
+
+
+def _check_dictionaries(columns: list[pa.ChunkedArray], limits: HttpConfig) -> None:
+    sizes = (chunk.dictionary.get_total_buffer_size() for c in columns for chunk in c.chunks)
+    if (size := sum(sizes)) > MAX_DICTIONARIES * limits.max_body_bytes:
+        raise TooLarge(
+            f"the stream's batches repeat dictionaries of {size} bytes; send plain strings, or "
+            "fewer and larger batches"
+        )
 
 
 def _check_rows(rows: int, limits: HttpConfig) -> None:

@@ -9,8 +9,9 @@ import pytest
 from fuzz.mutations import LIMITS, json_bodies, mutate, streams
 
 from polar_ray.errors import HTTP_STATUS, RecordError
-from polar_ray.pool.wire import decode_arrow, decode_json
-from polar_ray.records import check_table, to_batch
+from polar_ray.pool.json_body import decode_json
+from polar_ray.pool.wire import decode_arrow
+from polar_ray.records import check_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -47,7 +48,7 @@ def test_mutated_json_bodies() -> None:
     for _ in range(BODIES):
         body = mutate(chance.choice(bodies), chance)
         try:
-            batch = to_batch(decode_json(body, LIMITS))
+            batch = decode_json(body, LIMITS, 1 << 20)
         except RecordError:
             refused += 1
             continue

@@ -25,8 +25,8 @@ from polar_ray.client import connect
 from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import BY_NAME, HTTP_STATUS
 from polar_ray.pool.http import build_http
+from polar_ray.pool.json_body import JSON
 from polar_ray.pool.local import pool
-from polar_ray.pool.wire import JSON
 from polar_ray.records import check_scores
 from polar_ray.scorer import Scorer
 from polar_ray.stream import ARROW_STREAM

@@ -15,7 +15,7 @@ from scorer_as_router import ScorerAsRouter
 
 from polar_ray.pool.auth import Tokens
 from polar_ray.pool.http import build_http
-from polar_ray.pool.wire import JSON
+from polar_ray.pool.json_body import JSON
 from polar_ray.scorer import Scorer
 from polar_ray.stream import ARROW_STREAM, encode_arrow
 
