@@ -21,11 +21,12 @@ from polar_ray.records import TEXT_COLUMNS, Batch, Unread, provenance, row_error
 JSON = "application/json"
 
 SLICE_BYTES = 1 << 18
-"""JSON is decoded by so much at once: what it becomes takes up to forty times as much, and other
-threads wait meanwhile."""
+SLICE_MARKS = 1 << 14
+"""JSON is decoded by so much at once, or else one record: what it becomes takes up to forty times
+as much, other threads wait meanwhile, and more objects set off a full garbage collection."""
 
-MAX_MARKS = 1 << 18
-"""Commas, colons and brackets of one record: forty thousand messages."""
+MAX_MARKS = 1 << 17
+"""Commas, colons and brackets of one record: twenty thousand messages."""
 
 MAX_BYTES_AROUND = 1 << 20
 """What a body may hold beside its records, to be told what is wrong with it."""
@@ -82,11 +83,11 @@ def _records(body: bytes, layout: Layout, max_bytes: int) -> Iterator[Any]:
     begins, ends = layout.begins, layout.ends
     if len(begins) == 1 and not body[begins[0] : ends[0]].strip():
         return
-    sizes = ends - begins
+    sizes, marks = ends - begins, np.cumsum(layout.marks)
     at = 0
     for left_out in [*np.flatnonzero((sizes > max_bytes) | (layout.marks > MAX_MARKS)), len(ends)]:
         while at < left_out:
-            end = _slice_end(begins, ends, at, left_out)
+            end = _slice_end(ends, marks, at, left_out)
             yield from _decode(body[begins[at] : ends[end - 1]], at, end)
             at = end
         if left_out < len(ends):
@@ -94,10 +95,11 @@ def _records(body: bytes, layout: Layout, max_bytes: int) -> Iterator[Any]:
             at += 1
 
 
-def _slice_end(begins: Offsets, ends: Offsets, at: int, most: int) -> int:
-    """The first record that is not decoded together with record `at`."""
-    within = int(np.searchsorted(ends, begins[at] + SLICE_BYTES, side="right"))
-    return min(max(at + 1, within), most)
+def _slice_end(ends: Offsets, marks: Offsets, at: int, most: int) -> int:
+    """The first record that is not decoded together with record `at`; both count from the start."""
+    by_size = np.searchsorted(ends, ends[at] + SLICE_BYTES)
+    by_marks = np.searchsorted(marks, marks[at] + SLICE_MARKS)
+    return min(max(at + 1, int(min(by_size, by_marks))), most)
 
 
 def _decode(records: bytes, at: int, end: int) -> list[Any]:

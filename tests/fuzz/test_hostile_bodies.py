@@ -39,16 +39,21 @@ def url(cluster: None, tiny_dir: Path) -> Iterator[str]:
 
 
 class Watch:
-    """The router's largest memory, and how long `/health` and an honest call took at most."""
+    """The router's largest memory, and how long `/health` and an honest call took; and the page of
+    Serve's proxy, which asks no router: what that takes, the router cannot help."""
 
     def __init__(self, url: str) -> None:
         self._url, self._over = url, threading.Event()
         [self._pid] = replica_pids(NAME, "Router")
         self.before = self.most = rss_mb([self._pid])
         self.health: list[float] = []
+        self.proxy: list[float] = []
         self.honest: list[float] = []
         self._threads = [
-            threading.Thread(target=each) for each in (self._memory, self._health, self._calls)
+            threading.Thread(target=self._memory),
+            threading.Thread(target=self._calls),
+            threading.Thread(target=self._ask, args=(f"{url}/health", self.health)),
+            threading.Thread(target=self._ask, args=(f"{_root(url)}/-/healthz", self.proxy)),
         ]
 
     def __enter__(self) -> Watch:
@@ -65,12 +70,12 @@ class Watch:
         while not self._over.wait(0.02):
             self.most = max(self.most, rss_mb([self._pid]))
 
-    def _health(self) -> None:
+    def _ask(self, page: str, times: list[float]) -> None:
         with httpx.Client(timeout=120) as http:
             while not self._over.wait(0.02):
                 began = time.monotonic()
-                assert http.get(f"{self._url}/health").status_code == 200
-                self.health.append(time.monotonic() - began)
+                assert http.get(page).status_code == 200
+                times.append(time.monotonic() - began)
 
     def _calls(self) -> None:
         body = orjson.dumps({"records": GROUPS * 20})
@@ -89,8 +94,12 @@ class Watch:
 
         return (
             f"router {self.before:.0f} MB, at most {self.most:.0f} MB; /health {worst(self.health)}"
-            f"; honest calls {worst(self.honest)}"
+            f"; proxy alone {worst(self.proxy)}; honest calls {worst(self.honest)}"
         )
+
+
+def _root(url: str) -> str:
+    return str(httpx.URL(url).copy_with(path="/")).rstrip("/")
 
 
 def send(url: str, body: bytes) -> int:

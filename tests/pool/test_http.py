@@ -345,7 +345,7 @@ def test_a_call_over_http_is_admitted_once() -> None:
 
     answer, counting = asyncio.run(main())
     assert answer.status_code == 504
-    assert "no answer within 0.05 s: there is no replica" in answer.json()["error"]["message"]
+    assert "no answer within 0.05 s: the pool has no replica" in answer.json()["error"]["message"]
     assert (counting.entered, counting.calls, counting.size_bytes) == (2, 0, 0)
 
 
