@@ -78,7 +78,7 @@ def pool(
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Puts this process's handler of SIGTERM back, if it has one: `ray.init` replaces it by one that
+    """Puts this process's handler of SIGTERM back, if it has one: `ray.init` puts one in place that
     leaves at once, also for a second signal while the first is being acted upon."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
