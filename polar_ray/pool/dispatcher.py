@@ -115,6 +115,7 @@ class Dispatcher:
             return call.result(self._membership.provenance(call.digest))
         finally:
             del self._calls[call]
+            self._recovery.leave(call)
             call.end()
 
     def give_up(self, reason: str, *, held: bool = False) -> None:
@@ -136,7 +137,9 @@ class Dispatcher:
     # The queue.
 
     def _begin(self, call: Call) -> None:
-        for item in call.begin(self._quarantine.find(call.table, self._clock())):
+        now = self._clock()
+        items = call.begin(self._quarantine.find(call.table, now))
+        for item in self._recovery.set_aside(items, now):
             self._queue.push(Parcel([item], item.order))
         self._wake()
 
@@ -241,13 +244,16 @@ class Dispatcher:
             for call in calls_of(attempt.items):
                 call.fail(PoolError(f"{type(error).__name__}: {error}"))
         finally:
+            attempt.settled = True
             attempt.member.attempts.remove(attempt)
             self._wake()
 
     def _settle(self, attempt: Attempt, task: asyncio.Future[pa.Table]) -> None:
         if task.cancelled():
             # Who cancelled it has seen to its rows; Serve may cancel, too.
-            if not attempt.cancelled:
+            if attempt.cancelled:
+                self._recovery.left_behind(attempt)
+            else:
                 self._recovery.recover(attempt, Unreachable())
             return
         if (error := task.exception()) is not None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from polar_ray.pool.placement import Member, rested
-from polar_ray.pool.work import Attempt, Item, Parcel
+from polar_ray.pool.work import Attempt, Call, Item, Parcel
 
 WINDOW_S = 15.0
 """Losses of other replicas within so long weigh against the suspicion of one's own."""
@@ -98,7 +98,7 @@ class Losses:
 class Verdict(Enum):
     """What a trial has shown."""
 
-    HARMLESS = "it came home, or nobody waits for it any more"
+    HARMLESS = "it came home, or was not begun because nobody waits for it any more"
     VOID = "other replicas were lost at the same time, or nobody knows"
     LOST = "it took its replica with it, and no other was lost"
 
@@ -160,6 +160,10 @@ class Isolation:
     def drop_answered(self) -> None:
         """Forgets suspects that nobody waits for."""
         self._suspects = deque(p for p in self._suspects if p.forget_answered())
+
+    def of(self, call: Call) -> list[Parcel]:
+        """The suspects that wait and have rows of this call."""
+        return [p for p in self._suspects if any(item.call is call for item in p.items)]
 
     def take_all(self) -> list[Parcel]:
         """Removes all suspects that wait."""
@@ -230,11 +234,12 @@ class Isolation:
         return trial, found
 
     def _judge(self, trial: Trial, now: float) -> Verdict | None:
-        if trial.parcel.answered:
-            return Verdict.HARMLESS
         if trial.shows_nothing:
             return Verdict.VOID
-        if trial.lost_at is None or now < trial.lost_at + GRACE_S:
+        if trial.lost_at is None:
+            ended = trial.parcel.answered if trial.attempt is None else trial.attempt.settled
+            return Verdict.HARMLESS if ended else None
+        if now < trial.lost_at + GRACE_S:
             return None
         if self.losses.others(trial.parcel, trial.began - GRACE_S):
             return Verdict.VOID

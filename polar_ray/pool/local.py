@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from polar_ray.config import PoolConfig
 from polar_ray.pool.port import check_number, check_port, free_port
 from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
+from polar_ray.scorer import check_if_visible
 
 QUIET_ENV = {
     # One line per request helps nobody at this rate.
@@ -37,6 +38,7 @@ def pool(
     """
     check_binding(host, has_tokens=config.http.token_file is not None)
     port = check_number(port) if port else free_port()
+    check_if_visible(config.scorer)
     for key, value in QUIET_ENV.items():
         os.environ.setdefault(key, value)
 

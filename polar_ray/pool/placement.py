@@ -6,7 +6,7 @@ asyncio.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -20,6 +20,9 @@ EXPRESS_BYTES = 1 << 16
 """A parcel of at most this cost may take one slot more: it is not to wait for the fat ones."""
 
 REMEMBERED_GROUPS = 100_000
+
+MOST_LEFT_BEHIND = 8
+"""The last ones; their tables are kept for as long."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +50,9 @@ class Member:
 
     reserved: bool = False
     """It becomes empty for a trial; see `isolation`."""
+
+    left_behind: deque[Attempt] = field(default_factory=lambda: deque(maxlen=MOST_LEFT_BEHIND))
+    """Work whose callers left while it had it, until it brings something home."""
 
     serving_since: float = 0.0
     heard_at: float = 0.0

@@ -1,11 +1,14 @@
-"""Quarantine: records that are known to end every process that scores them.
+"""Quarantine: records that are known to end every process that scores them, or may well be.
 
-Trainers send again what failed; each time would cost replicas. Knows neither Ray nor asyncio.
+Trainers send again what failed; each time would cost replicas. Callers who leave before it is known
+which record it was leave their suspicion here. Knows neither Ray nor asyncio.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -35,6 +38,56 @@ class Quarantine:
         if not self._until:
             return []
         return [row for row in range(table.num_rows) if _digest(table, row) in self._until]
+
+
+SUSPECTED_S = 600.0
+"""How long a suspicion outlives the call that it arose in."""
+
+SUSPECTED = 20_000
+"""Records, and so the time that one loss can cost."""
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """What speaks against a record."""
+
+    until: float
+    weight: float = 0.0
+    """See `Parcel.suspicion`."""
+
+    trials_lost: int = 0
+    """See `Parcel.trials_lost`."""
+
+
+class Suspicions:
+    """What spoke against records whose callers have left, by digest. Holds no text."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Suspicion] = {}
+
+    def add(self, table: pa.Table, rows: Iterable[int], now: float, known: Suspicion) -> None:
+        """More speaks against these rows of a request table; `known.until` does not matter."""
+        for row in rows:
+            found = self._known.setdefault(_digest(table, int(row)), Suspicion(now))
+            found.until = now + SUSPECTED_S
+            found.weight += known.weight
+            found.trials_lost = max(found.trials_lost, known.trials_lost)
+        while len(self._known) > SUSPECTED:
+            del self._known[next(iter(self._known))]
+
+    def find(self, table: pa.Table, now: float) -> dict[int, Suspicion]:
+        """What is known of the rows of a request table."""
+        self._known = {key: found for key, found in self._known.items() if found.until > now}
+        if not self._known:
+            return {}
+        found = ((row, self._known.get(_digest(table, row))) for row in range(table.num_rows))
+        return {row: known for row, known in found if known is not None}
+
+    def forget(self, table: pa.Table, rows: Iterable[int]) -> None:
+        """These rows came home."""
+        if self._known:
+            for row in rows:
+                self._known.pop(_digest(table, int(row)), None)
 
 
 def _digest(table: pa.Table, row: int) -> bytes:

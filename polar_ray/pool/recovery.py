@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
 
 from polar_ray.errors import PolarRayError, PoolError, RecordError, ReplicaLost
+from polar_ray.planning.shard import Rows
 from polar_ray.pool.health import Ask, Pace
-from polar_ray.pool.isolation import Isolation
+from polar_ray.pool.isolation import SUSPECT, Isolation
 from polar_ray.pool.membership import Membership
 from polar_ray.pool.outcome import Died, Refused, Reserve, Unreachable
 from polar_ray.pool.placement import SLOTS, Member, rested
-from polar_ray.pool.quarantine import Quarantine
+from polar_ray.pool.quarantine import Quarantine, Suspicion, Suspicions
 from polar_ray.pool.queue import Queue
 from polar_ray.pool.retries import Repeats
 from polar_ray.pool.trials import Start, Trials
-from polar_ray.pool.work import Attempt, Parcel, calls_of
+from polar_ray.pool.work import Attempt, Call, Item, Parcel, calls_of, unanswered
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ class Recovery:
         )
         self._pace = Pace()
         self._repeats = Repeats(queue)
+        self._suspicions = Suspicions()
         self._isolation = Isolation()
         self._trials = Trials(
             self._isolation,
@@ -62,6 +68,7 @@ class Recovery:
             reserve,
             start,
             convict=self._convict,
+            remember=self._remember,
             give_up=self._give_up_trying,
             changed=changed,
         )
@@ -113,8 +120,38 @@ class Recovery:
         member.failed_in_a_row, member.resting_until = 0, 0.0
         member.unresponsive, member.heard_at = False, now
         member.stalled_on = frozenset()
+        member.left_behind.clear()
+        if attempt.trial:
+            for item in attempt.items:
+                self._suspicions.forget(item.call.table, item.rows)
         self._repeats.earn()
         self._pace.learn(attempt.cost, now - attempt.began)
+
+    def set_aside(self, items: list[Item], now: float) -> list[Item]:
+        """The same rows of one call without those that are suspects already, which are tried."""
+        known = self._suspicions.find(items[0].call.table, now) if items else {}
+        suspected = [row for row, found in known.items() if found.weight >= SUSPECT]
+        if not suspected:
+            return items
+        for item in items:
+            mine = np.isin(item.rows, suspected)
+            for row in item.rows[mine]:
+                part = replace(item, rows=np.array([row]), cost=item.cost // len(item.rows))
+                suspect = Parcel([part], item.order, suspicion=SUSPECT)
+                suspect.trials_lost = known[int(row)].trials_lost
+                self._isolation.add(suspect)
+            item.rows = item.rows[~mine]
+        return [item for item in items if len(item.rows)]
+
+    def leave(self, call: Call) -> None:
+        """A caller is about to leave: what speaks against its records is kept."""
+        stalled = [p for p in call.parcels if any(attempt.stalled for attempt in p.attempts)]
+        for parcel in (*stalled, *self._isolation.of(call)):
+            self._remember(parcel)
+
+    def left_behind(self, attempt: Attempt) -> None:
+        """Nobody waits for this any more, and nobody knows what became of it."""
+        attempt.member.left_behind.append(attempt)
 
     def recover(self, attempt: Attempt, error: BaseException) -> None:
         """An attempt ended without a result."""
@@ -153,6 +190,10 @@ class Recovery:
         """A replica was lost with all that it held."""
         held, now = member.attempts, self._clock()
         explained = any(map(self._isolation.on_trial, held))
+        for attempt in member.left_behind:
+            weight = self._isolation.losses.weight(attempt.parcel, now)
+            self._suspect_later(unanswered(attempt.items), Suspicion(now, weight))
+        member.left_behind.clear()
         self._isolation.losses.note(held, member.stalled_on, now, explained=explained)
 
     def _lose(self, attempt: Attempt, now: float) -> None:
@@ -270,8 +311,18 @@ class Recovery:
         logger.warning("a record that ends every replica that scores it is given up")
         self._convicted += 1
         self._quarantine.add(item.call.table, int(row), self._clock())
-        item.call.give_up(int(row))
+        self._suspicions.forget(item.call.table, item.rows)
+        item.call.give_up(item)
         item.call.cancel_answered(parcel.family)
+
+    def _remember(self, parcel: Parcel) -> None:
+        """Nobody may wait for a suspect any more, but it will be sent again."""
+        known = Suspicion(0.0, parcel.suspicion, parcel.trials_lost)
+        self._suspect_later(unanswered(parcel.items), known)
+
+    def _suspect_later(self, rows: list[tuple[pa.Table, Rows]], known: Suspicion) -> None:
+        for table, some in rows:
+            self._suspicions.add(table, some, self._clock(), known)
 
 
 def _hedged(parcel: Parcel) -> bool:

@@ -27,8 +27,9 @@ class Start(Protocol):
 
 
 class Trials:
-    """One at a time. `convict` is called with a parcel of one record that is poison, `give_up`
-    with one of which nothing could be found out."""
+    """One at a time. `convict` is called with a parcel of one record that is poison, `remember`
+    with one that was lost and for which nobody waits, `give_up` with one of which nothing could be
+    found out."""
 
     def __init__(
         self,
@@ -38,12 +39,14 @@ class Trials:
         start: Start,
         *,
         convict: Callable[[Parcel], None],
+        remember: Callable[[Parcel], None],
         give_up: Callable[[Parcel], None],
         changed: Callable[[], None],
     ) -> None:
         self._isolation, self._membership = isolation, membership
         self._reserve, self._start = reserve, start
-        self._convict, self._give_up, self._changed = convict, give_up, changed
+        self._convict, self._remember = convict, remember
+        self._give_up, self._changed = give_up, changed
         self._reserving: asyncio.Future[None] | None = None
         self.count = 0
         """Trials that were begun."""
@@ -64,7 +67,7 @@ class Trials:
         if isinstance(error, Died):
             self._membership.mark_dead(trial.member)
         if self._isolation.trial is not trial or trial.parcel.answered:
-            pass
+            pass  # nothing was begun
         elif task.cancelled() or error is not None or not trial.fits:
             trial.member.resting_until = max(trial.member.resting_until, now + REST_S)
             trial.member.reserved = False
@@ -111,5 +114,7 @@ class Trials:
             parcel.superseded = True
             if self._isolation.is_poison(parcel):
                 self._convict(parcel)
+            elif parcel.answered:
+                self._remember(parcel)
             else:
                 self._isolation.add_parts(parcel)

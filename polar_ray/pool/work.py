@@ -116,10 +116,12 @@ class Parcel:
         return bool(self.items)
 
     def cancel_if_answered(self) -> None:
-        """Calls its attempts off where nobody waits for them."""
+        """Calls its attempts off where nobody waits for them. A trial goes on: what it shows is of
+        use to others."""
         if self.attempts and self.answered:
             for attempt in self.attempts:
-                attempt.cancel()
+                if not attempt.trial:
+                    attempt.cancel()
 
     def part(self, items: list[Item]) -> Parcel:
         """Some of its rows as a parcel of their own, with the same past."""
@@ -163,6 +165,8 @@ class Attempt:
     """Another replica may have it too; the first answer counts."""
 
     cancelled: bool = False
+    settled: bool = False
+    """It has ended, and what became of it has been acted upon."""
 
     @property
     def cost(self) -> int:
@@ -273,10 +277,11 @@ class Call:
         self._answers.append((rows, result))
         self._close(rows)
 
-    def give_up(self, row: int) -> None:
-        """A row is reported as one that ends replicas."""
-        self._poison.append(row)
-        self._close(np.array([row]))
+    def give_up(self, item: Item) -> None:
+        """The one row of an item is reported as one that ends replicas."""
+        if not item.answered:
+            self._poison += item.rows.tolist()
+            self._close(item.rows)
 
     def _close(self, rows: Rows) -> None:
         self.open[rows] = False
@@ -306,3 +311,10 @@ class Call:
 def calls_of(items: Iterable[Item]) -> list[Call]:
     """The calls that items belong to, each once, in order."""
     return list(dict.fromkeys(item.call for item in items))
+
+
+def unanswered(items: Iterable[Item]) -> list[tuple[pa.Table, Rows]]:
+    """Request tables, and those rows of each that never got an answer, whether anybody still waits
+    for one or not."""
+    pairs = ((item.call, item.rows[item.call.open[item.rows]]) for item in items)
+    return [(call.table, rows) for call, rows in pairs if len(rows)]

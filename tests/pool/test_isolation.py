@@ -145,8 +145,10 @@ def test_a_suspect_that_comes_home_is_harmless() -> None:
     isolation.add(parcel())
     suspect = isolation.first()
     assert suspect is not None
-    tried(isolation, among, suspect, 100.0)
+    member = tried(isolation, among, suspect, 100.0)
     suspect.items[0].call.end()
+    assert isolation.verdict(100.0) is None, "its caller has left, and it goes on"
+    member.attempts[0].settled = True
     _, found = isolation.verdict(100.0) or (None, None)
     assert found is Verdict.HARMLESS
     assert len(isolation) == 0

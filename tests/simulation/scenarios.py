@@ -98,12 +98,37 @@ async def hanging(world: World) -> None:
     await one_of_4096(world, HANGS)
 
 
+async def impatient(world: World) -> None:
+    """A caller gives up after a second each time, and sends a hanging record again and again."""
+    over, waits = asyncio.Event(), list[float]()
+    callers = [asyncio.ensure_future(_load(world, over, waits)) for _ in range(4)]
+    await asyncio.sleep(8)
+    outputs = np.array([next(world._outputs) for _ in range(world.chance.choice((1, 8, 60)))])
+    outputs[world.chance.randrange(len(outputs))] = HANGS
+    how = {"rank": 0, "shards": 1, "cost": 100, "group": None}
+    until, answered = world.loop.time() + 300, False
+    while world.loop.time() < until and not answered:
+        try:
+            result = await world.chance.choice(world.routers).score(outputs, 1.0, **how)
+        except (TimeoutError, asyncio.TimeoutError):
+            continue
+        world._check_result(result, outputs)
+        answered = True
+    over.set()
+    await asyncio.gather(*callers)
+    await world.end()
+    world.report.worst_wait_s = max(waits)
+    if not answered:
+        raise Broken(f"it was never found; {world.serve.deaths} replicas were lost")
+
+
 WEATHER = frozenset({"deaths", "kills", "hangs", "cancel"})
 
 SCENARIOS: dict[str, tuple[Callable[[World], Coroutine[Any, Any, None]], dict[str, Any]]] = {
     "storm": (storm, {"kinds": frozenset()}),
     "killer": (killer, {"kinds": frozenset(), "replicas": 3, "routers": 1}),
     "hanging": (hanging, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
+    "impatient": (impatient, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
     "weather": (World.run, {"kinds": WEATHER, "replicas": 4, "routers": 3}),
 }
 """By name, with what is not drawn."""
