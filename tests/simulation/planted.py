@@ -202,6 +202,13 @@ BUGS = (
         "weather",
     ),
     bug(
+        "who leaves takes along what was known of the record",
+        "recovery.py",
+        "        attempt.member.left_behind.append(attempt)\n",
+        "        pass\n",
+        "impatient",
+    ),
+    bug(
         "a swapped model is not noticed",
         "membership.py",
         '        member.digest = served.get("model_digest", "")\n',
