@@ -135,13 +135,19 @@ class Recovery:
             return items
         for item in items:
             mine = np.isin(item.rows, suspected)
-            for row in item.rows[mine]:
-                part = replace(item, rows=np.array([row]), cost=item.cost // len(item.rows))
-                suspect = Parcel([part], item.order, suspicion=SUSPECT)
-                suspect.trials_lost = known[int(row)].trials_lost
-                self._isolation.add(suspect)
+            tried = [int(row) for row in item.rows[mine] if known[int(row)].trials_lost]
+            others = item.rows[mine & ~np.isin(item.rows, tried)]
+            for row in tried:
+                self._add_suspect(item, np.array([row]), known[row].trials_lost)
+            if len(others):
+                self._add_suspect(item, others, 0)
             item.rows = item.rows[~mine]
         return [item for item in items if len(item.rows)]
+
+    def _add_suspect(self, item: Item, rows: Rows, trials_lost: int) -> None:
+        part = replace(item, rows=rows, cost=item.cost * len(rows) // len(item.rows))
+        suspect = Parcel([part], item.order, suspicion=SUSPECT, trials_lost=trials_lost)
+        self._isolation.add(suspect)
 
     def leave(self, call: Call) -> None:
         """A caller is about to leave: what speaks against its records is kept."""
