@@ -18,6 +18,7 @@ import pyarrow as pa
 from polar_ray.errors import PoolError
 from polar_ray.planning.shard import Cut
 from polar_ray.pool.health import Ask
+from polar_ray.pool.isolation import LONGEST_TRIAL_S
 from polar_ray.pool.outcome import Reserve, Send, Unreachable
 from polar_ray.pool.placement import EXPRESS_BYTES, SLOTS, Affinity, Member, choose
 from polar_ray.pool.quarantine import Quarantine
@@ -222,7 +223,7 @@ class Dispatcher:
             item.call.parcels[parcel] = None
             self._affinity.remember(item.group, member.name)
         self._num_attempts += 1
-        left = max(item.order[1] for item in parcel.items) - now
+        left = LONGEST_TRIAL_S if trial else max(item.order[1] for item in parcel.items) - now
         attempt = Attempt(member, parcel, tuple(parcel.items), self._num_attempts, now, left)
         attempt.trial = trial
         for held in (member.attempts, parcel.attempts):

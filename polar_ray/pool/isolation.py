@@ -98,7 +98,7 @@ class Losses:
 class Verdict(Enum):
     """What a trial has shown."""
 
-    HARMLESS = "it came home, or was not begun because nobody waits for it any more"
+    HARMLESS = "it came home"
     VOID = "other replicas were lost at the same time, or nobody knows"
     LOST = "it took its replica with it, and no other was lost"
 
@@ -237,7 +237,7 @@ class Isolation:
         if trial.shows_nothing:
             return Verdict.VOID
         if trial.lost_at is None:
-            ended = trial.parcel.answered if trial.attempt is None else trial.attempt.settled
+            ended = trial.attempt is not None and trial.attempt.settled
             return Verdict.HARMLESS if ended else None
         if now < trial.lost_at + GRACE_S:
             return None

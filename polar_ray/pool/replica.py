@@ -271,9 +271,10 @@ class Replica:
                 await self._ready.wait()
             return await loaded.batcher.score(table, rank=rank, timeout_s=until - time.monotonic())
 
-    async def reserve(self, *, replica: str) -> None:
-        """Returns once this replica is at nothing else; then it waits a few seconds for a trial."""
-        await self._reservation.reserve(self._drained)
+    async def reserve(self, *, replica: str, holder: str) -> None:
+        """Returns once this replica is at nothing else; then it waits a few seconds for a trial of
+        the router `holder`."""
+        await self._reservation.reserve(holder, self._drained)
 
     async def _drained(self) -> None:
         if (loaded := self._loaded) is not None:

@@ -24,6 +24,7 @@ class Reservation:
         for event in (self._open, self._idle, self._free):
             event.set()
         self._busy = 0
+        self._holder = ""
         self._opens: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
@@ -45,11 +46,13 @@ class Reservation:
                 self._free.set()
                 self._open_after(NEXT_S)
 
-    async def reserve(self, drained: Callable[[], Awaitable[None]]) -> None:
-        """Returns once nothing is at work; nothing but a trial begins for `RESERVED_S`. `drained`
-        waits for work that callers have left and that goes on all the same."""
-        while not self._free.is_set():
+    async def reserve(self, holder: str, drained: Callable[[], Awaitable[None]]) -> None:
+        """Returns once nothing is at work; nothing but a trial of `holder` begins for
+        `RESERVED_S`. `drained` waits for work that callers have left and that goes on all the same.
+        """
+        while not (self._free.is_set() or self._holder == holder):
             await self._free.wait()
+        self._holder = holder
         self._free.clear()
         self._open.clear()
         self._cancel_opening()

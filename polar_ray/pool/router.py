@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import time
+import uuid
 from contextvars import Context
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,7 @@ class Router:
         handle = replicas.options(_by_reference=True)
         self._score_there, self._ask_there = handle.score, handle.heartbeat
         self._reserve_there = handle.reserve
+        self._id = uuid.uuid4().hex
         self._pool = handle.app_name
         path = config.http.token_file
         self.tokens = Tokens(Path(path)) if path is not None else None
@@ -265,7 +267,7 @@ class Router:
 
     async def _reserve(self, replica: str) -> None:
         """See `outcome.Reserve`."""
-        response = Context().run(self._reserve_there.remote, replica=replica)
+        response = Context().run(self._reserve_there.remote, replica=replica, holder=self._id)
         try:
             await response
         except asyncio.CancelledError:

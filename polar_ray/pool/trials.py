@@ -14,7 +14,7 @@ from polar_ray.pool.isolation import LONGEST_TRIAL_S, RESERVE_S, Isolation, Tria
 from polar_ray.pool.membership import Membership
 from polar_ray.pool.outcome import Died, Reserve
 from polar_ray.pool.placement import Member
-from polar_ray.pool.work import Attempt, Parcel
+from polar_ray.pool.work import Attempt, Parcel, unanswered
 
 REST_S = 5.0
 """How long a replica is passed over that could not be reserved."""
@@ -66,10 +66,11 @@ class Trials:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Died):
             self._membership.mark_dead(trial.member)
-        if self._isolation.trial is not trial or trial.parcel.answered:
-            pass  # nothing was begun
-        elif task.cancelled() or error is not None or not trial.fits:
-            trial.member.resting_until = max(trial.member.resting_until, now + REST_S)
+        # Nobody may wait for it any more, but what it shows is of use when it is sent again.
+        wanted = bool(unanswered(trial.parcel.items))
+        if task.cancelled() or error is not None or not trial.fits or not wanted:
+            if error is not None or task.cancelled():
+                trial.member.resting_until = max(trial.member.resting_until, now + REST_S)
             trial.member.reserved = False
             self._isolation.postpone()
         else:

@@ -44,7 +44,7 @@ def test_a_reservation_waits_for_what_is_at_work_and_keeps_the_rest_out() -> Non
         replica = Worker()
         before = asyncio.create_task(replica.work("before"))
         await asyncio.sleep(0)
-        reserving = asyncio.create_task(replica.reservation.reserve(nothing))
+        reserving = asyncio.create_task(replica.reservation.reserve("router", nothing))
         await asyncio.sleep(0)
         after = asyncio.create_task(replica.work("after"))
         await asyncio.sleep(0.5)
@@ -61,11 +61,11 @@ def test_a_reservation_waits_for_what_is_at_work_and_keeps_the_rest_out() -> Non
 def test_one_trial_after_the_other_needs_no_new_emptying() -> None:
     async def main() -> None:
         replica = Worker()
-        await replica.reservation.reserve(nothing)
+        await replica.reservation.reserve("router", nothing)
         waiting = asyncio.create_task(replica.work("other"))
         for number in range(3):
             await replica.work(f"trial {number}", trial=True)
-            await replica.reservation.reserve(nothing)
+            await replica.reservation.reserve("router", nothing)
         await replica.work("trial 3", trial=True)
         await asyncio.sleep(NEXT_S + 0.01)
         await waiting
@@ -77,7 +77,7 @@ def test_one_trial_after_the_other_needs_no_new_emptying() -> None:
 def test_a_reservation_without_a_trial_ends() -> None:
     async def main() -> None:
         replica = Worker()
-        await replica.reservation.reserve(nothing)
+        await replica.reservation.reserve("router", nothing)
         began = asyncio.get_running_loop().time()
         await replica.work("other", for_s=0)
         assert asyncio.get_running_loop().time() - began == pytest.approx(RESERVED_S)
@@ -90,9 +90,9 @@ def test_two_routers_take_turns_and_a_cancelled_one_lets_go() -> None:
         replica = Worker()
         before = asyncio.create_task(replica.work("before", for_s=10))
         await asyncio.sleep(0)
-        gone = asyncio.create_task(replica.reservation.reserve(nothing))
+        gone = asyncio.create_task(replica.reservation.reserve("router", nothing))
         await asyncio.sleep(0)
-        other = asyncio.create_task(replica.reservation.reserve(nothing))
+        other = asyncio.create_task(replica.reservation.reserve("other", nothing))
         await asyncio.sleep(1)
         gone.cancel()
         await before
@@ -100,5 +100,20 @@ def test_two_routers_take_turns_and_a_cancelled_one_lets_go() -> None:
         await replica.work("trial", trial=True)
         assert replica.began == ["before", "trial"]
         await replica.work("after")
+
+    run(main)
+
+
+def test_a_router_that_comes_again_has_its_reservation_at_once() -> None:
+    """The caller of its suspect may have left in between."""
+
+    async def main() -> None:
+        replica = Worker()
+        await replica.reservation.reserve("router", nothing)
+        other = asyncio.create_task(replica.reservation.reserve("other", nothing))
+        await asyncio.sleep(0)
+        await replica.reservation.reserve("router", nothing)
+        assert not other.done()
+        await other
 
     run(main)

@@ -111,7 +111,7 @@ class Replica:
     async def reserve(self, router: int) -> None:
         """Returns once it is at nothing else; begins nothing else for a while."""
         await self._reached(router)
-        await self._while_alive(self._reservation.reserve(self._drained))
+        await self._while_alive(self._reservation.reserve(str(router), self._drained))
         await self._reached(router)
 
     async def _while_alive(self, doing: Coroutine[Any, Any, Any]) -> Any:

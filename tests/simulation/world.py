@@ -310,7 +310,7 @@ class World:
                 raise Broken(f"left over: {held}")
         leaked = asyncio.all_tasks() - {asyncio.current_task()}
         if leaked:
-            raise Broken(f"tasks left over: {leaked}")
+            raise Broken(f"{len(leaked)} tasks left over, such as {leaked.pop()}")
 
 
 # Faults. Each is a coroutine of the world; None where routers or callers act it out themselves.
