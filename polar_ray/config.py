@@ -193,7 +193,7 @@ class AdmissionConfig(Config):
     """What a router holds at once, over all callers; beyond it calls are refused with 429."""
 
     max_calls: int = Field(default=10_000, ge=1)
-    """Calls that are being served or wait."""
+    """Calls that are being served or wait. `eval` calls may fill 80 %, `offline` calls half."""
 
     max_bytes: int = Field(default=1 << 30, ge=1)
     """Bytes of their batches. `eval` calls may fill 80 %, `offline` calls half of it."""

@@ -52,7 +52,7 @@ class Admission:
 
         Raises `Overloaded` where there is no room, `TooLarge` for what never has any.
         """
-        if self.calls >= self._limits.max_calls:
+        if self.calls >= SHARES[rank] * self._limits.max_calls:
             raise self._overloaded(f"{self.calls} calls are waiting")
         held = 0
 

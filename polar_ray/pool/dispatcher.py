@@ -57,6 +57,7 @@ class Dispatcher:
             reserve,
             start=self._start,
             changed=self._wake,
+            convicted=self._give_up_quarantined,
             clock=clock,
         )
         self._membership = self._recovery.membership
@@ -144,6 +145,12 @@ class Dispatcher:
             self._queue.push(Parcel([item], item.order))
         self._wake()
 
+    def _give_up_quarantined(self) -> None:
+        """A record was convicted: whoever has sent the same hears of it, too."""
+        now = self._clock()
+        for call in self._calls:
+            call.give_up(self._quarantine.find(call.table, now))
+
     def _wake(self) -> None:
         """Lets all that comes within one turn of the event loop be sorted together."""
         if not self._woken:
@@ -191,7 +198,7 @@ class Dispatcher:
     def _model_gone(self, parcel: Parcel) -> bool:
         """Whether no replica serves the parcel's model any more; its calls begin again then."""
         digest = parcel.digest or parcel.items[0].call.digest
-        if digest is None or self._membership.serves(digest):
+        if digest is None or self._membership.serves(digest, self._clock()):
             return False
         for call in calls_of(parcel.items):
             if call.digest == digest:
@@ -206,7 +213,8 @@ class Dispatcher:
         share = -(-(self._queue.num_small + 1) // max(1, free)) - 1
 
         def fits(item: Item) -> bool:
-            if item.call.digest not in (None, member.digest):
+            call = item.call
+            if call.digest not in (None, member.digest) or member.digest in call.left_models:
                 return False
             home = self.members.get(self._affinity.home(item.group) or "")
             # Its group's replica will take it soon, with the prefix that it has at hand.
@@ -287,6 +295,8 @@ class Dispatcher:
 
     def _restart(self, call: Call) -> None:
         """Begins a call again, so that its scores are of one model."""
+        if call.digest is not None:
+            call.left_models.add(call.digest)
         call.end()
         call.restarts += 1
         self._restarts += 1

@@ -22,10 +22,14 @@ WINDOW_S = 15.0
 """Losses of other replicas within so long weigh against the suspicion of one's own."""
 
 SUSPECT = 2.0
-"""Losses, in a calm pool, after which work is tried alone."""
+"""Losses, in a calm pool, after which work is tried alone, in parts."""
+
+MOST_LOSSES = 3
+"""Losses after which it is tried alone in any case, whole: several records that end replicas look
+like a storm to each other, and work that a storm hit again and again is cleared by one trial."""
 
 CALM_S = 5.0
-"""A trial begins once no other replica was lost for so long."""
+"""After a trial that showed nothing, the next begins once no other replica was lost for so long."""
 
 GRACE_S = 1.0
 """News of other losses may come so much later than that of a trial's."""
@@ -36,6 +40,9 @@ CONTROL_S = 30.0
 PARTS = 64
 """Parts into which a suspect is cut: one record of 4096 is alone after two cuts."""
 
+PAUSE_S = 1.0
+"""A pool's only replica serves everybody for so long between two trials."""
+
 POISON_TRIALS = 2
 """Replicas that a single record takes with it in trials of its own before it is poison. What was
 lost with its neighbours speaks as much against them."""
@@ -43,8 +50,9 @@ lost with its neighbours speaks as much against them."""
 MAX_VOID_TRIALS = 8
 """Trials of one parcel that showed nothing, after which its callers hear that replicas are lost."""
 
-LONGEST_TRIAL_S = 120.0
-"""A single record's trial that neither comes home nor ends its replica shows nothing."""
+LONGEST_TRIAL_S = 900.0
+"""A single record's trial that neither comes home nor ends its replica shows nothing. Longer than
+a watchdog lets a replica be stuck (`pool.watchdog`)."""
 
 RESERVE_S = 30.0
 """A replica that has not finished what it is at for so long is not waited for."""
@@ -136,6 +144,7 @@ class Isolation:
         self.trial: Trial | None = None
         self._suspects: deque[Parcel] = deque()
         self._paired_at = -CONTROL_S
+        self._ended_at = -PAUSE_S
 
     def __len__(self) -> int:
         """Parcels that wait for their trial or are in it."""
@@ -145,12 +154,16 @@ class Isolation:
         """A replica was lost that held this parcel; whether that makes it a suspect."""
         if name not in parcel.lost_on:
             parcel.lost_on |= {name}
+            parcel.losses += 1
             parcel.suspicion += self.losses.weight(parcel, now)
-        return parcel.suspicion >= SUSPECT
+        return parcel.suspicion >= SUSPECT or parcel.losses >= MOST_LOSSES
 
     def add(self, parcel: Parcel) -> None:
-        """A suspect, to be tried in parts after those that wait already."""
-        self._suspects.extend(cut(parcel))
+        """A suspect, to be tried after those that wait already."""
+        if parcel.suspicion >= SUSPECT:
+            self._suspects.extend(cut(parcel))
+        else:
+            self._suspects.append(parcel.part(parcel.items))
 
     def add_parts(self, parcel: Parcel) -> None:
         """A parcel whose trial was lost, to be tried in parts before all others: one search ends
@@ -184,7 +197,7 @@ class Isolation:
 
     def next_trial(self, parcel: Parcel, members: Iterable[Member], now: float) -> Trial | None:
         """Begins the trial of the first suspect; None while it has to wait."""
-        if self.losses.others(parcel, now - CALM_S):
+        if parcel.void_trials and self.losses.others(parcel, now - CALM_S):
             return None
         able = rested(members, now)
         choice = [m for m in able if parcel.digest in (None, m.digest)]
@@ -193,6 +206,8 @@ class Isolation:
         member = min(choice, key=lambda m: (len(m.attempts), m.serving_since, m.name))
         witnesses = [m for m in able if m is not member]
         if not (witnesses or self._may_be_alone(member, now)):
+            return None
+        if not witnesses and now - self._ended_at < PAUSE_S:
             return None
         self._suspects.remove(parcel)
         self.trial = Trial(parcel, member, witnesses, now)
@@ -228,7 +243,7 @@ class Isolation:
         trial = self.trial
         if trial is None or (found := self._judge(trial, now)) is None:
             return None
-        self.trial = None
+        self.trial, self._ended_at = None, now
         if found is Verdict.LOST and trial.parcel.num_rows == 1:
             trial.parcel.trials_lost += 1
         return trial, found

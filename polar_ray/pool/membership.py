@@ -16,10 +16,14 @@ logger = logging.getLogger(__name__)
 
 REMEMBERED_DEAD = 1_000
 
+AWAY_S = 5.0
+"""Work waits so long for the model that it began with, while others are there."""
+
 
 class Membership:
     """`changed` is called when there may be another replica to give work to, `loading` with a
-    replica that loads a model, `lost` once with each that turns out to be dead."""
+    replica that loads a model, `lost` once with each that turns out to be dead, `left` with each
+    that Serve does not name any more."""
 
     def __init__(
         self,
@@ -29,8 +33,10 @@ class Membership:
         changed: Callable[[], None],
         loading: Callable[[Member], None],
         lost: Callable[[Member], None],
+        left: Callable[[Member], None],
     ) -> None:
-        self._clock, self._changed, self._loading, self._lost = clock, changed, loading, lost
+        self._clock, self._changed, self._loading = clock, changed, loading
+        self._lost, self._left = lost, left
         self._heartbeats = Heartbeats(ask, self._hear, self.mark_dead)
         self._dead: dict[str, None] = {}
         self._provenance: dict[str, Served] = {}
@@ -54,10 +60,12 @@ class Membership:
         """What makes the scores of a model; without one, what was served last."""
         return self._provenance.get(digest or "", self._last_served)
 
-    def serves(self, digest: str) -> bool:
-        """Whether a replica has this model; True while there is none that says what it has."""
-        serving = {member.digest for member in self if member.digest}
-        return not serving or digest in serving
+    def serves(self, digest: str, now: float) -> bool:
+        """Whether a replica has this model that can be given work, or could until lately; True
+        while there is none that says what it has."""
+        known = [member for member in self if member.digest]
+        there = {m.digest for m in known if m.available or now - m.available_at < AWAY_S}
+        return digest in there or not any(member.available for member in known)
 
     def set(self, names: Collection[str]) -> None:
         """The replicas that there are now; new ones get work once they have said what they serve.
@@ -68,7 +76,9 @@ class Membership:
                 self.members[name] = Member(name)
                 self._heartbeats.ask(self.members[name], self._clock())
         for name in [name for name in self.members if name not in names]:
-            if not self.members.pop(name).attempts:
+            member = self.members.pop(name)
+            self._left(member)
+            if not member.attempts:
                 self._heartbeats.forget(name)
         self._changed()
 
@@ -79,7 +89,9 @@ class Membership:
             if now - attempt.began > ASK_AFTER_S:
                 self._heartbeats.ask(attempt.member, now)
         for member in self:
-            if not member.available:
+            if member.available:
+                member.available_at = now
+            else:
                 self._heartbeats.ask(member, now)
         silent = self._heartbeats.overdue(now)
         for member in silent:
@@ -102,6 +114,7 @@ class Membership:
         else:
             if not member.serving:
                 member.serving, member.serving_since = True, now
+            member.available_at = now
             self.learn(member, served)
         self._changed()
 

@@ -58,6 +58,9 @@ class Member:
     heard_at: float = 0.0
     """When it last said anything."""
 
+    available_at: float = 0.0
+    """When it last could be given work."""
+
     failed_in_a_row: int = 0
 
     @property
@@ -84,6 +87,8 @@ def choose(
     The emptiest one, but `home`, where its group was before, unless another is idle.
     """
     able = [m for m in reachable(members, now) if parcel.digest in (None, m.digest)]
+    if parcel.digest is None:
+        able = [m for m in able if m.digest not in parcel.items[0].call.left_models] or able
     # One that lost it before is asked again only where there is no other.
     able = [m for m in able if m.name not in parcel.lost_on] or able
     held_by = [attempt.member for attempt in parcel.attempts]

@@ -41,7 +41,7 @@ STALL_REST_S = 15.0
 
 class Recovery:
     """`start` sends a parcel to a replica; `changed` is called when there may be work to send or
-    a replica to send it to."""
+    a replica to send it to, `convicted` when the quarantine knows another record."""
 
     def __init__(
         self,
@@ -52,11 +52,18 @@ class Recovery:
         *,
         start: Start,
         changed: Callable[[], None],
+        convicted: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self._queue, self._quarantine, self._clock = queue, quarantine, clock
+        self._convicted_now = convicted
         self.membership = Membership(
-            ask, clock, changed=changed, loading=self._on_loading, lost=self._note_loss
+            ask,
+            clock,
+            changed=changed,
+            loading=self._on_loading,
+            lost=self._note_loss,
+            left=self._blame_left_behind,
         )
         self._pace = Pace()
         self._repeats = Repeats(queue)
@@ -67,6 +74,7 @@ class Recovery:
             self.membership,
             reserve,
             start,
+            clock,
             convict=self._convict,
             remember=self._remember,
             give_up=self._give_up_trying,
@@ -125,7 +133,8 @@ class Recovery:
             for item in attempt.items:
                 self._suspicions.forget(item.call.table, item.rows)
         self._repeats.earn()
-        self._pace.learn(attempt.cost, now - attempt.began)
+        if not attempt.trial:
+            self._pace.learn(attempt.cost, now - attempt.began)
 
     def set_aside(self, items: list[Item], now: float) -> list[Item]:
         """The same rows of one call without those that are suspects already, which are tried."""
@@ -196,11 +205,16 @@ class Recovery:
         """A replica was lost with all that it held."""
         held, now = member.attempts, self._clock()
         explained = any(map(self._isolation.on_trial, held))
+        self._blame_left_behind(member)
+        self._isolation.losses.note(held, member.stalled_on, now, explained=explained)
+
+    def _blame_left_behind(self, member: Member) -> None:
+        """A replica went without another word after these callers left: it may have been stuck."""
+        now = self._clock()
         for attempt in member.left_behind:
             weight = self._isolation.losses.weight(attempt.parcel, now)
             self._suspect_later(unanswered(attempt.items), Suspicion(now, weight))
         member.left_behind.clear()
-        self._isolation.losses.note(held, member.stalled_on, now, explained=explained)
 
     def _lose(self, attempt: Attempt, now: float) -> None:
         """A replica was lost with this: it goes to another, or is a suspect by now."""
@@ -281,6 +295,9 @@ class Recovery:
         """Callers who share a parcel that fails are told apart by halving it."""
         if len(parcel.items) > 1 and parcel.failures > 1:
             parcel.superseded = True
+            if not again:
+                self._isolation.add_parts(parcel)
+                return
             half = len(parcel.items) // 2
             for items in (parcel.items[:half], parcel.items[half:]):
                 self._repeat(parcel.part(items))
@@ -318,8 +335,7 @@ class Recovery:
         self._convicted += 1
         self._quarantine.add(item.call.table, int(row), self._clock())
         self._suspicions.forget(item.call.table, item.rows)
-        item.call.give_up(item)
-        item.call.cancel_answered(parcel.family)
+        self._convicted_now()
 
     def _remember(self, parcel: Parcel) -> None:
         """Nobody may wait for a suspect any more, but it will be sent again."""

@@ -236,19 +236,19 @@ class Replica:
         replica: str,
         rank: int = 0,
         timeout_s: float = 600,
-        trial: bool = False,
+        trial_of: str | None = None,
     ) -> bytes:
         """The result of a request table, which comes as a stream or as a list that holds a
         reference to it; the result is a stream.
 
         The reference comes inside a list so that Ray does not fetch the table before this replica
         has accepted the call. `replica` is who is meant, for `pool.routing`. Work that has not
-        begun when `timeout_s` is over is dropped: nobody waits for it any more. `trial`: this
-        replica is reserved for it.
+        begun when `timeout_s` is over is dropped: nobody waits for it any more. `trial_of`:
+        the router for whose trial this replica is reserved.
         """
         try:
             result = await asyncio.wait_for(
-                self._score(shard, rank, timeout_s, trial=trial), timeout_s
+                self._score(shard, rank, timeout_s, trial_of=trial_of), timeout_s
             )
         except (TimeoutError, asyncio.TimeoutError):
             raise DeadlineExceeded(f"the replica did not come to it in {timeout_s:.3g} s") from None
@@ -262,11 +262,11 @@ class Replica:
         rank: int,
         timeout_s: float,
         *,
-        trial: bool,
+        trial_of: str | None,
     ) -> pa.Table:
         until = time.monotonic() + timeout_s
         table = read_arrow(shard) if isinstance(shard, bytes) else await shard[0]
-        async with self._reservation.work(trial=trial):
+        async with self._reservation.work(trial_of=trial_of):
             while (loaded := self._serving) is None:
                 await self._ready.wait()
             return await loaded.batcher.score(table, rank=rank, timeout_s=until - time.monotonic())

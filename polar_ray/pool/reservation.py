@@ -9,11 +9,17 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from polar_ray.errors import PoolError
+
 RESERVED_S = 5.0
 """How long an empty replica waits for the trial that it was reserved for."""
 
 NEXT_S = 0.2
 """How long it stays empty after a trial: mostly another follows at once."""
+
+
+class NotReserved(PoolError):
+    """A trial came too late."""
 
 
 class Reservation:
@@ -28,12 +34,16 @@ class Reservation:
         self._opens: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def work(self, *, trial: bool = False) -> AsyncIterator[None]:
-        """One shard's stay; others than a trial wait until the reservation is over."""
-        while not (trial or self._open.is_set()):
-            await self._open.wait()
-        if trial:
+    async def work(self, *, trial_of: str | None = None) -> AsyncIterator[None]:
+        """One shard's stay; others than a trial wait until the reservation is over. Raises
+        `NotReserved` for a trial of somebody whose reservation is over."""
+        if trial_of is not None:
+            if self._free.is_set() or self._holder != trial_of:
+                raise NotReserved("the replica is not reserved for this trial any more")
             self._cancel_opening()
+        else:
+            while not self._open.is_set():
+                await self._open.wait()
         self._busy += 1
         self._idle.clear()
         try:
@@ -42,7 +52,7 @@ class Reservation:
             self._busy -= 1
             if self._busy == 0:
                 self._idle.set()
-            if trial:
+            if trial_of is not None:
                 self._free.set()
                 self._open_after(NEXT_S)
 

@@ -41,6 +41,7 @@ from polar_ray.pool.outcome import Died, Refused, Unreachable
 from polar_ray.pool.placement import EXPRESS_BYTES
 from polar_ray.pool.port import check_alone
 from polar_ray.pool.reasons import State, waiting_reason
+from polar_ray.pool.reservation import NotReserved
 from polar_ray.pool.settings import check_binding, check_environment
 from polar_ray.pool.work import Attempt, Served
 from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
@@ -254,7 +255,7 @@ class Router:
             replica=attempt.member.name,
             rank=attempt.parcel.order[0],
             timeout_s=attempt.timeout_s,
-            trial=attempt.trial,
+            trial_of=self._id if attempt.trial else None,
         )
         try:
             return read_arrow(await response)
@@ -325,6 +326,8 @@ async def _read(records: Any, admit: Admit) -> Batch:
 def _outcome(error: Exception) -> Exception:
     """What became of a parcel, in the words of `pool.outcome`; other errors are a replica's."""
     error = cause(error)
+    if isinstance(error, NotReserved):
+        return Refused(str(error))
     if isinstance(error, PolarRayError):
         return error
     if isinstance(error, ReplicaUnavailableError | DeploymentUnavailableError):

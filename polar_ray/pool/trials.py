@@ -16,8 +16,8 @@ from polar_ray.pool.outcome import Died, Reserve
 from polar_ray.pool.placement import Member
 from polar_ray.pool.work import Attempt, Parcel, unanswered
 
-REST_S = 5.0
-"""How long a replica is passed over that could not be reserved."""
+REST_S = 30.0
+"""How long a replica is passed over that could not be reserved: it may be stuck."""
 
 
 class Start(Protocol):
@@ -37,6 +37,7 @@ class Trials:
         membership: Membership,
         reserve: Reserve,
         start: Start,
+        clock: Callable[[], float],
         *,
         convict: Callable[[Parcel], None],
         remember: Callable[[Parcel], None],
@@ -44,7 +45,7 @@ class Trials:
         changed: Callable[[], None],
     ) -> None:
         self._isolation, self._membership = isolation, membership
-        self._reserve, self._start = reserve, start
+        self._reserve, self._start, self._clock = reserve, start, clock
         self._convict, self._remember = convict, remember
         self._give_up, self._changed = give_up, changed
         self._reserving: asyncio.Future[None] | None = None
@@ -59,10 +60,11 @@ class Trials:
         self.count += 1
         trial.member.reserved = True
         self._reserving = asyncio.ensure_future(self._reserve(trial.member.name))
-        self._reserving.add_done_callback(partial(self._on_reserved, trial, now))
+        self._reserving.add_done_callback(partial(self._on_reserved, trial))
 
-    def _on_reserved(self, trial: Trial, now: float, task: asyncio.Future[None]) -> None:
+    def _on_reserved(self, trial: Trial, task: asyncio.Future[None]) -> None:
         """The replica has nothing else to do, or is not to be had."""
+        now = self._clock()
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Died):
             self._membership.mark_dead(trial.member)
@@ -109,7 +111,7 @@ class Trials:
         trial, found = concluded
         parcel, trial.member.reserved = trial.parcel, False
         if found is Verdict.VOID:
-            if not self._isolation.try_again(parcel):
+            if not parcel.superseded and not self._isolation.try_again(parcel):
                 self._give_up(parcel)
         elif found is Verdict.LOST:
             parcel.superseded = True

@@ -35,13 +35,25 @@ class Threads:
 
     def __init__(self) -> None:
         self._small, self._large = (ThreadPoolExecutor(1, name) for name in ("small", "large"))
+        self._turns = {self._small: asyncio.Lock(), self._large: asyncio.Lock()}
+        """What waits for its turn waits here, and is let go of with its caller; what an executor
+        holds, it holds until it comes to it."""
 
     async def run(self, size_bytes: int, work: Callable[[], T]) -> T:
-        """What `work` returns; it goes on by itself if nobody awaits it any more."""
+        """What `work` returns; once begun, it goes on by itself if nobody awaits it any more."""
         if size_bytes <= TINY_BYTES:
             return work()
         threads = self._large if size_bytes > LARGE_BYTES else self._small
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
+        turn = self._turns[threads]
+        await turn.acquire()
+        doing = asyncio.get_running_loop().run_in_executor(threads, work)
+
+        def end(done: asyncio.Future[T]) -> None:
+            turn.release()
+            done.exception()  # heard of, though nobody may await it any more
+
+        doing.add_done_callback(end)
+        return await asyncio.shield(doing)
 
 
 class Upload:

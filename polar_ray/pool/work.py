@@ -69,6 +69,9 @@ class Parcel:
     lost_on: frozenset[str] = frozenset()
     """Replicas that died, stopped or stalled while they held it."""
 
+    losses: int = 0
+    """How many these are, whatever they say."""
+
     suspicion: float = 0.0
     """How much these losses speak against it; see `isolation.Losses.weight`."""
 
@@ -131,6 +134,7 @@ class Parcel:
             self.digest,
             self.failures,
             self.lost_on,
+            self.losses,
             self.suspicion,
             self.family,
             self.trials_lost,
@@ -229,6 +233,9 @@ class Call:
         self.left = 0
         """How many."""
 
+        self.left_models: set[str] = set()
+        """Models that left the pool, or a replica of it, while they scored it."""
+
         self.parcels: dict[Parcel, None] = {}
         """Those with rows of it that have left the queue at some time."""
 
@@ -277,11 +284,14 @@ class Call:
         self._answers.append((rows, result))
         self._close(rows)
 
-    def give_up(self, item: Item) -> None:
-        """The one row of an item is reported as one that ends replicas."""
-        if not item.answered:
-            self._poison += item.rows.tolist()
-            self._close(item.rows)
+    def give_up(self, rows: Sequence[int]) -> None:
+        """Those of these rows that have no answer are reported as such that end replicas."""
+        still = [row for row in rows if self.open[row]]
+        if still and self.left > 0:
+            self._poison += still
+            self._close(np.array(still))
+            for parcel in list(self.parcels):
+                parcel.cancel_if_answered()
 
     def _close(self, rows: Rows) -> None:
         self.open[rows] = False

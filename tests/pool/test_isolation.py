@@ -46,6 +46,18 @@ def test_two_losses_in_a_calm_pool_make_a_suspect() -> None:
         assert isolation.blame(held, member.name, now) is (now == 1)
 
 
+def test_losses_in_a_storm_make_a_suspect_that_is_tried_whole() -> None:
+    isolation, held = Isolation(), parcel(rows=100)
+    for now in range(3):
+        for other in members(1, 1, 1):
+            lose(isolation, other, now)
+        assert isolation.blame(held, f"m{now}", now) is (now == 2)
+    isolation.add(held)
+    whole = isolation.first()
+    assert whole is not None
+    assert whole.num_rows == 100
+
+
 def test_the_same_loss_speaks_once() -> None:
     isolation, held = Isolation(), parcel(rows=100)
     assert not any(isolation.blame(held, "m0", 0.0) for _ in range(5))
@@ -91,7 +103,8 @@ def test_a_trial_waits_for_calm_and_for_a_witness() -> None:
     assert first is not None
     pair = members(0, 1)
     isolation.losses.note([], (), 100.0)
-    assert isolation.next_trial(first, pair, 100.0 + CALM_S / 2) is None
+    first.void_trials = 1
+    assert isolation.next_trial(first, pair, 100.0 + CALM_S / 2) is None, "a storm voided one"
     isolation.observe(pair, 101.0)
     alone = 101.0 + CONTROL_S
     assert isolation.next_trial(first, pair[:1], alone - 1) is None, "another was there lately"

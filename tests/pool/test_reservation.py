@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from simulation.loop import VirtualLoop
 
-from polar_ray.pool.reservation import NEXT_S, RESERVED_S, Reservation
+from polar_ray.pool.reservation import NEXT_S, RESERVED_S, NotReserved, Reservation
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -33,8 +33,8 @@ class Worker:
         self.reservation = Reservation()
         self.began: list[str] = []
 
-    async def work(self, name: str, *, trial: bool = False, for_s: float = 1.0) -> None:
-        async with self.reservation.work(trial=trial):
+    async def work(self, name: str, *, trial_of: str | None = None, for_s: float = 1.0) -> None:
+        async with self.reservation.work(trial_of=trial_of):
             self.began.append(name)
             await asyncio.sleep(for_s)
 
@@ -51,7 +51,7 @@ def test_a_reservation_waits_for_what_is_at_work_and_keeps_the_rest_out() -> Non
         assert not reserving.done()
         await reserving
         assert before.done()
-        await replica.work("trial", trial=True)
+        await replica.work("trial", trial_of="router")
         await after
         assert replica.began == ["before", "trial", "after"]
 
@@ -64,9 +64,9 @@ def test_one_trial_after_the_other_needs_no_new_emptying() -> None:
         await replica.reservation.reserve("router", nothing)
         waiting = asyncio.create_task(replica.work("other"))
         for number in range(3):
-            await replica.work(f"trial {number}", trial=True)
+            await replica.work(f"trial {number}", trial_of="router")
             await replica.reservation.reserve("router", nothing)
-        await replica.work("trial 3", trial=True)
+        await replica.work("trial 3", trial_of="router")
         await asyncio.sleep(NEXT_S + 0.01)
         await waiting
         assert replica.began == ["trial 0", "trial 1", "trial 2", "trial 3", "other"]
@@ -97,7 +97,7 @@ def test_two_routers_take_turns_and_a_cancelled_one_lets_go() -> None:
         gone.cancel()
         await before
         await other
-        await replica.work("trial", trial=True)
+        await replica.work("trial", trial_of="other")
         assert replica.began == ["before", "trial"]
         await replica.work("after")
 
@@ -115,5 +115,20 @@ def test_a_router_that_comes_again_has_its_reservation_at_once() -> None:
         await replica.reservation.reserve("router", nothing)
         assert not other.done()
         await other
+
+    run(main)
+
+
+def test_a_trial_that_comes_too_late_is_refused() -> None:
+    async def main() -> None:
+        replica = Worker()
+        await replica.reservation.reserve("router", nothing)
+        await asyncio.sleep(RESERVED_S + 1)
+        await replica.reservation.reserve("other", nothing)
+        with pytest.raises(NotReserved):
+            await replica.work("late", trial_of="router")
+        await replica.work("trial", trial_of="other")
+        assert replica.began == ["trial"]
+        await asyncio.sleep(NEXT_S + 1)
 
     run(main)

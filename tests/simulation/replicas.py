@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from polar_ray.pool.outcome import Died, Refused, Unreachable
-from polar_ray.pool.reservation import Reservation
+from polar_ray.pool.reservation import NotReserved, Reservation
 from polar_ray.pool.work import Attempt, Served
 from polar_ray.records import score_table
 
@@ -104,7 +104,9 @@ class Replica:
         """A parcel's way there and back."""
         table = attempt.request()
         await self._reached(router)
-        result: pa.Table = await self._while_alive(self._work(table, trial=attempt.trial))
+        result: pa.Table = await self._while_alive(
+            self._work(table, trial_of=str(router) if attempt.trial else None)
+        )
         await self._reached(router)
         return result
 
@@ -139,9 +141,12 @@ class Replica:
         if router in self.cut_off:
             raise Unreachable
 
-    async def _work(self, table: pa.Table, *, trial: bool) -> pa.Table:
-        async with self._reservation.work(trial=trial):
-            return await self._forward(table)
+    async def _work(self, table: pa.Table, *, trial_of: str | None) -> pa.Table:
+        try:
+            async with self._reservation.work(trial_of=trial_of):
+                return await self._forward(table)
+        except NotReserved:
+            raise Refused from None
 
     async def _forward(self, table: pa.Table) -> pa.Table:
         await self._served.wait()

@@ -17,6 +17,9 @@ RECORDS = 4096
 STORM_S = 15.0
 CALLERS = 24
 
+MOST_DEATHS_BY_COPIES = 24
+"""Each of the shards that a copy is in can end a replica before it is known what they share."""
+
 LONGEST_WAIT_S = 8.0
 """Less than a hanging replica needs to be replaced."""
 
@@ -98,6 +101,23 @@ async def hanging(world: World) -> None:
     await one_of_4096(world, HANGS)
 
 
+async def copies(world: World) -> None:
+    """One batch holds a killer several times, as groups of rollouts do."""
+    over, waits = asyncio.Event(), list[float]()
+    callers = [asyncio.ensure_future(_load(world, over, waits)) for _ in range(4)]
+    await asyncio.sleep(8)
+    outputs = np.array([next(world._outputs) for _ in range(RECORDS)])
+    for row in world.chance.sample(range(RECORDS), world.chance.choice((2, 4, 16))):
+        outputs[row] = KILLS
+    world._check_result(await _call(world, outputs, 2 * world.serve.size), outputs)
+    over.set()
+    await asyncio.gather(*callers)
+    await world.end()
+    world.report.worst_wait_s = max(waits)
+    if world.serve.deaths > MOST_DEATHS_BY_COPIES:
+        raise Broken(f"copies of one record cost {world.serve.deaths} replicas")
+
+
 async def impatient(world: World) -> None:
     """A caller gives up after a second each time, and sends a hanging record again and again."""
     over, waits = asyncio.Event(), list[float]()
@@ -128,6 +148,7 @@ SCENARIOS: dict[str, tuple[Callable[[World], Coroutine[Any, Any, None]], dict[st
     "storm": (storm, {"kinds": frozenset()}),
     "killer": (killer, {"kinds": frozenset(), "replicas": 3, "routers": 1}),
     "hanging": (hanging, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
+    "copies": (copies, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
     "impatient": (impatient, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
     "weather": (World.run, {"kinds": WEATHER, "replicas": 4, "routers": 3}),
 }

@@ -185,7 +185,8 @@ class World:
         outputs = np.array([next(self._outputs) for _ in range(size)])
         for kind, output in (("kills", KILLS), ("hangs", HANGS), ("fails", FAILS)):
             if kind in self.kinds and chance.random() < 0.04:
-                outputs[chance.randrange(size)] = output
+                for _ in range(chance.choice((1, 1, 3))):
+                    outputs[chance.randrange(size)] = output
         return outputs
 
     async def _call(self) -> None:
