@@ -15,6 +15,8 @@ from polar_ray.pool.local import _own_sigterm
 def handlers() -> Iterator[None]:
     """Puts back what a test changes."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # The tests themselves may run in a script's background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

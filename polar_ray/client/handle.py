@@ -13,7 +13,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
-from ray.serve.handle import DeploymentResponse
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from polar_ray.client.coalesce import GRACE_S
 from polar_ray.config import Priority
@@ -24,6 +24,9 @@ from polar_ray.errors import (
     PoolError,
     ReplicaLost,
 )
+
+ROUTER = "Router"
+"""The deployment that callers talk to."""
 
 ASK_TIMEOUT_S = 8.0
 """A router that has not said by then what calls wait for is away or busy."""
@@ -44,12 +47,12 @@ class HandleTransport:
                     "first, or use connect(address=...)"
                 ) from None
         try:
-            handle = serve.get_app_handle(app_name)
+            handle = _find(app_name)
             self._score, self._why_waiting = handle.score, handle.why_waiting
         except (RayServeException, RayError, RuntimeError) as error:
             raise PoolError(
-                f"no Serve application {app_name!r} in this Ray cluster: {error}. Start one with "
-                f"`serve run --name {app_name} polar_ray:app`"
+                f"no Serve application {app_name!r} in this Ray cluster: {str(error).rstrip('.')}. "
+                f"Start one with `serve run --name {app_name} polar_ray:app`"
             ) from None
 
     def carries(self, records: Any) -> bool:
@@ -118,6 +121,15 @@ class HandleTransport:
         if isinstance(error, RayServeException | RayError):
             return ReplicaLost(f"pool {self._app_name!r} lost this call; send it again ({error})")
         return PoolError(f"{type(error).__name__}: {error}")
+
+
+def _find(app_name: str) -> DeploymentHandle:
+    """The pool's router. While an update is refused, or is being prepared, Serve does not know what
+    the application begins with, though all of it runs."""
+    try:
+        return serve.get_app_handle(app_name)
+    except RayServeException:
+        return serve.get_deployment_handle(ROUTER, app_name, _check_exists=True)
 
 
 def cause(error: Exception) -> Exception:

@@ -13,6 +13,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
+from polar_ray.client.handle import ROUTER as ROUTER_NAME
 from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError, PoolError
@@ -47,7 +48,7 @@ def app(config: PoolConfig) -> serve.Application:
     ).bind(config.scorer.model_copy(update={"model": None}))
     return serve.deployment(
         serve.ingress(build_ingress)(Router),
-        name="Router",
+        name=ROUTER_NAME,
         num_replicas=config.num_routers,
         request_router_config=RequestRouterConfig(request_router_class=Shared, **QUICK),
         # It waits more than it works; reserving a core would leave a small machine none to score.
