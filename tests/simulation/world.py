@@ -75,7 +75,7 @@ class Router:
             self.dispatcher.set_members(names)
 
     async def _tick(self) -> None:
-        while not self.gone:
+        while True:
             await asyncio.sleep(TICK_S)
             await self._awake.wait()
             self.dispatcher.tick()
