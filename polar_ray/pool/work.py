@@ -51,7 +51,10 @@ class Item:
     def answered(self) -> bool:
         """Nobody waits for any of its rows any more."""
         call = self.call
-        return self.round != call.round or call.left == 0 or not call.open[self.rows].any()
+        if self.round != call.round or call.left == 0:
+            return True
+        # The common case, without a look at the rows: nothing of the call is answered yet.
+        return call.left < len(call.open) and not call.open[self.rows].any()
 
 
 @dataclass(slots=True, eq=False)
@@ -248,9 +251,11 @@ class Call:
         self.end()
         self.digest = None
         self.open[:] = True
-        self.open[list(poison)] = False
-        self.left = int(self.open.sum())
+        self.left = len(self.open)
         self._poison = list(poison)
+        if poison:
+            self.open[self._poison] = False
+            self.left -= len(self._poison)
         self._tell()
         items = []
         for rows, cost in zip(self.cut.rows, self.cut.costs, strict=True):
@@ -278,8 +283,7 @@ class Call:
     def answer(self, item: Item, result: pa.Table) -> None:
         """The rows of one item have their scores; the caller hears of the last."""
         rows = item.rows
-        still = self.open[rows]
-        if not still.all():
+        if self.left < len(self.open) and not (still := self.open[rows]).all():
             rows, result = rows[still], result.filter(pa.array(still))
         self._answers.append((rows, result))
         self._close(rows)

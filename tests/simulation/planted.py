@@ -134,7 +134,7 @@ BUGS = (
     bug(
         "a row is answered twice",
         "work.py",
-        "        if not still.all():\n",
+        "        if self.left < len(self.open) and not (still := self.open[rows]).all():\n",
         "        if False:\n",
     ),
     bug(
