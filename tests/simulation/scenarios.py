@@ -17,7 +17,7 @@ RECORDS = 4096
 STORM_S = 15.0
 CALLERS = 24
 
-MOST_DEATHS_BY_COPIES = 24
+MOST_DEATHS_BY_COPIES = 32
 """Each of the shards that a copy is in can end a replica before it is known what they share."""
 
 LONGEST_WAIT_S = 8.0
