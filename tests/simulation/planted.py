@@ -107,11 +107,21 @@ BUGS = (
         "            pass\n",
         "weather",
     ),
-    bug(
-        "a quarantined row has the provenance of whoever serves now",
-        "dispatcher.py",
-        "self._membership.provenance(call.digest)",
-        "self._membership.provenance(None)",
+    Bug(
+        "a quarantined row has the provenance of whoever serves now, and is merged first",
+        (
+            (
+                "polar_ray/pool/dispatcher.py",
+                "self._membership.provenance(call.digest)",
+                "self._membership.provenance(None)",
+            ),
+            (
+                "polar_ray/pool/work.py",
+                "answers.append((rows, poisoned_scores(served, len(rows))))",
+                "answers.insert(0, (rows, poisoned_scores(served, len(rows))))",
+            ),
+        ),
+        "updates",
     ),
     bug(
         "rows in another order are delivered",

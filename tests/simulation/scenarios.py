@@ -142,6 +142,7 @@ async def impatient(world: World) -> None:
         raise Broken(f"it was never found; {world.serve.deaths} replicas were lost")
 
 
+UPDATES = frozenset({"updates", "swaps", "kills"})
 WEATHER = frozenset({"deaths", "kills", "hangs", "cancel"})
 
 SCENARIOS: dict[str, tuple[Callable[[World], Coroutine[Any, Any, None]], dict[str, Any]]] = {
@@ -150,6 +151,7 @@ SCENARIOS: dict[str, tuple[Callable[[World], Coroutine[Any, Any, None]], dict[st
     "hanging": (hanging, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
     "copies": (copies, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
     "impatient": (impatient, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
+    "updates": (World.run, {"kinds": UPDATES}),
     "weather": (World.run, {"kinds": WEATHER, "replicas": 4, "routers": 3}),
 }
 """By name, with what is not drawn."""
