@@ -129,7 +129,9 @@ def _find(app_name: str) -> DeploymentHandle:
     try:
         return serve.get_app_handle(app_name)
     except RayServeException:
-        return serve.get_deployment_handle(ROUTER, app_name, _check_exists=True)
+        with suppress(KeyError):  # there is none of this name
+            return serve.get_deployment_handle(ROUTER, app_name, _check_exists=True)
+        raise
 
 
 def cause(error: Exception) -> Exception:
