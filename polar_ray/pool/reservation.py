@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from polar_ray.errors import PoolError
-
 RESERVED_S = 5.0
 """How long an empty replica waits for the trial that it was reserved for."""
 
@@ -18,8 +16,8 @@ NEXT_S = 0.2
 """How long it stays empty after a trial: mostly another follows at once."""
 
 
-class NotReserved(PoolError):
-    """A trial came too late."""
+class NotReserved(Exception):
+    """A trial came too late. Between a replica and a router only; see `outcome.Refused`."""
 
 
 class Reservation:
