@@ -142,19 +142,6 @@ BUGS = (
         "            if True:\n",
     ),
     bug(
-        "a row is answered twice",
-        "work.py",
-        "        if self.left < len(self.open) and not (still := self.open[rows]).all():\n",
-        "        if False:\n",
-    ),
-    bug(
-        "repeats have no budget",
-        "retries.py",
-        "        while self._postponed and self._budget.spend(now):\n",
-        "        while self._postponed:\n",
-        "storm",
-    ),
-    bug(
         "postponed repeats are lost",
         "retries.py",
         "            self._queue.push(self._postponed.popleft())\n",
@@ -162,16 +149,10 @@ BUGS = (
         "storm",
     ),
     bug(
-        "what expired stays in the queue",
-        "dispatcher.py",
-        "        self._queue.drop_answered()\n",
-        "",
-    ),
-    bug(
         "work that Serve cancelled is forgotten",
         "dispatcher.py",
-        "            if not attempt.cancelled:\n",
-        "            if False:\n",
+        "            if attempt.cancelled:\n",
+        "            if True:\n",
     ),
     bug(
         "who refused once is never asked again",
