@@ -167,30 +167,15 @@ BUGS = (
         "        if False:\n",
     ),
     bug(
-        "a silent replica keeps its work",
-        "recovery.py",
-        """            for attempt in list(member.attempts):
-                self._stall(attempt, now)
-        self._find_overdue(list(attempts), now)
-""",
-        """            pass
-""",
-    ),
-    bug(
         "a replica that once did not answer is never asked again",
         "membership.py",
-        """            if not member.available:
+        """            if member.available:
+                member.available_at = now
+            else:
                 self._heartbeats.ask(member, now)
 """,
-        """            pass
+        """            member.available_at = now
 """,
-    ),
-    bug(
-        "a reservation that nobody used is never over",
-        "reservation.py",
-        "        self._open_after(RESERVED_S)\n",
-        "",
-        "weather",
     ),
     bug(
         "who leaves takes along what was known of the record",
