@@ -210,8 +210,9 @@ class World:
             self.report.left += 1
         except (TimeoutError, asyncio.TimeoutError):
             self.report.late += 1
-            # Several records that end a pool's only replica may take longer than any deadline.
-            calm = not {"hangs", "kills"}.intersection(self.report.faults)
+            # Some faults last until the callers are done, or take a pool's only replica many times.
+            lasting = {"hangs", "kills", "slowness", "partitions"}
+            calm = not lasting.intersection(self.report.faults)
             if calm and timeout_s > FAULTS_S + HEAL_S:
                 raise Broken(f"a call was forgotten: no answer in {timeout_s} s") from None
             # A stopped router's callers are late by as long as it stands, and nobody else.
