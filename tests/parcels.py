@@ -10,8 +10,23 @@ import pyarrow as pa
 from polar_ray.planning.shard import Cut
 from polar_ray.pool.placement import EXPRESS_BYTES, Member
 from polar_ray.pool.work import Attempt, Call, Item, Parcel
+from polar_ray.records import score_table
 
 FAT = EXPRESS_BYTES + 1
+
+
+def scored(table: pa.Table, values: Any, digest: str) -> pa.Table:
+    """The result of a request table that a replica numbered: float32 [rows], by this model."""
+    n = table.num_rows
+    return score_table(
+        np.asarray(values, np.float32),
+        [None] * n,
+        truncated=[False] * n,
+        num_tokens=[1] * n,
+        control_text=[False] * n,
+        ids=table["id"],
+        provenance={"model_digest": digest},
+    )
 
 
 def parcel(cost: int = FAT, rows: int = 1, rank: int = 0, **options: Any) -> Parcel:

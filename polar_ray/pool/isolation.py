@@ -2,17 +2,17 @@
 
 A loss is a replica that died, stopped or stalled with work in hand. It speaks against that work,
 but less, the more replicas were lost lately that did not hold it. Work with enough against it is a
-suspect: it is cut into parts, which are tried one at a time, in a calm moment. A trial has a
-replica for itself, which says so before it gets the suspect, and witnesses: the other replicas,
-which must all be alive after it. Only what is lost in such trials again and again, down to a single
-record, is poison. Knows neither Ray nor asyncio; `pool.dispatcher` acts on it.
+suspect: it is cut into parts, which are tried one at a time. A trial has a replica for itself,
+which says so before it gets the suspect, and witnesses: the other replicas, which must all be alive
+after it. Only what is lost in such trials again and again, down to a single record, is poison.
+Knows neither Ray nor asyncio; `pool.recovery` and `pool.trials` act on it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from polar_ray.pool.placement import Member, rested
@@ -295,7 +295,4 @@ def _cut_item(item: Item, largest: int) -> list[Item]:
     open_rows = item.rows[item.call.open[item.rows]]
     starts = range(0, len(open_rows), largest)
     cost = -(-item.cost // len(starts))
-    return [
-        Item(item.call, open_rows[at : at + largest], cost, item.order, item.group, item.round)
-        for at in starts
-    ]
+    return [replace(item, rows=open_rows[at : at + largest], cost=cost) for at in starts]

@@ -65,13 +65,21 @@ class Suspicions:
     def __init__(self) -> None:
         self._known: dict[bytes, Suspicion] = {}
 
-    def add(self, table: pa.Table, rows: Iterable[int], now: float, known: Suspicion) -> None:
-        """More speaks against these rows of a request table; `known.until` does not matter."""
+    def add(
+        self,
+        table: pa.Table,
+        rows: Iterable[int],
+        now: float,
+        *,
+        weight: float,
+        trials_lost: int = 0,
+    ) -> None:
+        """More speaks against these rows of a request table."""
         for row in rows:
             found = self._known.setdefault(_digest(table, int(row)), Suspicion(now))
             found.until = now + SUSPECTED_S
-            found.weight += known.weight
-            found.trials_lost = max(found.trials_lost, known.trials_lost)
+            found.weight += weight
+            found.trials_lost = max(found.trials_lost, trials_lost)
         while len(self._known) > SUSPECTED:
             del self._known[next(iter(self._known))]
 

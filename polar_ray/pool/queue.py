@@ -59,8 +59,10 @@ class Queue:
     def drop_answered(self) -> None:
         """Forgets what nobody waits for: without a replica, nothing is ever popped."""
         for heap in (self._small, self._fat):
-            heap[:] = [entry for entry in heap if _is_wanted(entry[2])]
-            heapq.heapify(heap)
+            wanted = [entry for entry in heap if _is_wanted(entry[2])]
+            if len(wanted) < len(heap):
+                heap[:] = wanted
+                heapq.heapify(heap)
 
     def fill(self, parcel: Parcel, most: int, fits: Callable[[Item], bool]) -> None:
         """Moves up to `most` small parcels of the same priority into one that is about to leave."""

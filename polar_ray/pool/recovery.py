@@ -8,11 +8,10 @@ ordinary work is placed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 
 from polar_ray.errors import PolarRayError, PoolError, RecordError, ReplicaLost
 from polar_ray.planning.shard import Rows
@@ -21,7 +20,7 @@ from polar_ray.pool.isolation import SUSPECT, Isolation
 from polar_ray.pool.membership import Membership
 from polar_ray.pool.outcome import Died, Refused, Reserve, Unreachable
 from polar_ray.pool.placement import SLOTS, Member, rested
-from polar_ray.pool.quarantine import Quarantine, Suspicion, Suspicions
+from polar_ray.pool.quarantine import Quarantine, Suspicions
 from polar_ray.pool.queue import Queue
 from polar_ray.pool.retries import Repeats
 from polar_ray.pool.trials import Start, Trials
@@ -213,7 +212,7 @@ class Recovery:
         now = self._clock()
         for attempt in member.left_behind:
             weight = self._isolation.losses.weight(attempt.parcel, now)
-            self._suspect_later(unanswered(attempt.items), Suspicion(now, weight))
+            self._suspect_later(attempt.items, weight)
         member.left_behind.clear()
 
     def _lose(self, attempt: Attempt, now: float) -> None:
@@ -339,12 +338,12 @@ class Recovery:
 
     def _remember(self, parcel: Parcel) -> None:
         """Nobody may wait for a suspect any more, but it will be sent again."""
-        known = Suspicion(0.0, parcel.suspicion, parcel.trials_lost)
-        self._suspect_later(unanswered(parcel.items), known)
+        self._suspect_later(parcel.items, parcel.suspicion, parcel.trials_lost)
 
-    def _suspect_later(self, rows: list[tuple[pa.Table, Rows]], known: Suspicion) -> None:
-        for table, some in rows:
-            self._suspicions.add(table, some, self._clock(), known)
+    def _suspect_later(self, items: Iterable[Item], weight: float, trials_lost: int = 0) -> None:
+        now = self._clock()
+        for table, rows in unanswered(items):
+            self._suspicions.add(table, rows, now, weight=weight, trials_lost=trials_lost)
 
 
 def _hedged(parcel: Parcel) -> bool:

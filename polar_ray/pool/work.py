@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,8 +57,25 @@ class Item:
         return call.left < len(call.open) and not call.open[self.rows].any()
 
 
+class _Load:
+    """What items are together."""
+
+    __slots__ = ()
+    items: Sequence[Item]
+
+    @property
+    def cost(self) -> int:
+        """Bytes."""
+        return sum(item.cost for item in self.items)
+
+    @property
+    def num_rows(self) -> int:
+        """Records."""
+        return sum(len(item.rows) for item in self.items)
+
+
 @dataclass(slots=True, eq=False)
-class Parcel:
+class Parcel(_Load):
     """Items that travel to a replica together, and what has happened to them so far."""
 
     items: list[Item]
@@ -97,16 +114,6 @@ class Parcel:
     """Where it is now."""
 
     @property
-    def cost(self) -> int:
-        """Bytes."""
-        return sum(item.cost for item in self.items)
-
-    @property
-    def num_rows(self) -> int:
-        """Records."""
-        return sum(len(item.rows) for item in self.items)
-
-    @property
     def answered(self) -> bool:
         """Nobody waits for any of it any more."""
         return all(item.answered for item in self.items)
@@ -131,22 +138,11 @@ class Parcel:
 
     def part(self, items: list[Item]) -> Parcel:
         """Some of its rows as a parcel of their own, with the same past."""
-        return Parcel(
-            items,
-            self.order,
-            self.digest,
-            self.failures,
-            self.lost_on,
-            self.losses,
-            self.suspicion,
-            self.family,
-            self.trials_lost,
-            self.void_trials,
-        )
+        return replace(self, items=items, waiting=False, superseded=False, attempts=[])
 
 
 @dataclass(slots=True, eq=False)
-class Attempt:
+class Attempt(_Load):
     """A parcel at a replica."""
 
     member: Member
@@ -174,16 +170,6 @@ class Attempt:
     cancelled: bool = False
     settled: bool = False
     """It has ended, and what became of it has been acted upon."""
-
-    @property
-    def cost(self) -> int:
-        """Bytes."""
-        return sum(item.cost for item in self.items)
-
-    @property
-    def num_rows(self) -> int:
-        """Records."""
-        return sum(len(item.rows) for item in self.items)
 
     def request(self) -> pa.Table:
         """Its rows as one request table, numbered in `ROW_ID`."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from parcels import scored
 
 from polar_ray.errors import EngineError, PoolError
 from polar_ray.planning.shard import Cut
@@ -18,7 +19,7 @@ from polar_ray.pool.health import UNRESPONSIVE_S
 from polar_ray.pool.outcome import Died, Refused, Unreachable
 from polar_ray.pool.placement import EXPRESS_BYTES
 from polar_ray.pool.work import Attempt, Order, Served
-from polar_ray.records import provenance, score_table
+from polar_ray.records import provenance
 
 FAT = 10 * EXPRESS_BYTES
 
@@ -44,16 +45,7 @@ class Sent:
 
 def scores(table: pa.Table, digest: str) -> pa.Table:
     """The number that each output is."""
-    n = table.num_rows
-    return score_table(
-        np.array([float(text) for text in table["output"].to_pylist()], np.float32),
-        [None] * n,
-        truncated=[False] * n,
-        num_tokens=[1] * n,
-        control_text=[False] * n,
-        ids=table["id"],
-        provenance={"model_digest": digest},
-    )
+    return scored(table, [float(text) for text in table["output"].to_pylist()], digest)
 
 
 class Cluster:

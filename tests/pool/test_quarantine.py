@@ -7,7 +7,7 @@ import pytest
 from examples import GROUPS
 
 from polar_ray.pool import quarantine as module
-from polar_ray.pool.quarantine import Quarantine, Suspicion, Suspicions
+from polar_ray.pool.quarantine import Quarantine, Suspicions
 
 TABLE = pa.Table.from_pylist(GROUPS)
 
@@ -45,8 +45,8 @@ def test_the_oldest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_suspicions_add_up_until_they_are_old_or_refuted() -> None:
     suspicions, table = Suspicions(), TABLE
-    suspicions.add(table, [0, 1], 100.0, Suspicion(0.0, 1.0))
-    suspicions.add(table, [1], 200.0, Suspicion(0.0, 1.0, trials_lost=1))
+    suspicions.add(table, [0, 1], 100.0, weight=1.0)
+    suspicions.add(table, [1], 200.0, weight=1.0, trials_lost=1)
     found = suspicions.find(TABLE.take([1, 3, 0]), 300.0)
     assert {row: (one.weight, one.trials_lost) for row, one in found.items()} == {
         0: (2.0, 1),
@@ -60,5 +60,5 @@ def test_suspicions_add_up_until_they_are_old_or_refuted() -> None:
 def test_there_are_never_too_many_suspicions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SUSPECTED", 2)
     suspicions, table = Suspicions(), TABLE
-    suspicions.add(table, [0, 1, 2], 100.0, Suspicion(0.0, 1.0))
+    suspicions.add(table, [0, 1, 2], 100.0, weight=1.0)
     assert list(suspicions.find(table, 101.0)) == [1, 2]

@@ -200,6 +200,7 @@ def find(planted: Bug, schedules: int) -> str | None:
         ignored = shutil.ignore_patterns("__pycache__", "assets")
         shutil.copytree(ROOT / "polar_ray", copy / "polar_ray", ignore=ignored)
         shutil.copytree(ROOT / "tests" / "simulation", copy / "tests" / "simulation")
+        shutil.copy(ROOT / "tests" / "parcels.py", copy / "tests")
         for file, before, after in planted.edits:
             text = (copy / file).read_text()
             if text.count(before) != 1:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from parcels import scored
 
 from polar_ray.pool.outcome import Died, Refused, Unreachable
 from polar_ray.pool.reservation import NotReserved, Reservation
 from polar_ray.pool.work import Attempt, Served
-from polar_ray.records import score_table
 
 KILLS, HANGS, FAILS = -1, -2, -3
 """Outputs of records that end a replica's process, never come back, raise an error."""
@@ -28,21 +28,6 @@ S_PER_FORWARD = 0.01
 def expected(outputs: np.ndarray, digest: str) -> np.ndarray:
     """float32 [rows]: the scores of records by the model of this digest."""
     return ((outputs * 31 + int(digest[1:]) * 7919) % 10_007).astype(np.float32)
-
-
-def scored(table: pa.Table, digest: str) -> pa.Table:
-    """What a healthy replica answers."""
-    outputs = np.array(table["output"].to_pylist(), dtype=np.int64)
-    n = table.num_rows
-    return score_table(
-        expected(outputs, digest),
-        [None] * n,
-        truncated=[False] * n,
-        num_tokens=[1] * n,
-        control_text=[False] * n,
-        ids=table["id"],
-        provenance={"model_digest": digest},
-    )
 
 
 class Replica:
@@ -175,7 +160,8 @@ class Replica:
         asyncio.get_running_loop().call_later(WATCHDOG_S, self.kill)
 
     def _answer(self, table: pa.Table) -> pa.Table:
-        result = scored(table, self.digest)
+        outputs = np.array(table["output"].to_pylist(), dtype=np.int64)
+        result = scored(table, expected(outputs, self.digest), self.digest)
         kind, self.garbage = self.garbage, None
         if kind is None:
             return result
