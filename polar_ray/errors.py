@@ -23,6 +23,7 @@ of these. All of them survive pickling, because Ray moves them between processes
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 
@@ -135,3 +136,9 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
 
 BY_NAME: dict[str, type[PolarRayError]] = {cls.__name__: cls for cls in HTTP_STATUS}
 """Error classes by the `type` that the HTTP error body carries."""
+
+
+def place(error: BaseException) -> str:
+    """The file, line and function that raised, without the message: it may quote a text."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{last.filename}:{last.lineno} in {last.name}"

@@ -7,7 +7,6 @@ this one class, so the same record gets the same score wherever it is scored.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from polar_ray.encoding import Encoded, Encoder, Tokenizer, limits, load_tokeniz
 from polar_ray.encoding.template import TEMPLATE_VERSION
 from polar_ray.engine import build_engine, check_engine
 from polar_ray.engine.protocol import Pending, Scores
-from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory
+from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory, place
 from polar_ray.model.config import load_config
 from polar_ray.planning import Counts, Pack, merge, pack, shard
 from polar_ray.planning.shard import row_costs, row_groups
@@ -169,9 +168,8 @@ class Scorer:
         except EngineError:
             raise
         except Exception as error:
-            place = repr(traceback.extract_tb(error.__traceback__)[-1])
-            if place not in self._bugs:
-                self._bugs.add(place)
+            if (where := place(error)) not in self._bugs:
+                self._bugs.add(where)
                 logger.error("the engine raised what is no EngineError", exc_info=error)
             raise foreign(error) from error
 

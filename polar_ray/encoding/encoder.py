@@ -8,7 +8,6 @@ POLAR's whole text gives. Knows nothing of engines or of who shares what in a fo
 from __future__ import annotations
 
 import logging
-import traceback
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 from polar_ray.encoding import template
 from polar_ray.encoding.tokenizer import Tokenizer
 from polar_ray.encoding.truncate import Lengths, Limits, cut_prompt, cut_response, keep
+from polar_ray.errors import place
 from polar_ray.records import WRAPPERS, bad_wrapper, null_field, row_error
 
 logger = logging.getLogger(__name__)
@@ -66,12 +66,6 @@ class _Memo:
 
     tokens: dict[str, list[int]] = field(default_factory=dict)
     stems: dict[tuple[str, str, str], _Stem] = field(default_factory=dict)
-
-
-def _place(error: BaseException) -> str:
-    """The file, line and function that raised, without the message: it may quote the text."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return f"{last.filename}:{last.lineno} in {last.name}"
 
 
 class Encoder:
@@ -129,7 +123,7 @@ class Encoder:
             raise
         except BaseException as error:
             kind = type(error).__name__
-            logger.error("a record cannot be encoded: %s at %s", kind, _place(error))
+            logger.error("a record cannot be encoded: %s at %s", kind, place(error))
             return Encoded(NO_IDS, row_error("engine_error", f"the tokenizer raised {kind}"))
 
     def _encode_row(
