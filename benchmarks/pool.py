@@ -46,9 +46,9 @@ from rich.table import Table
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.pool import app as pool_app
-from polar_ray.pool import members
 from polar_ray.pool.local import pool
-from polar_ray.pool.replica import Replica
+from polar_ray.pool.replica.deployment import Replica
+from polar_ray.pool.router import members
 from polar_ray.stream import encode_arrow
 
 BATCH = 1024

@@ -152,7 +152,8 @@ class ScorerConfig(Config):
     """One scorer in one process."""
 
     model: str | None = None
-    """A checkpoint directory. None: the small model that ships with the package."""
+    """A checkpoint directory, which every node that scores can read. None: the small model that
+    ships with the package."""
 
     encoding: EncodingConfig = EncodingConfig()
     engine: EngineConfig = NativeEngineConfig()
@@ -162,8 +163,8 @@ class ScorerConfig(Config):
     engine finds room for at its start."""
 
 
-class HostConfig(Config):
-    """Whatever runs scorers elsewhere: has every field of `ScorerConfig`, and its own."""
+class HostConfig(ScorerConfig):
+    """Whatever runs scorers elsewhere: a scorer's settings, and its own."""
 
     @property
     def scorer(self) -> ScorerConfig:
@@ -202,9 +203,6 @@ class AdmissionConfig(Config):
 class PoolConfig(HostConfig):
     """A pool: how many replicas of which scorer, and its limits."""
 
-    model: str | None = None
-    """A checkpoint directory that every node can read. None: the built-in model."""
-
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1, ge=0)
     """CPUs that Ray reserves for each replica."""
@@ -212,16 +210,8 @@ class PoolConfig(HostConfig):
     num_gpus: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for each replica."""
 
-    engine: EngineConfig = NativeEngineConfig()
-    encoding: EncodingConfig = EncodingConfig()
-    max_tokens: int | None = Field(default=None, ge=16)
-    """Tokens of one forward pass on a replica. None: what its engine finds room for."""
-
     timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
     """Deadline of a call that names none."""
-
-    shards_per_replica: int = Field(default=2, ge=1)
-    """A batch is cut into at most this many shards for each replica: few and fat."""
 
     min_shard_bytes: int = Field(default=8192, ge=1)
     """A batch smaller than two of these is not cut at all."""
@@ -248,13 +238,6 @@ class RescoreConfig(HostConfig):
 
     prefix: str = ""
     """Put before the names of the columns that are added."""
-
-    model: str | None = None
-    """A checkpoint directory that every node can read. None: the built-in model."""
-
-    engine: EngineConfig = NativeEngineConfig()
-    encoding: EncodingConfig = EncodingConfig()
-    max_tokens: int | None = Field(default=None, ge=16)
 
     num_workers: int = Field(default=0, ge=0)
     """Actors on the Ray cluster, each with a scorer. 0: one scorer in this process, without Ray; it

@@ -29,9 +29,6 @@ TEXT_COLUMNS = ("prompt", "reference", "output")
 OPTIONAL_COLUMNS = ("wrapper", "id")
 WRAPPERS = ("sft", "pretrain")
 
-REQUEST_SCHEMA = pa.schema([pa.field(name, pa.string()) for name in (*TEXT_COLUMNS, "wrapper")])
-"""A batch on the wire. `wrapper` may be missing; `id` (string or integer) may be added."""
-
 SCORE_SCHEMA = pa.schema(
     [
         pa.field("score", pa.float32()),

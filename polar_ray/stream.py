@@ -1,7 +1,8 @@
 """Tables as bytes: Arrow IPC streams, and the digest that travels with them over HTTP.
 
 Owns the bytes that leave a process. Arrow has no checksum of its own: a stream with a flipped bit
-often reads as another text. Whether a stranger's stream may be read at all is `pool.wire`'s.
+often reads as another text. Whether a stranger's stream may be read at all is
+`pool.http.arrow_body`'s.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def cluster() -> Iterator[None]:
     import ray
     from ray import serve
 
-    from polar_ray.pool.port import free_port
+    from polar_ray.pool.http.port import free_port
 
     ray.init(
         address="local",  # or it would join a cluster that somebody else has started here

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from polar_ray.planning.shard import Cut
-from polar_ray.pool.placement import EXPRESS_BYTES, Member
-from polar_ray.pool.work import Attempt, Call, Item, Parcel
+from polar_ray.pool.router.placement import EXPRESS_BYTES, Member
+from polar_ray.pool.router.work import Attempt, Call, Item, Parcel
 from polar_ray.records import score_table
 
 FAT = EXPRESS_BYTES + 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pyarrow as pa
 
 from polar_ray.config import PoolConfig, check_priority
-from polar_ray.pool.admission import Admission, Read
-from polar_ray.pool.auth import Tokens
+from polar_ray.pool.http.auth import Tokens
+from polar_ray.pool.router.admission import Admission, Read
 from polar_ray.records import with_row_errors
 from polar_ray.scorer import Scorer
 
 
 class ScorerAsRouter:
-    """What the routes need of a router (`polar_ray.pool.http.Scoring`). Raises `error` if it is
+    """What the routes need of a router (`pool.http.routes.Scoring`). Raises `error` if it is
     set, and keeps what it was asked for."""
 
     def __init__(

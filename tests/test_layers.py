@@ -20,6 +20,7 @@ LAYERS = {
     "planning": 1,
     "client": 1,
     "files": 1,
+    "data": 1,
     "model": 2,
     "engine": 3,
     "scorer": 4,
@@ -35,17 +36,17 @@ ALLOWED = {
     "ray": {
         "pool/app.py",
         "pool/local.py",
-        "pool/metrics.py",
-        "pool/replica.py",
-        "pool/router.py",
+        "pool/replica/metrics.py",
+        "pool/replica/deployment.py",
+        "pool/router/deployment.py",
         "pool/ingress.py",
-        "pool/routing.py",
+        "pool/router/request_router.py",
         "client/handle.py",
         "offline/cluster.py",
     },
     "torch": {"model", "engine", "train", "verify"},
-    "fastapi": {"pool/http.py", "pool/upload.py"},
-    "starlette": {"pool/http.py", "pool/upload.py", "pool/auth.py"},
+    "fastapi": {"pool/http/routes.py", "pool/http/bodies.py"},
+    "starlette": {"pool/http/routes.py", "pool/http/bodies.py", "pool/http/auth.py"},
 }
 
 

@@ -77,8 +77,8 @@ def serve(
     _interrupted_once()
     with errors_on_stderr():
         config = parse_settings(PoolConfig, {}, settings or [])
+        from polar_ray.pool.http.port import check_number
         from polar_ray.pool.local import pool
-        from polar_ray.pool.port import check_number
 
         with pool(config, name=name, host=host, port=check_number(port)) as url:
             typer.echo(f"pool {name!r} is ready: {url}/score  (docs: {url}/docs)", err=True)

@@ -12,7 +12,7 @@ __all__ = ["Engine", "ModelInfo", "build_engine", "check_engine", "fits_beside",
 def build_engine(config: EngineConfig, model_dir: Path) -> Engine:
     """The engine that `config` describes, with the model of `model_dir` loaded."""
     if isinstance(config, NativeEngineConfig) and config.tensor_parallel_size > 1:
-        from polar_ray.engine.ranks import RankedEngine
+        from polar_ray.engine.tensor_parallel import RankedEngine
 
         return RankedEngine(config, model_dir)
     if isinstance(config, NativeEngineConfig):

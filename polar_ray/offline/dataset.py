@@ -22,8 +22,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from polar_ray.config import RescoreConfig
+from polar_ray.data.columns import columns_for
 from polar_ray.errors import ConfigError
-from polar_ray.offline.columns import columns_for
 from polar_ray.offline.crew import scoring_for
 from polar_ray.offline.parts import check_columns, with_scores
 from polar_ray.offline.work import scored

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from polar_ray.config import RescoreConfig, StubEngineConfig
+from polar_ray.data.formats import Reader, Unreadable
+from polar_ray.data.splits import cut
+from polar_ray.data.storage import place
 from polar_ray.errors import JobStopped
 from polar_ray.offline.inputs import Input
-from polar_ray.offline.places import place
-from polar_ray.offline.read import Reader, Unreadable
-from polar_ray.offline.units import cut
 from polar_ray.planning import pack
 from polar_ray.scorer import Scorer
 

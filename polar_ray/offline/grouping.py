@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polar_ray.offline.places import Place, write_whole
+from polar_ray.data.storage import Place, write_whole
 from polar_ray.planning.shard import row_groups
 
 Hashes = npt.NDArray[np.uint64]

@@ -14,9 +14,9 @@ import orjson
 import pyarrow as pa
 
 from polar_ray.config import RescoreConfig
+from polar_ray.data.columns import Columns
+from polar_ray.data.storage import InputFile
 from polar_ray.errors import ConfigError
-from polar_ray.offline.columns import Columns
-from polar_ray.offline.places import InputFile
 
 VERSION = 2
 """Changes with the meaning of parts."""

@@ -10,12 +10,12 @@ from typing import TypeVar
 import pyarrow as pa
 
 from polar_ray.config import RescoreConfig
+from polar_ray.data.columns import Columns, columns_for
+from polar_ray.data.formats import Unreadable, extent
+from polar_ray.data.splits import Extent
+from polar_ray.data.storage import InputFile, list_files, place
 from polar_ray.errors import ConfigError, JobStopped
-from polar_ray.offline.columns import Columns, columns_for
 from polar_ray.offline.parts import check_columns
-from polar_ray.offline.places import InputFile, list_files, place
-from polar_ray.offline.read import Unreadable, extent
-from polar_ray.offline.units import Extent
 from polar_ray.offline.work import Problem
 
 T = TypeVar("T")

@@ -15,13 +15,8 @@ from typing import Any
 import orjson
 
 from polar_ray.config import RescoreConfig
-from polar_ray.errors import ConfigError, DeviceLost, JobStopped
-from polar_ray.offline import grouping
-from polar_ray.offline.crew import Call, Crew, hire
-from polar_ray.offline.identity import JOB, MANIFEST, check_same, fingerprint, identity
-from polar_ray.offline.inputs import Input, in_parallel, open_input, stop_unless_skipped
-from polar_ray.offline.parts import Written, digest_of, read_report
-from polar_ray.offline.places import (
+from polar_ray.data.splits import Unit, cut, cut_buckets
+from polar_ray.data.storage import (
     names_in,
     place,
     read_whole,
@@ -29,9 +24,14 @@ from polar_ray.offline.places import (
     within_each_other,
     write_whole,
 )
+from polar_ray.errors import ConfigError, DeviceLost, JobStopped
+from polar_ray.offline import grouping
+from polar_ray.offline.crew import Call, Crew, hire
+from polar_ray.offline.identity import JOB, MANIFEST, check_same, fingerprint, identity
+from polar_ray.offline.inputs import Input, in_parallel, open_input, stop_unless_skipped
+from polar_ray.offline.parts import Written, digest_of, read_report
 from polar_ray.offline.progress import Progress
-from polar_ray.offline.tally import Tally
-from polar_ray.offline.units import Unit, cut, cut_buckets
+from polar_ray.offline.stats import Tally
 from polar_ray.offline.work import Job, Problem
 
 Listener = Callable[[dict[str, Any]], None]

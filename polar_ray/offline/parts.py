@@ -14,9 +14,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polar_ray.data.storage import Place, write_whole
 from polar_ray.errors import ConfigError
-from polar_ray.offline.places import Place, write_whole
-from polar_ray.offline.tally import PartReport, report_of
+from polar_ray.offline.stats import PartReport, report_of
 from polar_ray.records import METADATA_PREFIX, SCORE_SCHEMA, provenance
 
 FINGERPRINT = f"{METADATA_PREFIX}fingerprint"

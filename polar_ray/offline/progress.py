@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from polar_ray.offline.tally import PartReport, Tally
+from polar_ray.offline.stats import PartReport, Tally
 
 
 @dataclass(slots=True)

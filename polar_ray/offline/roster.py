@@ -19,7 +19,7 @@ import pyarrow as pa
 from polar_ray.errors import JobStopped
 from polar_ray.offline.crew import Call
 from polar_ray.offline.work import Problem
-from polar_ray.planning.suspect import cut, is_guilty
+from polar_ray.planning.bisect import cut, is_guilty
 
 logger = logging.getLogger(__name__)
 

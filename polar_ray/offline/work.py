@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from polar_ray.client import Client
 from polar_ray.client.same_model import check_same_model
+from polar_ray.data.columns import Columns
+from polar_ray.data.formats import Reader, Rows, Unreadable
+from polar_ray.data.splits import Unit
+from polar_ray.data.storage import place
 from polar_ray.errors import TooLarge
 from polar_ray.offline import grouping
-from polar_ray.offline.columns import Columns
 from polar_ray.offline.parts import Written, write_part
-from polar_ray.offline.places import place
-from polar_ray.offline.read import Reader, Rows, Unreadable
-from polar_ray.offline.units import Unit
 from polar_ray.records import empty_scores, poisoned_scores, provenance, with_row_errors
 from polar_ray.scorer import Scorer
 

@@ -18,9 +18,9 @@ from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError, PoolError
 from polar_ray.pool.ingress import Shared
-from polar_ray.pool.replica import Replica
-from polar_ray.pool.router import Router, build_ingress
-from polar_ray.pool.routing import ByName
+from polar_ray.pool.replica.deployment import Replica
+from polar_ray.pool.router.deployment import Router, build_ingress
+from polar_ray.pool.router.request_router import ByName
 from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, check_environment
 from polar_ray.scorer import check_if_visible
 

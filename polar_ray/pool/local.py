@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from polar_ray.config import PoolConfig
-from polar_ray.pool.port import check_number, check_port, free_port
+from polar_ray.pool.http.port import check_number, check_port, free_port
 from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
 from polar_ray.scorer import check_if_visible
 

@@ -19,7 +19,7 @@ import yaml
 from examples import GROUPS
 from processes import MARK, kill, marked
 
-from polar_ray.pool.port import free_port
+from polar_ray.pool.http.port import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

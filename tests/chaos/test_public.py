@@ -22,7 +22,7 @@ from processes import below, kill
 
 from polar_ray.client import connect
 from polar_ray.errors import AuthError
-from polar_ray.pool.port import free_port
+from polar_ray.pool.http.port import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -94,7 +94,7 @@ def test_without_this_router_the_same_fire_loses_records(
     """The control: plain calls of the replicas' deployment through Serve."""
     from ray import serve
 
-    from polar_ray.pool import members
+    from polar_ray.pool.router import members
 
     names: list[str] = []
     members.watch(NAME, lambda found: names.__setitem__(slice(None), found))

@@ -19,7 +19,7 @@ from processes import kill
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool
-from polar_ray.pool.retries import BURST, SHARE, TRICKLE_PER_S
+from polar_ray.pool.router.retries import BURST, SHARE, TRICKLE_PER_S
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(3600)]
 

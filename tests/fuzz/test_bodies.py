@@ -9,8 +9,8 @@ import pytest
 from fuzz.mutations import LIMITS, json_bodies, mutate, streams
 
 from polar_ray.errors import HTTP_STATUS, RecordError
-from polar_ray.pool.json_body import decode_json
-from polar_ray.pool.wire import decode_arrow
+from polar_ray.pool.http.arrow_body import decode_arrow
+from polar_ray.pool.http.json_body import decode_json
 from polar_ray.records import check_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

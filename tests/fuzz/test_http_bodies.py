@@ -24,8 +24,8 @@ from scorer_as_router import ScorerAsRouter
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import BY_NAME, HTTP_STATUS
-from polar_ray.pool.http import build_http
-from polar_ray.pool.json_body import JSON
+from polar_ray.pool.http.json_body import JSON
+from polar_ray.pool.http.routes import build_http
 from polar_ray.pool.local import pool
 from polar_ray.records import check_scores
 from polar_ray.scorer import Scorer

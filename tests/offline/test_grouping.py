@@ -11,8 +11,8 @@ from examples import GROUPS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polar_ray.data.storage import place
 from polar_ray.offline import grouping
-from polar_ray.offline.places import place
 
 
 def table(rows: list[tuple[str, str, str]]) -> pa.Table:

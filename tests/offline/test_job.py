@@ -348,7 +348,7 @@ def test_scores_take_no_columns_name(config: Config, tmp_path: Path, out: Path) 
 
 
 def test_objects_of_a_store_are_read_and_written(config: Config) -> None:
-    from polar_ray.offline.places import place, write_whole
+    from polar_ray.data.storage import place, write_whole
 
     where = place("memory://in")
     where.filesystem.create_dir(where.path)

@@ -27,11 +27,11 @@ def test_every_unbounded_default_of_serve_is_set() -> None:
         assert config.graceful_shutdown_wait_loop_s <= 2
         assert config.request_router_config.max_backoff_s <= 0.1
     chosen = replica._deployment_config.request_router_config.request_router_class
-    assert chosen == "polar_ray.pool.routing.ByName"
+    assert chosen == "polar_ray.pool.router.request_router.ByName"
 
 
 def test_health_checks_end_before_serve_counts_them_as_failed() -> None:
-    from polar_ray.pool.replica import PROBE_TIMEOUT_S
+    from polar_ray.pool.replica.deployment import PROBE_TIMEOUT_S
     from polar_ray.pool.settings import REPLICA
 
     assert REPLICA["health_check_timeout_s"] > PROBE_TIMEOUT_S

@@ -76,7 +76,7 @@ BUGS = (
         "records are convicted by deaths alone, whatever else died",
         (
             (
-                "polar_ray/pool/isolation.py",
+                "polar_ray/pool/router/isolation.py",
                 """        return sum(
             loss.at >= since and not loss.explained and parcel.family not in loss.families
             for loss in self._losses
@@ -86,7 +86,7 @@ BUGS = (
 """,
             ),
             (
-                "polar_ray/pool/isolation.py",
+                "polar_ray/pool/router/isolation.py",
                 "return all(witness.heard_at > self.lost_at for witness in self.witnesses)",
                 "return True",
             ),
@@ -111,12 +111,12 @@ BUGS = (
         "a quarantined row has the provenance of whoever serves now, and is merged first",
         (
             (
-                "polar_ray/pool/dispatcher.py",
+                "polar_ray/pool/router/dispatcher.py",
                 "self._membership.provenance(call.digest)",
                 "self._membership.provenance(None)",
             ),
             (
-                "polar_ray/pool/work.py",
+                "polar_ray/pool/router/work.py",
                 "answers.append((rows, poisoned_scores(served, len(rows))))",
                 "answers.insert(0, (rows, poisoned_scores(served, len(rows))))",
             ),

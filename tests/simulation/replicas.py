@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from parcels import scored
 
-from polar_ray.pool.outcome import Died, Refused, Unreachable
-from polar_ray.pool.reservation import NotReserved, Reservation
-from polar_ray.pool.work import Attempt, Served
+from polar_ray.pool.replica.reservation import NotReserved, Reservation
+from polar_ray.pool.router.outcome import Died, Refused, Unreachable
+from polar_ray.pool.router.work import Attempt, Served
 
 KILLS, HANGS, FAILS = -1, -2, -3
 """Outputs of records that end a replica's process, never come back, raise an error."""

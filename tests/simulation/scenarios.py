@@ -11,7 +11,7 @@ import pyarrow as pa
 from simulation.replicas import HANGS, KILLS
 from simulation.world import Broken, Report, World, simulate
 
-from polar_ray.pool.retries import BURST, SHARE, TRICKLE_PER_S
+from polar_ray.pool.router.retries import BURST, SHARE, TRICKLE_PER_S
 
 RECORDS = 4096
 STORM_S = 15.0

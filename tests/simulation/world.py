@@ -22,10 +22,10 @@ from simulation.replicas import FAILS, GARBAGE, HANGS, KILLS, Serve, expected
 
 from polar_ray.errors import PolarRayError
 from polar_ray.planning.shard import Cut
-from polar_ray.pool.dispatcher import Dispatcher
-from polar_ray.pool.outcome import Refused, Unreachable
-from polar_ray.pool.retries import BURST, SHARE, TRICKLE_PER_S
-from polar_ray.pool.work import Attempt, Served
+from polar_ray.pool.router.dispatcher import Dispatcher
+from polar_ray.pool.router.outcome import Refused, Unreachable
+from polar_ray.pool.router.retries import BURST, SHARE, TRICKLE_PER_S
+from polar_ray.pool.router.work import Attempt, Served
 from polar_ray.records import provenance
 
 TICK_S = 0.5
@@ -112,7 +112,7 @@ class Router:
         self._awake.set()
 
     async def score(self, outputs: np.ndarray, timeout_s: float, **how: Any) -> pa.Table:
-        """What `pool.router.Router.score` does, without Ray."""
+        """What `pool.router.deployment.Router.score` does, without Ray."""
         texts = pa.array([str(n) for n in outputs])
         table = pa.table({"prompt": texts, "reference": texts, "output": texts})
         shards = min(how.pop("shards"), len(outputs))

@@ -1,0 +1,161 @@
+"""Lines of a text file, plain or compressed, by ranges of its (unpacked) bytes.
+
+Memory is bounded by the range that is asked for and the longest line, whatever an archive unpacks
+to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from polar_ray.data.storage import InputFile, compression
+
+SAMPLE_BYTES = 4 << 20
+"""Of each file, from which its columns and the length of its lines are taken."""
+
+LINE_BYTES = 64 << 20
+"""A file with a longer line than this is refused: it is no list of records."""
+
+CHUNK_BYTES = 1 << 16
+LINE = re.compile(rb"[^\n]+")
+
+
+class Measured(NamedTuple):
+    """What a look into a file tells."""
+
+    size_bytes: int
+    """Unpacked."""
+
+    head: bytes
+    """At most `SAMPLE_BYTES` of its beginning, in whole lines where there is one."""
+
+
+def measure(filesystem: Any, file: InputFile) -> Measured:
+    """How much a file holds. A compressed one is unpacked once for that, and thrown away: only so
+    is it known what it unpacks to, and that it is whole."""
+    if compression(file.path) is None:
+        with filesystem.open_input_file(file.path) as source:
+            head = source.read(SAMPLE_BYTES)
+        size = file.size_bytes
+    else:
+        with _open(filesystem, file.path) as source:
+            head = chunk = source.read(SAMPLE_BYTES)
+            size = line = 0
+            while chunk:
+                size += len(chunk)
+                first = chunk.find(b"\n")
+                _check(line + (len(chunk) if first < 0 else first))
+                line = line + len(chunk) if first < 0 else len(chunk) - chunk.rfind(b"\n") - 1
+                chunk = source.read(SAMPLE_BYTES)
+    if len(head) < size:
+        head = head[: head.rfind(b"\n") + 1] or head
+    return Measured(size, head)
+
+
+class Lines:
+    """The lines of one file. Ranges that are asked for in order are read once; going back costs a
+    compressed file its beginning again."""
+
+    def __init__(self, filesystem: Any, path: str) -> None:
+        self.path = path
+        self._filesystem = filesystem
+        self._source = _open(filesystem, path)
+        self._asked = 0
+        """End of the last range. No line begins between there and `_begin`."""
+
+        self._begin = 0
+        """Where the first line begins that was not given."""
+
+        self._rest = b""
+        """What was read from there on."""
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """The lines that begin at the bytes `start` up to `stop`, without empty ones."""
+        if start < self._asked:
+            self._reopen()
+        self._asked = stop
+        if start > self._begin:
+            self._skip_to(start)
+        if self._begin >= stop:
+            return iter(())
+        data, end = self._take(stop - self._begin)
+        found = (match.group() for match in LINE.finditer(data, 0, end))
+        return (line for line in found if not line.isspace())
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._source.close()
+
+    def _reopen(self) -> None:
+        self._source.close()
+        self._source = _open(self._filesystem, self.path)
+        self._asked, self._begin, self._rest = 0, 0, b""
+
+    def _skip_to(self, start: int) -> None:
+        """To the first line that begins at `start` or later; what began earlier is another's."""
+        # The byte before tells whether a line begins here.
+        end = self._rest.find(b"\n", start - 1 - self._begin)
+        if end >= 0:
+            self._begin += end + 1
+            self._rest = self._rest[end + 1 :]
+            return
+        at = self._begin + len(self._rest)
+        if at < start - 1:
+            self._forward(start - 1 - at)
+            at = start - 1
+        self._rest = b""
+        while chunk := self._source.read(CHUNK_BYTES):
+            end = chunk.find(b"\n")
+            if end >= 0:
+                self._begin = at + end + 1
+                self._rest = chunk[end + 1 :]
+                return
+            at += len(chunk)
+        self._begin = at
+
+    def _forward(self, size: int) -> None:
+        if compression(self.path) is None:
+            self._source.seek(self._source.tell() + size)
+            return
+        while size > 0 and (chunk := self._source.read(min(size, SAMPLE_BYTES))):
+            size -= len(chunk)
+
+    def _take(self, size: int) -> tuple[bytes, int]:
+        """So many bytes from the beginning of a line, with the rest of the last line; and where
+        that ends."""
+        parts = [self._rest] if self._rest else []
+        missing = size - len(self._rest)
+        while missing > 0 and (chunk := self._source.read(missing)):
+            parts.append(chunk)
+            missing -= len(chunk)
+        data = b"".join(parts)
+        end = data.find(b"\n", size - 1) + 1
+        if not end:
+            parts, held = [data], len(data)
+            line = held - data.rfind(b"\n") - 1
+            while not end and (chunk := self._source.read(CHUNK_BYTES)):
+                parts.append(chunk)
+                found = chunk.find(b"\n")
+                line += len(chunk) if found < 0 else found
+                _check(line)
+                end = held + found + 1 if found >= 0 else 0
+                held += len(chunk)
+            data = b"".join(parts)
+            end = end or len(data)
+        self._begin += end
+        self._rest = data[end:]
+        return data, end
+
+
+def _open(filesystem: Any, path: str) -> Any:
+    kind = compression(path)
+    if kind is None:
+        return filesystem.open_input_file(path)
+    return filesystem.open_input_stream(path, compression=kind)
+
+
+def _check(line_bytes: int) -> None:
+    if line_bytes > LINE_BYTES:
+        raise ValueError(f"a line is longer than {LINE_BYTES >> 20} MiB")

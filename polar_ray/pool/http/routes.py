@@ -1,0 +1,169 @@
+"""The pool's HTTP side: a FastAPI app around anything that scores like the router does.
+
+Owns routes and what is answered; what a request brings is read in `pool.http.bodies`, errors become
+statuses by the one table of `polar_ray.errors`. Imports no ray, so it is tested without a cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Protocol
+
+import pyarrow as pa
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Scope
+from starlette.websockets import WebSocketClose
+
+from polar_ray.config import LONGEST_S, PoolConfig, Priority
+from polar_ray.errors import (
+    HTTP_STATUS,
+    AuthError,
+    DeadlineExceeded,
+    Overloaded,
+    PolarRayError,
+    RecordError,
+)
+from polar_ray.pool.http import openapi as page
+from polar_ray.pool.http.auth import Guard, Tokens
+from polar_ray.pool.http.bodies import Threads, Upload
+from polar_ray.pool.http.json_body import JSON, encode_json
+from polar_ray.pool.router.admission import Read
+from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, digest, encode_arrow
+
+logger = logging.getLogger(__name__)
+
+
+class Scoring(Protocol):
+    """What the routes need of the router."""
+
+    config: PoolConfig
+    tokens: Tokens | None
+
+    async def score_read(
+        self, read: Read, timeout_s: float | None = None, priority: str = "train"
+    ) -> pa.Table: ...
+    async def provenance(self) -> dict[str, str]: ...
+    async def ready(self) -> None: ...
+    async def why_waiting(self) -> str: ...
+
+
+def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
+    """The app; `scoring` is called for each request."""
+    threads = Threads()
+    app = FastAPI(
+        title="polar_ray",
+        summary="Scores rollouts with a POLAR reward model.",
+        description="A row is scored or says why not: never NaN, never 0.0 for a failure.",
+    )
+    app.add_exception_handler(PolarRayError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_no_such_route)
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(Guard, tokens=lambda: scoring().tokens, refuse=_refuse)
+
+    @app.post(
+        "/score",
+        response_model=page.ResultBody,
+        responses=page.RESULT,
+        openapi_extra=page.SCORE_BODY,
+    )
+    async def score(
+        request: Request,
+        timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S, examples=[60.0])] = None,
+        priority: Priority = "train",
+    ) -> Response:
+        """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
+        router = scoring()
+        upload = Upload(request, router.config, threads)
+        try:
+            result = await router.score_read(upload.read, timeout_s, priority)
+        except DeadlineExceeded as error:
+            if upload.arrived:
+                raise
+            seconds = timeout_s or router.config.timeout_s
+            raise DeadlineExceeded(f"the body did not arrive within {seconds:.3g} s") from error
+        return await threads.run(result.nbytes, lambda: _answer(result, upload.kind))
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """200 while the router's process is alive."""
+        return {"status": "alive"}
+
+    @app.get("/ready", responses=page.ERRORS)
+    async def ready() -> dict[str, str]:
+        """200 once a replica answers, 503 or 504 while none does; says what calls wait for."""
+        router = scoring()
+        await router.ready()
+        return {"status": "ready", "waiting": await router.why_waiting()}
+
+    @app.get("/v1/models", responses=page.ERRORS)
+    async def models() -> dict[str, Any]:
+        """The served model, in OpenAI's list shape, with what makes its scores."""
+        served = await scoring().provenance()
+        entry = {"id": served["model"], "object": "model", "owned_by": "polar_ray", **served}
+        return {"object": "list", "data": [entry]}
+
+    document = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        spec = document()
+        page.complete(spec, guarded=scoring().tokens is not None)
+        return spec
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _answer(result: pa.Table, kind: str) -> Response:
+    """A result in the kind that was sent."""
+    if kind == JSON:
+        return Response(encode_json(result), media_type=JSON)
+    body = encode_arrow(result)
+    return Response(body, media_type=ARROW_STREAM, headers={CONTENT_DIGEST: digest(body)})
+
+
+async def _on_error(request: Request, error: Exception, status: int | None = None) -> JSONResponse:
+    assert isinstance(error, PolarRayError)
+    status = status or HTTP_STATUS[type(error)]
+    if status >= 500:
+        logger.warning("%s %r: %s: %s", request.method, request.scope["path"], status, error)
+    headers = {}
+    if isinstance(error, Overloaded):
+        # Whole seconds are all that the header may hold.
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, AuthError):
+        headers["WWW-Authenticate"] = "Bearer"
+    detail = {"type": type(error).__name__, "message": str(error)}
+    return JSONResponse({"error": detail}, status, headers)
+
+
+async def _refuse(scope: Scope, error: AuthError) -> ASGIApp:
+    if scope["type"] != "http":
+        return WebSocketClose()
+    return await _on_error(Request(scope), error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+    return await _on_error(request, RecordError(problems))
+
+
+async def _on_no_such_route(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    # Not `request.url`, which reads the header `Host`, and fails where that is nonsense.
+    where = f"{request.method:.20} {request.scope['path']:.200}"
+    told = RecordError(f"{where}: {error.detail}; POST /score scores, /docs shows the rest")
+    answer = await _on_error(request, told, error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises the error again once this is sent, so the log gets its traceback.
+    return await _on_error(request, PolarRayError(f"{type(error).__name__}: {error!s:.500}"))

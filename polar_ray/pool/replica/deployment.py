@@ -1,0 +1,306 @@
+"""Replica: one scorer on one device, as a Ray Serve deployment."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable
+from typing import Any, NoReturn
+
+import pyarrow as pa
+from pydantic import ValidationError
+
+from polar_ray.config import ScorerConfig, explain
+from polar_ray.engine import fits_beside, read_through
+from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost, EngineError
+from polar_ray.pool.replica.batcher import Batcher
+from polar_ray.pool.replica.metrics import EngineMetrics
+from polar_ray.pool.replica.reservation import Reservation
+from polar_ray.pool.replica.watchdog import Watchdog
+from polar_ray.pool.settings import check_environment
+from polar_ray.records import check_scores
+from polar_ray.scorer import Scorer, check
+from polar_ray.stream import encode_arrow, read_arrow
+
+# Serve's own: the log of this replica, which the dashboard shows too.
+logger = logging.getLogger("ray.serve")
+
+PROBE = {"prompt": "1 + 1 =", "reference": "2", "output": "2"}
+PROBE_TIMEOUT_S = 5.0
+"""Well below the time after which Serve counts a health check as failed (`pool.settings`)."""
+
+PROBE_TOLERANCE = {"float32": 1e-3}
+"""How far the probe's score may be from that at the start. Neighbours in its pack change the last
+digits; a damaged weight or device changes more."""
+
+COARSE_TOLERANCE = 0.1
+"""The same for all other number formats."""
+
+WARM_UP = [PROBE, {**PROBE, "output": "It is 3, I think."}]
+"""Two records in a pack are another shape to a compiler than one."""
+
+
+RETRY_S = 60.0
+"""How long after an update that failed it is tried again."""
+
+
+class Loaded:
+    """A model that is ready to score, and what it scored its probe at its start."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        self.scorer = Scorer(config)
+        self._probe = pa.Table.from_pylist([PROBE])
+        try:
+            # Before the batcher's watch begins: compiling and cold caches are no measure of speed.
+            self.scorer.score(self._probe)
+            self.scorer.score(WARM_UP)
+            self.batcher = Batcher(self.scorer)
+            # A model that cannot score never becomes ready.
+            self._known = self._read(self.scorer.score(self._probe))
+        except BaseException:
+            # Another is loaded in this process next, and ranks cannot be two at once.
+            self.scorer.close()
+            raise
+        self._watchdog = Watchdog(self.batcher.progress)
+        self._watchdog.start()
+
+    async def check(self) -> None:
+        """A real forward pass; raises if it does not give the score that it gave at the start.
+
+        Behind a long shard the probe waits its turn, and Serve would kill a replica that works; one
+        that hangs is the watchdog's.
+        """
+        try:
+            probed = await asyncio.wait_for(self.batcher.score(self._probe), PROBE_TIMEOUT_S)
+        except (TimeoutError, asyncio.TimeoutError):
+            return
+        found = self._read(probed)
+        tolerance = PROBE_TOLERANCE.get(self.scorer.info.dtype, COARSE_TOLERANCE)
+        if not abs(found - self._known) <= tolerance:
+            raise EngineError(
+                f"the replica scores its own probe {found:g}, and {self._known:g} at its start"
+            )
+
+    def _read(self, result: pa.Table) -> float:
+        check_scores(result, 1)
+        if error := result["error"][0].as_py():
+            raise EngineError(f"the replica cannot score its own probe: {error}")
+        return float(result["score"][0].as_py())
+
+    def close(self) -> None:
+        """Lets go of the model's memory."""
+        self._watchdog.close()
+        self.batcher.close()
+        self.scorer.close()
+
+
+def _try_to_load(config: ScorerConfig) -> Loaded | str:
+    """A model, or why there is none: in words, because an error keeps the frames in which parts of
+    the model still stand. A lost device is raised."""
+    try:
+        return Loaded(config)
+    except DeviceLost:
+        raise
+    except Exception as error:  # whatever it is, the model before must come back
+        return _words(error)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def end_process(error: DeviceLost) -> NoReturn:
+    """Ends this process at once: its callers hear of a death and go elsewhere, and Serve starts
+    another. An orderly end would ask the device for things that it cannot do any more."""
+    logger.error("this replica ends: %s", error)
+    os._exit(1)
+
+
+class Replica:
+    """Holds the model. Everything it knows of scoring is in `Scorer` and `Batcher`."""
+
+    def __init__(self, config: ScorerConfig) -> None:
+        check_environment(os.environ)
+        self._config = config
+        self._loaded: Loaded | None = None
+        self._ready = asyncio.Event()
+        self._swap = asyncio.Lock()
+        self._loading: asyncio.Task[None] | None = None
+        self._retry: asyncio.Task[None] | None = None
+        self._failed_updates = 0
+        self._metrics = EngineMetrics()
+        self._reservation = Reservation()
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Takes the model that `user_config` names, as Serve asks for at the start and whenever it
+        changes: `{"model": DIR}`. At the start, raises `ConfigError` for what cannot be loaded.
+
+        Later nothing is raised, because Serve ends a replica that does, and starts another with the
+        same `user_config`: the model that serves goes on, an error is logged and counted
+        (`failed_updates`), and it is tried again. Serve sends no work to a replica until this
+        returns, so that where there is room for two models, the new one is loaded afterwards.
+        """
+        self._stop_trying()
+        await self._update(user_config)
+
+    def _stop_trying(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    async def _update(self, user_config: dict[str, Any]) -> None:
+        async with self._swap:
+            if self._loading is not None:
+                await asyncio.wait([self._loading])
+            if (old := self._loaded) is None:
+                config = self._with(user_config)
+                self._take(await asyncio.to_thread(Loaded, config), config)
+                return
+            try:
+                config = self._with(user_config)
+                if config == self._config:
+                    return
+                folder = await asyncio.to_thread(check, config)
+                beside = await asyncio.to_thread(fits_beside, config.engine, folder)
+                if not beside:
+                    await asyncio.to_thread(read_through, folder)
+            except Exception as error:  # whatever it is, the old model serves
+                self._keep(user_config, _words(error))
+                return
+            if beside:
+                self._loading = asyncio.create_task(self._load_beside(old, config))
+            else:
+                await self._load_instead(old, config)
+
+    def _with(self, user_config: dict[str, Any]) -> ScorerConfig:
+        if user_config.keys() != {"model"}:
+            raise ConfigError(f'user_config={user_config!r:.200}; it must be {{"model": DIR}}')
+        try:
+            return ScorerConfig(**{**dict(self._config), **user_config})
+        except ValidationError as error:
+            raise explain(error) from None
+
+    def _take(self, loaded: Loaded, config: ScorerConfig) -> None:
+        self._loaded, self._config = loaded, config
+        self._ready.set()
+
+    def _keep(self, user_config: dict[str, Any], reason: str) -> None:
+        """Says that the model before goes on, because another could not be loaded, and tries again
+        later: the folder may not be complete yet, and Serve does not call twice."""
+        self._failed_updates += 1
+        logger.error("no update to %.200r, the model before goes on: %s", user_config, reason)
+        self._retry = asyncio.create_task(self._again(user_config))
+
+    async def _again(self, user_config: dict[str, Any]) -> None:
+        await asyncio.sleep(RETRY_S)
+        self._retry = None
+        await self._update(user_config)
+
+    async def _load_beside(self, old: Loaded, config: ScorerConfig) -> None:
+        """Loads a model while another serves, and lets that one finish what it has."""
+        new = await self._try(config)
+        if new is None:
+            return
+        self._take(new, config)
+        await old.batcher.idle()
+        old.close()
+
+    async def _load_instead(self, old: Loaded, config: ScorerConfig) -> None:
+        """Loads a model in the place of another, which comes back if that fails. Raises if it does
+        not: nothing is left to serve."""
+        self._ready.clear()
+        await old.batcher.idle()
+        self._loaded = None
+        old.close()
+        if (new := await self._try(config)) is None:
+            new, config = await asyncio.to_thread(Loaded, self._config), self._config
+            # Whoever waits must not do so again every minute.
+            self._stop_trying()
+        self._take(new, config)
+
+    async def _try(self, config: ScorerConfig) -> Loaded | None:
+        """A model, or None after it was said why there is none."""
+        try:
+            new = await asyncio.to_thread(_try_to_load, config)
+        except DeviceLost as error:
+            end_process(error)
+        if isinstance(new, Loaded):
+            return new
+        self._keep({"model": config.model}, new)
+        return None
+
+    async def score(
+        self,
+        shard: bytes | list[Awaitable[pa.Table]],
+        *,
+        replica: str,
+        rank: int = 0,
+        timeout_s: float = 600,
+        trial_of: str | None = None,
+    ) -> bytes:
+        """The result of a request table, which comes as a stream or as a list that holds a
+        reference to it; the result is a stream.
+
+        The reference comes inside a list so that Ray does not fetch the table before this replica
+        has accepted the call. `replica` is who is meant, for `router.request_router`. Work that
+        has not begun when `timeout_s` is over is dropped: nobody waits for it any more. `trial_of`:
+        the router for whose trial this replica is reserved.
+        """
+        try:
+            result = await asyncio.wait_for(
+                self._score(shard, rank, timeout_s, trial_of=trial_of), timeout_s
+            )
+        except (TimeoutError, asyncio.TimeoutError):
+            raise DeadlineExceeded(f"the replica did not come to it in {timeout_s:.3g} s") from None
+        except DeviceLost as error:
+            end_process(error)
+        return encode_arrow(result)
+
+    async def _score(
+        self,
+        shard: bytes | list[Awaitable[pa.Table]],
+        rank: int,
+        timeout_s: float,
+        *,
+        trial_of: str | None,
+    ) -> pa.Table:
+        until = time.monotonic() + timeout_s
+        table = read_arrow(shard) if isinstance(shard, bytes) else await shard[0]
+        async with self._reservation.work(trial_of=trial_of):
+            while (loaded := self._serving) is None:
+                await self._ready.wait()
+            return await loaded.batcher.score(table, rank=rank, timeout_s=until - time.monotonic())
+
+    async def reserve(self, *, replica: str, holder: str) -> None:
+        """Returns once this replica is at nothing else; then it waits a few seconds for a trial of
+        the router `holder`."""
+        await self._reservation.reserve(holder, self._drained)
+
+    async def _drained(self) -> None:
+        if (loaded := self._loaded) is not None:
+            await loaded.batcher.idle()
+
+    @property
+    def _serving(self) -> Loaded | None:
+        return self._loaded if self._ready.is_set() else None
+
+    async def heartbeat(self, *, replica: str) -> dict[str, str] | None:
+        """What this replica scores with, at once, whatever the engine is at; None while it loads a
+        model and has no other."""
+        return None if self._serving is None else self._serving.scorer.provenance
+
+    async def check_health(self) -> None:
+        """Scores a probe; see `Loaded.check`. A replica that loads a model is healthy."""
+        if (loaded := self._serving) is not None:
+            self._metrics.publish(
+                {**loaded.scorer.counters, "failed_updates": self._failed_updates}
+            )
+            try:
+                await loaded.check()
+            except DeviceLost as error:
+                end_process(error)
+
+    def __del__(self) -> None:
+        loaded: Loaded | None = getattr(self, "_loaded", None)
+        if loaded is not None:
+            loaded.close()

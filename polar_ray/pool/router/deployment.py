@@ -1,0 +1,342 @@
+"""Router: takes calls in, and gives their rows to `pool.router.dispatcher`. A Ray Serve deployment.
+
+The pool's ingress: RL workers call `score` through the app's handle, everybody else over HTTP.
+Never reads text and never imports torch; how to cut and merge is decided in `planning.shard`, who
+gets what in `pool.router.placement`.
+"""
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from contextvars import Context
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray import serve
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
+
+from polar_ray.client.handle import cause
+from polar_ray.config import PoolConfig, check_priority, check_timeout
+from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
+from polar_ray.planning.shard import cut
+from polar_ray.pool.http.auth import Tokens
+from polar_ray.pool.http.port import check_alone
+from polar_ray.pool.http.routes import build_http
+from polar_ray.pool.replica.reservation import NotReserved
+from polar_ray.pool.router import members
+from polar_ray.pool.router.admission import Admission, Admit, Read
+from polar_ray.pool.router.dispatcher import Dispatcher
+from polar_ray.pool.router.outcome import Died, Refused, Unreachable
+from polar_ray.pool.router.placement import EXPRESS_BYTES
+from polar_ray.pool.router.reasons import State, waiting_reason
+from polar_ray.pool.router.work import Attempt, Served
+from polar_ray.pool.settings import check_binding, check_environment
+from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
+from polar_ray.stream import encode_arrow, read_arrow
+
+logger = logging.getLogger(__name__)
+
+READY_TIMEOUT_S = 5.0
+TICK_S = 0.5
+
+DELETED_S = 5.0
+"""How long the replicas of a deleted pool may go on with what they hold."""
+
+SHARDS_PER_REPLICA = 2
+"""A batch is cut into at most this many shards for each replica: few and fat."""
+
+SMALL_ROWS = 64
+"""Up to here a batch is read in the event loop; a thread would take longer to begin."""
+
+INLINE_BYTES = 1 << 16
+"""A smaller table travels within the call, as a stream: Ray takes twenty times as long to pickle a
+table. A larger one goes through the object store."""
+
+
+def build_ingress() -> Any:
+    """The HTTP app of a router deployment."""
+
+    # Runs on the replica. The router is looked up by request: it does not exist yet here.
+    def router() -> Any:
+        return serve.get_replica_context().servable_object
+
+    return build_http(router)
+
+
+class Router:
+    """Holds handles and deadlines. One score per record, in order, or an error by the deadline."""
+
+    def __init__(self, config: PoolConfig, replicas: DeploymentHandle) -> None:
+        check_environment(os.environ)
+        self.config = config
+        self.admission = Admission(config.admission)
+        self._dispatcher = Dispatcher(self._send, self._ask, self._reserve)
+        # By reference whatever Serve's defaults: shards travel through the object store.
+        handle = replicas.options(_by_reference=True)
+        self._score_there, self._ask_there = handle.score, handle.heartbeat
+        self._reserve_there = handle.reserve
+        self._id = uuid.uuid4().hex
+        self._pool = handle.app_name
+        path = config.http.token_file
+        self.tokens = Tokens(Path(path)) if path is not None else None
+        if (listening := _http_address()) is not None:
+            check_binding(listening[0], has_tokens=path is not None)
+            check_alone(*listening)
+        self._able_at = time.monotonic()
+        self._ticking: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    async def score(
+        self, records: Any, timeout_s: float | None = None, priority: str = "train"
+    ) -> pa.Table:
+        """The result table of a list of records or an Arrow table (a reference to either is
+        resolved by Ray on the way here).
+
+        Raises `RecordError` if this is no batch, no deadline or no priority (`train`, `eval`,
+        `offline`), `Overloaded` if the pool is full, `DeadlineExceeded` after `timeout_s`
+        (default: the pool's).
+        """
+        return await self.score_read(partial(_read, records), timeout_s, priority)
+
+    async def score_read(
+        self, read: Read, timeout_s: float | None = None, priority: str = "train"
+    ) -> pa.Table:
+        """`score` of what `read` gets, once the call is admitted; its deadline begins before."""
+        rank = check_priority(priority)
+        timeout_s = self.config.timeout_s if timeout_s is None else check_timeout(timeout_s)
+        self._begin()
+        try:
+            return await asyncio.wait_for(self._score(read, timeout_s, rank), timeout_s)
+        except Exception as error:
+            own = self._translate(error, timeout_s)
+            raise own from (None if own is error else error)
+
+    async def _score(self, read: Read, timeout_s: float, rank: int) -> pa.Table:
+        deadline = time.monotonic() + timeout_s
+        with self.admission.call(rank) as admit:
+            batch = await read(admit)
+            table = batch.table
+            if table.num_rows == 0:
+                return empty_scores(await self.provenance())
+            ids = table["id"] if "id" in table.column_names else None
+            if ids is not None:
+                table = table.drop_columns(["id"])
+            divide = partial(
+                cut,
+                table,
+                max_shards=SHARDS_PER_REPLICA
+                * max(len(self._dispatcher.members), self.config.num_replicas),
+                min_cost=self.config.min_shard_bytes,
+            )
+            few = table.num_rows <= SMALL_ROWS
+            shards = divide() if few else await asyncio.to_thread(divide)
+            result = await self._dispatcher.score(table, shards, rank=rank, deadline=deadline)
+        if ids is not None:
+            result = result.add_column(0, "id", ids)
+        return with_row_errors(result, batch.errors)
+
+    async def provenance(self) -> dict[str, str]:
+        """What the replicas score with; raises `PoolError` while there is none."""
+        await self.ready()
+        return dict(self._dispatcher.served or {})
+
+    async def ready(self) -> None:
+        """Returns once there is a replica that answers; raises `PoolError` if none does in time."""
+        self._begin()
+        try:
+            await asyncio.wait_for(self._until_served(), READY_TIMEOUT_S)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise PoolError(f"no replica answers: {waiting_reason(self._state())}") from None
+
+    async def _until_served(self) -> None:
+        while not self._able:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def why_waiting(self) -> str:
+        """What calls wait for at the moment, as a sentence."""
+        self._begin()
+        return waiting_reason(self._state())
+
+    def _state(self, calls: int = 0) -> State:
+        """How the pool stands, with so many calls beside those that are admitted."""
+        replicas = self._dispatcher.members.values()
+        return State(
+            replicas=len(replicas),
+            loading=sum(not (m.serving or m.unresponsive) for m in replicas),
+            unresponsive=sum(m.unresponsive for m in replicas),
+            calls=self.admission.calls + calls,
+            for_s=time.monotonic() - self._able_at,
+        )
+
+    @property
+    def _able(self) -> bool:
+        """Whether any replica can work."""
+        return any(member.available for member in self._dispatcher.members.values())
+
+    async def check_health(self) -> None:
+        """The event loop turns; Serve asks."""
+        self._begin()
+
+    async def stats(self) -> dict[str, float]:
+        """Counters and the present load, for metrics and benchmarks."""
+        return {
+            **self._dispatcher.counters,
+            **self._dispatcher.held,
+            "replicas": len(self._dispatcher.members),
+            "calls": self.admission.calls,
+            "held_bytes": self.admission.size_bytes,
+            "refused": self.admission.refused,
+            "cpu_s": time.process_time(),
+        }
+
+    def _begin(self) -> None:
+        """Ties this object to the event loop that it runs in, once."""
+        if self._ticking is None:
+            loop = asyncio.get_running_loop()
+            self._ticking = loop.create_task(self._tick())
+            members.watch(
+                self._pool, lambda found: loop.call_soon_threadsafe(self._set_members, found)
+            )
+
+    def _set_members(self, replicas: members.Replicas) -> None:
+        self._dispatcher.set_members(replicas)
+        self._changed.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._dispatcher.tick()
+            if self._able:
+                self._able_at = time.monotonic()
+            self._changed.set()
+            if self.admission.calls and not self._dispatcher.members and self._asking is None:
+                self._asking = asyncio.create_task(self._ask_whether_deleted())
+
+    async def _ask_whether_deleted(self) -> None:
+        """Ends the calls for which no replica will come. Where replicas are only being replaced, or
+        the routers are, Serve has another word for the pool's state, and its calls go on."""
+        try:
+            if await asyncio.to_thread(_is_deleted, self._pool):
+                reason = f"pool {self._pool!r} was deleted while this call waited"
+                self._dispatcher.give_up(reason)
+                await asyncio.sleep(DELETED_S)
+                self._dispatcher.give_up(reason, held=True)
+        except (RayError, RayServeException) as error:  # the controller is away; the next tick asks
+            logger.info("the state of pool %r is not known: %s", self._pool, error)
+        finally:
+            self._asking = None
+
+    async def _send(self, attempt: Attempt) -> pa.Table:
+        """One parcel to one replica; see `outcome.Send`."""
+        if attempt.cost > EXPRESS_BYTES:
+            table = await asyncio.to_thread(attempt.request)
+        else:
+            table = attempt.request()
+        if table.nbytes > INLINE_BYTES:
+            shard: Any = [await asyncio.to_thread(ray.put, table)]
+        else:
+            shard = encode_arrow(table)
+        # Several calls travel in it, so it belongs to none of them.
+        response = Context().run(
+            self._score_there.remote,
+            shard,
+            replica=attempt.member.name,
+            rank=attempt.parcel.order[0],
+            timeout_s=attempt.timeout_s,
+            trial_of=self._id if attempt.trial else None,
+        )
+        try:
+            return read_arrow(await response)
+        except asyncio.CancelledError:
+            # Serve goes on with work that nobody awaits any more, unless it is told.
+            response.cancel()
+            raise
+        except Exception as error:
+            raise _outcome(error) from error
+
+    async def _reserve(self, replica: str) -> None:
+        """See `outcome.Reserve`."""
+        response = Context().run(self._reserve_there.remote, replica=replica, holder=self._id)
+        try:
+            await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except Exception as error:
+            raise _outcome(error) from error
+
+    async def _ask(self, replica: str) -> Served | None:
+        try:
+            served: Served | None = await Context().run(self._ask_there.remote, replica=replica)
+            return served
+        except Exception as error:
+            raise _outcome(error) from error
+
+    def _translate(self, error: Exception, timeout_s: float) -> PolarRayError:
+        """What ended a call, as this project's own error."""
+        if isinstance(error, PolarRayError):
+            return error
+        if isinstance(error, TimeoutError | asyncio.TimeoutError):
+            state = self._state(calls=1)  # the one that ends here
+            advice = "; raise timeout_s, send smaller batches or add replicas" * (state.able > 0)
+            late = f"no answer within {round(timeout_s, 2):g} s"
+            return DeadlineExceeded(f"{late}: {waiting_reason(state)}{advice}")
+        return PoolError(f"{type(error).__name__}: {error}")
+
+
+def _is_deleted(pool: str) -> bool:
+    """Whether Serve is about to delete an application."""
+    if not ray.is_initialized():  # Serve would start a cluster to ask
+        return False
+    app = serve.status().applications.get(pool)
+    return app is not None and app.status == ApplicationStatus.DELETING
+
+
+def _http_address() -> tuple[str, int] | None:
+    """Host and port where Serve's HTTP proxies listen; None outside Serve."""
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return None
+    from ray.serve.context import _get_global_client
+
+    options = _get_global_client().http_config
+    return options.host, options.port
+
+
+async def _read(records: Any, admit: Admit) -> Batch:
+    small = isinstance(records, list | pa.Table) and len(records) <= SMALL_ROWS
+    batch = to_batch(records) if small else await asyncio.to_thread(to_batch, records)
+    admit(batch.table.nbytes)
+    return batch
+
+
+def _outcome(error: Exception) -> Exception:
+    """What became of a parcel, in the words of `router.outcome`; other errors are a replica's."""
+    error = cause(error)
+    if isinstance(error, NotReserved):
+        return Refused(str(error))
+    if isinstance(error, PolarRayError):
+        return error
+    if isinstance(error, ReplicaUnavailableError | DeploymentUnavailableError):
+        return Refused(str(error))
+    if isinstance(error, ActorDiedError):
+        return Died(str(error))
+    if isinstance(error, ActorUnavailableError | BackPressureError | RayServeException | RayError):
+        return Unreachable(str(error))
+    return error

@@ -1,0 +1,303 @@
+"""Units cover their input exactly once, whatever its format and however it is cut."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import fs as pafs
+
+from polar_ray.data import lines as lines_module
+from polar_ray.data.formats import Reader, Rows, Unreadable, extent, rows_of
+from polar_ray.data.lines import Lines
+from polar_ray.data.splits import UNIT_BYTES, cut, cut_buckets
+from polar_ray.data.storage import InputFile, list_files
+
+PACKED = ["jsonl.gz", "jsonl.zst", "jsonl.bz2"]
+LOCAL = pafs.LocalFileSystem()
+NUMBERS = pa.table({"n": list(range(100)), "text": [f"row {n}" for n in range(100)]})
+
+
+def read_all(path: Path, rows: int, order: int = 1) -> list[Rows]:
+    [file] = list_files(str(path))
+    whole, schema = extent(LOCAL, file)
+    units = cut([whole], rows)
+    reader = Reader(LOCAL, schema)
+    found = {unit.number: reader.read(unit) for unit in units[::order]}
+    reader.close()
+    return [found[number] for number in sorted(found)]
+
+
+def write(path: Path, table: pa.Table, chunk: int) -> None:
+    if path.suffix == ".parquet":
+        pq.write_table(table, path, row_group_size=chunk)
+    elif ".jsonl" in path.name:
+        with pa.output_stream(path, compression="detect") as stream:
+            stream.write("".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode())
+    elif path.suffix == ".feather":
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=chunk)
+    else:
+        with pa.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table, max_chunksize=chunk)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("rows", [1, 7, 100, 1000])
+@pytest.mark.parametrize("chunk", [3, 10, 100])
+@pytest.mark.parametrize("ending", ["parquet", "feather", "arrow", "jsonl", *PACKED])
+def test_every_row_is_read_once_in_order(
+    tmp_path: Path, ending: str, chunk: int, rows: int, order: int
+) -> None:
+    path = tmp_path / f"in.{ending}"
+    write(path, NUMBERS, chunk)
+    parts = read_all(path, rows, order)
+    assert pa.concat_tables([part.table for part in parts]).to_pylist() == NUMBERS.to_pylist()
+    if "jsonl" not in ending:
+        assert max(part.table.num_rows for part in parts) <= rows
+
+
+@given(
+    lines=st.lists(st.text("abc\u5317", max_size=6), max_size=12),
+    rows=st.integers(1, 4),
+    last=st.sampled_from(["", "\n", "\n\n"]),
+    order=st.sampled_from([1, -1]),
+    ending=st.sampled_from(["jsonl", "jsonl.gz"]),
+    chunk=st.sampled_from([3, 1 << 16]),
+)
+def test_lines_belong_to_the_unit_in_which_they_begin(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], rows: int, last: str, order: int,
+    ending: str, chunk: int,
+) -> None:  # fmt: skip
+    path = tmp_path_factory.mktemp("lines") / f"in.{ending}"
+    texts = [json.dumps({"text": line}, ensure_ascii=False) for line in ["first", *lines]]
+    with pa.output_stream(path, compression="detect") as stream:
+        stream.write(("\n".join(texts) + last).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_module, "CHUNK_BYTES", chunk)
+        parts = read_all(path, rows, order)
+    found = [row["text"] for part in parts for row in part.table.to_pylist()]
+    assert found == ["first", *lines]
+
+
+@given(
+    data=st.lists(st.sampled_from(["a\n", "bb\n", "\n", "c" * 9 + "\n", "dd"]), max_size=9),
+    cuts=st.lists(st.integers(0, 60), max_size=6),
+    order=st.randoms(use_true_random=False),
+    packed=st.booleans(),
+    chunk=st.sampled_from([1, 4, 1 << 16]),
+)
+def test_ranges_in_any_order_give_each_line_once(
+    tmp_path_factory: pytest.TempPathFactory, data: list[str], cuts: list[int],
+    order: random.Random, packed: bool, chunk: int,
+) -> None:  # fmt: skip
+    text = "".join(data).encode()
+    path = tmp_path_factory.mktemp("lines") / ("in.jsonl.zst" if packed else "in.jsonl")
+    with pa.output_stream(path, compression="detect") as stream:
+        stream.write(text)
+    edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    ranges = list(pairwise(edges))
+    order.shuffle(ranges)
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines_module, "CHUNK_BYTES", chunk)
+        lines = Lines(LOCAL, str(path))
+        for start, stop in ranges:
+            found[start] = [line.strip() for line in lines.read(start, stop)]
+        lines.close()
+    wanted = [line for line in text.split(b"\n") if line]
+    assert [line for start in sorted(found) for line in found[start]] == wanted
+
+
+@pytest.mark.parametrize("ending", PACKED)
+def test_archives_of_several_members_are_one_file(tmp_path: Path, ending: str) -> None:
+    # As parallel compressors write them.
+    path = tmp_path / f"in.{ending}"
+    members = []
+    for n in range(9):
+        with pa.output_stream(path, compression="detect") as stream:
+            stream.write(b'{"n": %d}\n' % n)
+        members.append(path.read_bytes())
+    path.write_bytes(b"".join(members))
+    parts = read_all(path, 2)
+    assert [row["n"] for part in parts for row in part.table.to_pylist()] == list(range(9))
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("damage", ["cut off", "turned over", "not packed"])
+def test_damaged_archives_are_named_before_anything_is_read(
+    tmp_path: Path, ending: str, damage: str
+) -> None:
+    path = tmp_path / f"in.{ending}"
+    texts = random.Random(0).choices(range(10**9), k=2000)
+    write(path, pa.table({"text": [str(text) for text in texts]}), 1)
+    data = bytearray(path.read_bytes())
+    if damage == "cut off":
+        data = data[: len(data) // 2]
+    elif damage == "turned over":
+        data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    else:
+        data = bytearray(b'{"text": "a"}\n')
+    path.write_bytes(data)
+    [file] = list_files(str(path))
+    with pytest.raises(Unreadable, match=rf"in\.{ending} cannot be read"):
+        extent(LOCAL, file)
+
+
+@pytest.mark.parametrize("after", [b"", b'{"text": "a"}\n'], ids=["at once", "after a row"])
+def test_an_archive_that_unpacks_to_one_endless_line_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bytes
+) -> None:
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 10 << 20)
+    path = tmp_path / "in.jsonl.gz"
+    with pa.output_stream(path, compression="gzip") as stream:
+        stream.write(after)
+        for _ in range(16):
+            stream.write(bytes(1 << 20))
+    [file] = list_files(str(path))
+    with pytest.raises(Unreadable, match=r"in\.jsonl\.gz .*a line is longer than 10 MiB"):
+        extent(LOCAL, file)
+
+
+def test_a_plain_file_with_an_endless_line_is_refused_where_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines_module, "LINE_BYTES", 1 << 20)
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' * 1000 + bytes(2 << 20))
+    with pytest.raises(Unreadable, match=r"bytes .* cannot be read: a line is longer than 1 MiB"):
+        read_all(path, 100)
+
+
+def test_a_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    # Half a gigabyte of rows in less than a megabyte, and of empty lines behind the first row.
+    program = """
+import sys
+from pathlib import Path
+from pyarrow import fs
+from polar_ray.data import lines as lines_module
+from polar_ray.data.lines import Lines
+from polar_ray.data.storage import list_files
+from polar_ray.data.formats import Reader, extent
+from polar_ray.data.splits import cut
+def most_kib():
+    # Not getrusage: its figure starts with the parent's.
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+[file] = list_files(sys.argv[1])
+before = most_kib()
+whole, schema = extent(fs.LocalFileSystem(), file)
+reader = Reader(fs.LocalFileSystem(), schema)
+units = cut([whole], 1000)
+rows = reader.read(units[0]).table.num_rows + reader.read(units[-1]).table.num_rows
+print(whole.length, rows, most_kib() - before >> 10)
+"""
+    for name, row, again in (
+        ("rows", b'{"a": 1}\n', b'{"a": 1}\n'),
+        ("none", b'{"a": 1}\n', b"\n"),
+    ):
+        path = tmp_path / f"{name}.jsonl.zst"
+        piece = again * ((1 << 20) // len(again))
+        with pa.output_stream(path, compression="zstd") as stream:
+            stream.write(row)
+            for _ in range(512):
+                stream.write(piece)
+        assert path.stat().st_size < 1 << 20
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+        )
+        length, rows, grown_mib = map(int, done.stdout.split())
+        assert length > 500 << 20
+        assert rows > 0
+        assert grown_mib < 2 * UNIT_BYTES >> 20, f"{name}: {grown_mib} MiB"
+
+
+def test_a_line_longer_than_its_unit_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"t": "x" * n}) + "\n" for n in [1] * 50 + [300_000, 2]))
+    parts = read_all(path, 1)
+    lengths = [len(row["t"]) for part in parts for row in part.table.to_pylist()]
+    assert lengths == [*[1] * 50, 300_000, 2]
+
+
+def test_bad_lines_are_rows_with_a_reason() -> None:
+    schema = pa.schema([("prompt", pa.string()), ("n", pa.int64())])
+    lines = [b'{"prompt": "a", "n": 1}', b"{", b"5", b'{"prompt": 3}', b'{"n": 2, "new": 1}']
+    rows = rows_of(lines, schema, "f")
+    assert rows.table.num_rows == 5
+    assert rows.table["n"].to_pylist() == [1, None, None, None, 2]
+    assert sorted(rows.errors) == [1, 2, 3]
+    assert all(reason.startswith("not_an_object: ") for reason in rows.errors.values())
+    assert rows.left_out == {"new"}
+
+
+def test_columns_of_jsonl_come_from_a_sample(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"a": null, "b": 1}\nnonsense\n{"c": {"d": [1]}, "b": 2.5}\n')
+    [file] = list_files(str(path))
+    _, schema = extent(LOCAL, file)
+    assert schema.field("a").type == pa.string()
+    assert schema.field("b").type == pa.float64()
+    assert pa.types.is_struct(schema.field("c").type)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("in.parquet", b"PAR1 nonsense PAR1"),
+        ("in.parquet", b""),
+        ("in.arrow", b"ARROW1 nonsense"),
+        ("in.arrow", b"xy"),
+        ("in.jsonl", b"\x00\x01\n5\n"),
+        ("in.jsonl", b""),
+    ],
+)
+def test_what_is_not_what_it_says_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    [file] = list_files(str(tmp_path / name))
+    with pytest.raises(Unreadable, match=name):
+        extent(LOCAL, file)
+
+
+def test_damage_behind_a_good_footer_is_found_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    write(path, NUMBERS, 50)
+    data = bytearray(path.read_bytes())
+    data[4:200] = b"\xff" * 196
+    path.write_bytes(data)
+    with pytest.raises(Unreadable, match=r"in\.parquet, rows 0 to 50"):
+        read_all(path, 50)
+
+
+def test_files_that_lack_a_column_have_nulls_there(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    write(path, NUMBERS.select(["n"]), 50)
+    [file] = list_files(str(path))
+    [unit] = cut([extent(LOCAL, file)[0]], 100)
+    table = Reader(LOCAL, NUMBERS.schema).read(unit).table
+    assert table.schema == NUMBERS.schema
+    assert table["text"].null_count == 100
+
+
+@given(st.lists(st.integers(0, 50), max_size=6), st.integers(1, 20))
+def test_buckets_are_cut_exactly(sizes: list[int], rows: int) -> None:
+    units = cut_buckets(sizes, rows, 1000)
+    assert [unit.number for unit in units] == list(range(len(units)))
+    for bucket, size in enumerate(sizes):
+        inside = [(u.start, u.stop) for u in units if u.bucket == bucket]
+        assert [row for start, stop in inside for row in range(start, stop)] == list(range(size))
+
+
+def test_empty_files_have_no_units() -> None:
+    whole, _ = (InputFile("f.parquet", 10, ""), None)
+    from polar_ray.data.splits import Extent
+
+    assert cut([Extent(whole, 0)], 10) == []

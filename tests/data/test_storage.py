@@ -1,0 +1,120 @@
+"""Paths, globs, folders and URIs; files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pyarrow import fs as pafs
+
+from polar_ray.data import storage as places
+from polar_ray.data.storage import list_files, names_in, place, read_whole, write_whole
+from polar_ray.errors import ConfigError
+
+READ = [
+    "a.parquet",
+    "b.jsonl",
+    "f.jsonl.gz",
+    "sub/c.parquet",
+    "sub/deep/d.arrow",
+    "sub/g.jsonl.zst",
+]
+NAMES = [*READ, "_notes.jsonl", "sub/.x.jsonl", "e.csv", "e.csv.gz", "e.parquet.gz", "e.gz"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in NAMES:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path / "in"
+
+
+def found(uri: object) -> list[str]:
+    return [Path(file.path).name for file in list_files(str(uri))]
+
+
+def test_paths_globs_and_folders(folder: Path) -> None:
+    assert found(folder) == [name.rpartition("/")[2] for name in READ]
+    assert found(folder / "a.parquet") == ["a.parquet"]
+    assert found(folder / "*.parquet") == ["a.parquet"]
+    assert found(folder / "**/*.parquet") == ["a.parquet", "c.parquet"]
+    assert found(folder / "su?/*") == [".x.jsonl", "c.parquet", "g.jsonl.zst"]
+    assert found(folder / "*.gz") == ["f.jsonl.gz"]
+    assert found(folder.as_uri()) == found(folder)
+    assert found(folder.as_uri() + "/*.parquet") == ["a.parquet"]
+
+
+def test_relative_paths_are_this_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert found("sub/*.parquet") == ["c.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("absent", "no file 'absent'"),
+        ("{folder}/*.txt", "no file"),
+        ("{folder}/e.csv", "ends in none of .parquet"),
+        ("{folder}/e.parquet.gz", r"ends in none of .*\.jsonl\.gz"),
+        ("nonsense://x", "nonsense"),
+    ],
+)
+def test_mistakes_are_named(folder: Path, uri: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        list_files(uri.format(folder=folder))
+
+
+def test_stores_of_fsspec_are_places() -> None:
+    where = place("memory://bucket/folder")
+    where.filesystem.create_dir(where.path)
+    write_whole(where, "a.parquet", b"data")
+    assert read_whole(where, "a.parquet") == b"data"
+    assert read_whole(where, "b.parquet") is None
+    assert found("memory://bucket/folder") == ["a.parquet"]
+    assert found("memory://bucket/*/a.parquet") == ["a.parquet"]
+
+
+def test_a_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = place(str(tmp_path))
+    write_whole(where, "f", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(where, "f", b"new")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"f": b"old"}
+
+
+def test_what_killed_writers_left_is_taken_away(tmp_path: Path) -> None:
+    for name in [".part-0.parquet.12-3.partial", "part-0.parquet", ".other"]:
+        (tmp_path / name).write_bytes(b"")
+    places.remove_partial(place(str(tmp_path)))
+    assert set(names_in(place(str(tmp_path)))) == {"part-0.parquet", ".other"}
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "within"),
+    [
+        ("/d", "/d", True),
+        ("/d", "/d/scored", True),
+        ("/d/a.parquet", "/d", False),
+        ("/d/*.parquet", "/d", True),
+        ("/d/**", "/d/scored", True),
+        ("/d/*.jsonl", "/d", False),
+        ("/d", "/dd", False),
+        ("/d", "memory://d", False),
+    ],
+)
+def test_output_is_never_input(source: str, out: str, within: bool) -> None:
+    assert places.within_each_other(source, out) is within
+
+
+def test_local_is_arrows_own() -> None:
+    assert isinstance(place("x").filesystem, pafs.LocalFileSystem)

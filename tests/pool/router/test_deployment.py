@@ -1,0 +1,241 @@
+"""The router's shell without a cluster: what Serve's errors mean, deadlines, who is there."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Generator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    OwnerDiedError,
+    RayTaskError,
+)
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+
+from polar_ray.config import AdmissionConfig, PoolConfig
+from polar_ray.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    EngineError,
+    Overloaded,
+    PolarRayError,
+    PoolError,
+    RecordError,
+    TooLarge,
+)
+from polar_ray.pool.router import deployment as module
+from polar_ray.pool.router import members
+from polar_ray.pool.router.deployment import Router, _outcome
+from polar_ray.pool.router.outcome import Died, Refused, Unreachable
+from polar_ray.pool.router.work import Served
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ActorDiedError(), Died),
+        (ActorUnavailableError("x", None), Unreachable),
+        (OwnerDiedError("00" * 28, b"", ""), Unreachable),
+        (RequestCancelledError("x"), Unreachable),
+        (BackPressureError(1, 1), Unreachable),
+        (ReplicaUnavailableError("x"), Refused),
+        (DeploymentUnavailableError(DeploymentID("Replica", "app")), Refused),
+        (RayTaskError("score", "trace", RecordError("bad")), RecordError),
+        (RayTaskError("score", "trace", EngineError("bad")), EngineError),
+        (RayTaskError("score", "trace", KeyError("bug")), KeyError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_what_becomes_of_a_parcel_is_one_of_four_things(
+    error: Exception, kind: type[Exception]
+) -> None:
+    assert type(_outcome(error)) is kind
+
+
+SERVED = {"model_digest": "d"}
+
+
+class Alive:
+    """An answer to a heartbeat."""
+
+    def remote(self, *, replica: str) -> Alive:
+        return self
+
+    def __await__(self) -> Generator[Any, None, dict[str, str]]:
+        yield from asyncio.sleep(0).__await__()
+        return SERVED
+
+
+class Silent:
+    """A deployment handle of replicas that live and never score, and its responses."""
+
+    def __init__(self) -> None:
+        self.cancelled = 0
+        self.app_name = f"silent {id(self)}"
+
+    def options(self, **options: Any) -> Silent:
+        return self
+
+    @property
+    def score(self) -> Silent:
+        return self
+
+    @property
+    def reserve(self) -> Silent:
+        return self
+
+    @property
+    def heartbeat(self) -> Alive:
+        return Alive()
+
+    def remote(self, *parts: Any, **options: Any) -> Silent:
+        return self
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return asyncio.sleep(3600).__await__()
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+RECORD = {"prompt": "p", "reference": "r", "output": "o"}
+
+
+@pytest.fixture
+def silent() -> Silent:
+    return Silent()
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, math.nan, math.inf, "5", 1e300])
+def test_a_deadline_that_would_hang_is_refused(silent: Silent, timeout_s: Any) -> None:
+    router = Router(PoolConfig(), silent)
+    with pytest.raises(RecordError, match="timeout_s="):
+        asyncio.run(router.score([], timeout_s))
+    with pytest.raises(RecordError, match="priority='vip'"):
+        asyncio.run(router.score([], 1.0, "vip"))
+
+
+@pytest.mark.parametrize("records", [[], [RECORD]])
+def test_the_deadline_holds_for_every_part_of_a_call(silent: Silent, records: Any) -> None:
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s: the pool has no replica"):
+        asyncio.run(Router(PoolConfig(), silent).score(records, 0.01))
+
+
+def test_what_is_on_its_way_is_cancelled_at_the_deadline(silent: Silent) -> None:
+    members.publish(silent.app_name, ["r1"])
+
+    async def main() -> None:
+        router = Router(PoolConfig(), silent)
+        await router.ready()
+        with pytest.raises(DeadlineExceeded, match=r"works on 1 call; .* add replicas"):
+            await router.score([RECORD], 0.05)
+        assert silent.cancelled == 1
+        assert (await router.stats())["calls"] == 0
+
+    asyncio.run(main())
+
+
+def test_ready_says_so_while_there_is_no_replica(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(module, "TICK_S", 0.001)
+
+    async def main() -> None:
+        router = Router(PoolConfig(), silent)
+        with pytest.raises(PoolError, match="no replica answers: the pool has no replica"):
+            await router.ready()
+        monkeypatch.setattr(module, "READY_TIMEOUT_S", 30)
+        waiting = asyncio.create_task(router.provenance())
+        await asyncio.sleep(0)
+        members.publish(silent.app_name, ["r1"])
+        assert await waiting == SERVED
+
+    asyncio.run(main())
+
+
+def test_a_deadline_says_what_the_call_waited_for(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK_S", 0.001)
+    loads: Served | None = None
+    monkeypatch.setattr(Alive, "__await__", lambda self: _answer(loads).__await__())
+    members.publish(silent.app_name, ["r1"])
+
+    async def main() -> None:
+        nonlocal loads
+        router = Router(PoolConfig(), silent)
+        with pytest.raises(DeadlineExceeded, match=r"s: the pool's only replica loads a model \("):
+            await router.score([RECORD], 0.05)
+        assert (await router.why_waiting()).startswith("the pool's only replica loads a model")
+        loads = SERVED
+        await router.ready()
+        assert await router.why_waiting() == "the pool's only replica works on no call"
+        waiting = asyncio.create_task(router.score([RECORD], 60))
+        await asyncio.sleep(0.01)
+        assert await router.why_waiting() == "the pool's only replica works on 1 call"
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+async def _answer(served: Served | None) -> Served | None:
+    await asyncio.sleep(0)
+    return served
+
+
+def test_a_full_pool_refuses_and_a_batch_that_never_fits_is_told_so(silent: Silent) -> None:
+    config = PoolConfig(admission=AdmissionConfig(max_calls=1, max_bytes=1000))
+    huge = pa.table({name: ["x" * 1000] for name in RECORD})
+
+    async def main() -> None:
+        router = Router(config, silent)
+        first = asyncio.create_task(router.score([RECORD], 60))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="1 calls are waiting") as caught:
+            await router.score([RECORD], 60)
+        assert caught.value.retry_after_s > 0
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        with pytest.raises(TooLarge, match="max_bytes=1000"):
+            await router.score(huge, 60)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TimeoutError(), DeadlineExceeded),
+        (asyncio.TimeoutError(), DeadlineExceeded),
+        (GetTimeoutError(), DeadlineExceeded),
+        (EngineError("bad"), EngineError),
+        (KeyError("bug"), PoolError),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_every_error_of_a_call_has_one_of_this_projects_names(
+    silent: Silent, error: Exception, kind: type[PolarRayError]
+) -> None:
+    assert type(Router(PoolConfig(), silent)._translate(error, 2.0)) is kind
+
+
+def test_dangerous_settings_of_ray_are_refused(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    with pytest.raises(ConfigError, match="RAY_SERVE_THROUGHPUT_OPTIMIZED is set: it sends"):
+        Router(PoolConfig(), silent)

@@ -1,0 +1,35 @@
+"""What a call waits for, from the states that a pool can be in."""
+
+from __future__ import annotations
+
+import pytest
+
+from polar_ray.pool.router.reasons import State, waiting_reason
+
+ALONE, THREE = "the pool's only replica", "the pool's 3 replicas"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (State(0, for_s=12.4), "the pool has no replica that runs (12 s); `serve status` says why"),
+        (State(1, 1, for_s=12), f"{ALONE} loads a model (12 s); `serve status` says more"),
+        (State(3, 3, for_s=1), f"{THREE} load a model (1 s); `serve status` says more"),
+        (State(1, 0, 1), f"{ALONE} does not answer (0 s); `serve status` says more"),
+        (State(3, 0, 3), f"{THREE} do not answer (0 s); `serve status` says more"),
+        (
+            State(3, 2, 1, 7, 9),
+            f"of {THREE} 2 load a model and 1 does not answer (9 s); `serve status` says more",
+        ),
+        (State(1, calls=1), f"{ALONE} works on 1 call"),
+        (State(3, calls=40), f"{THREE} work on 40 calls"),
+        (State(3), f"{THREE} work on no call"),
+        (
+            State(3, 1, 1, 2),
+            f"1 of {THREE} works on 2 calls (1 loads a model, 1 does not answer)",
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_reason_says_who_does_what(state: State, reason: str) -> None:
+    assert waiting_reason(state) == reason
