@@ -52,7 +52,7 @@ def test_dotted_and_nested_keys_join() -> None:
     [
         ({"replicas": 2}, "replicas=2"),
         ({"num_replicas": 0}, "num_replicas=0"),
-        ({"replicas": 2}, "no such setting; there are model, num_replicas"),
+        ({"replicas": 2}, "no such setting; there are model, encoding"),
         ({"engine.devise": "cpu"}, "engine.native: devise='cpu': no such setting; there are type"),
         ({"engine": "stub"}, "write engine.type=stub"),
         ({"num_cpus": float("inf")}, "num_cpus=inf"),
