@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import polar_ray.scorer as module
+from polar_ray.checkpoint import model_dir
 from polar_ray.config import EncodingConfig, ScorerConfig, StubEngineConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Done, Pending
@@ -26,7 +27,7 @@ from polar_ray.engine.stub import stub_score
 from polar_ray.errors import ConfigError, DeviceLost, EngineError, RecordError
 from polar_ray.planning import Pack
 from polar_ray.records import check_scores, provenance
-from polar_ray.scorer import Scorer, model_dir
+from polar_ray.scorer import Scorer
 
 TOLERANCE = 1e-5
 """float32 on a CPU: sums of a packed forward are taken in another order."""

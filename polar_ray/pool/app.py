@@ -13,6 +13,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
+from polar_ray.checkpoint import check_if_visible
 from polar_ray.client.handle import ROUTER as ROUTER_NAME
 from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig
@@ -22,7 +23,6 @@ from polar_ray.pool.replica.deployment import Replica
 from polar_ray.pool.router.deployment import Router, build_ingress
 from polar_ray.pool.router.request_router import ByName
 from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, check_environment
-from polar_ray.scorer import check_if_visible
 
 DEFAULT_NAME = "polar"
 

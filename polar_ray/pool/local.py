@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from polar_ray.checkpoint import check_if_visible
 from polar_ray.config import PoolConfig
 from polar_ray.pool.http.port import check_number, check_port, free_port
 from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
-from polar_ray.scorer import check_if_visible
 
 QUIET_ENV = {
     # One line per request helps nobody at this rate.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polar_ray.checkpoint import model_dir
 from polar_ray.config import ScorerConfig
 from polar_ray.encoding import load_tokenizer, template
 from polar_ray.engine import build_engine
@@ -15,7 +16,7 @@ from polar_ray.errors import ConfigError, PolarRayError, PoolError
 from polar_ray.model import load_config
 from polar_ray.planning import Ids
 from polar_ray.records import to_batch
-from polar_ray.scorer import Scorer, model_dir
+from polar_ray.scorer import Scorer
 from polar_ray.verify.check import Check, Failed, Skip, check
 from polar_ray.verify.checkpoint import checkpoint_checks
 from polar_ray.verify.diagnosis import diagnose, known_faults

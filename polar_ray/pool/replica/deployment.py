@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 from pydantic import ValidationError
 
+from polar_ray.checkpoint import check
 from polar_ray.config import ScorerConfig, explain
 from polar_ray.engine import fits_beside, read_through
 from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost, EngineError
@@ -19,7 +20,7 @@ from polar_ray.pool.replica.reservation import Reservation
 from polar_ray.pool.replica.watchdog import Watchdog
 from polar_ray.pool.settings import check_environment
 from polar_ray.records import check_scores
-from polar_ray.scorer import Scorer, check
+from polar_ray.scorer import Scorer
 from polar_ray.stream import encode_arrow, read_arrow
 
 # Serve's own: the log of this replica, which the dashboard shows too.
