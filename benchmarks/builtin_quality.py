@@ -25,7 +25,7 @@ from rich.table import Table
 
 from polar_ray.config import ScorerConfig
 from polar_ray.scorer import Scorer
-from polar_ray.train.synthetic import held_out_comparisons
+from polar_ray.train.recipe.synthetic import held_out_comparisons
 
 Row = dict[str, Any]
 Figures = dict[str, float]

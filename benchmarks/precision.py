@@ -29,7 +29,7 @@ from rich.table import Table
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.errors import ConfigError
 from polar_ray.scorer import Scorer
-from polar_ray.train.synthetic import HELD_OUT, TRAINED, compare
+from polar_ray.train.recipe.synthetic import HELD_OUT, TRAINED, compare
 
 APART = 0.1
 MIN_CORRELATION, MAX_FLIPS = 0.99, 0.01

@@ -13,7 +13,7 @@ from polar_ray.config import ScorerConfig
 from polar_ray.demo import RECORDS
 from polar_ray.records import Record
 from polar_ray.scorer import Scorer
-from polar_ray.train.synthetic import held_out_comparisons
+from polar_ray.train.recipe.synthetic import held_out_comparisons
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Training data: comparisons, where they are read from, and how they become packs.
+"""Training data: comparisons, where they are read from, and the steps that are made of them.
 
 A comparison is one prompt and reference with several outputs of known order. Its outputs share one
 prefix, which stands in the pack once. Knows nothing of where comparisons come from, nor of models.
@@ -42,8 +42,8 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """One step's comparisons as one pack, and which of its records must score above which."""
+class Step:
+    """What a training step learns from: a pack, and which of its records must score above which."""
 
     pack: Pack
     better: Rows
@@ -70,7 +70,7 @@ class Drops:
 
 @dataclass(slots=True)
 class _Open:
-    """A batch in the making."""
+    """A step that is being filled."""
 
     pieces: list[Ids] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -128,20 +128,20 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     raise RecordError(f"{where}: {name} {problem}")
 
 
-def batches(
+def pack_steps(
     comparisons: Iterable[Comparison],
     encoder: Encoder,
     *,
     max_tokens: int,
     drops: Drops | None = None,
-) -> Iterator[Batch]:
-    """Packs of at most `max_tokens` tokens, in the order of the comparisons.
+) -> Iterator[Step]:
+    """Steps of at most `max_tokens` tokens each, in the order of the comparisons.
 
     A comparison that is longer by itself, or that the encoder would cut, is dropped and counted in
     `drops`, and so is one whose grades are all equal.
     """
     drops = Drops() if drops is None else drops
-    batch = _Open()
+    step = _Open()
     for comparison in comparisons:
         if len(set(comparison.grades)) < 2:
             drops.without_pairs += 1
@@ -152,12 +152,12 @@ def batches(
             drops.too_long += 1
             continue
         drops.kept += 1
-        if batch.num_tokens + size > max_tokens:
-            yield _close(batch)
-            batch = _Open()
-        _add(batch, comparison, pieces)
-    if batch.pieces:
-        yield _close(batch)
+        if step.num_tokens + size > max_tokens:
+            yield _close(step)
+            step = _Open()
+        _add(step, comparison, pieces)
+    if step.pieces:
+        yield _close(step)
 
 
 def _pieces(comparison: Comparison, encoder: Encoder) -> list[Ids]:
@@ -172,34 +172,34 @@ def _pieces(comparison: Comparison, encoder: Encoder) -> list[Ids]:
         }
     )
     encoded = encoder.encode(table)
-    if any(one.error or one.truncated for one in encoded):
+    if any(row.error or row.truncated for row in encoded):
         return []
-    ids = [one.ids for one in encoded]
+    ids = [row.ids for row in encoded]
     # Every row keeps a token of its own.
-    shared = min(len(ids[0]) - 1, *(min(common_prefix(ids[0], one), len(one) - 1) for one in ids))
-    return [ids[0][:shared], *(one[shared:] for one in ids)]
+    shared = min(min(common_prefix(ids[0], row), len(row) - 1) for row in ids)
+    return [ids[0][:shared], *(row[shared:] for row in ids)]
 
 
-def _add(batch: _Open, comparison: Comparison, pieces: list[Ids]) -> None:
-    root, first = len(batch.pieces), len(batch.leaves)
-    batch.pieces += pieces
-    batch.parents += [-1] + [root] * (len(pieces) - 1)
-    batch.leaves += range(root + 1, root + len(pieces))
+def _add(step: _Open, comparison: Comparison, pieces: list[Ids]) -> None:
+    root, first = len(step.pieces), len(step.leaves)
+    step.pieces += pieces
+    step.parents += [-1] + [root] * (len(pieces) - 1)
+    step.leaves += range(root + 1, root + len(pieces))
     grades = comparison.grades
     numbers = range(len(grades))
     pairs = [(i, j) for i in numbers for j in numbers if grades[i] > grades[j]]
-    batch.better += [first + i for i, _ in pairs]
-    batch.worse += [first + j for _, j in pairs]
-    batch.weights += [1.0 / len(pairs)] * len(pairs)
-    batch.families += [comparison.family] * len(pairs)
-    batch.num_tokens += sum(map(len, pieces))
+    step.better += [first + i for i, _ in pairs]
+    step.worse += [first + j for _, j in pairs]
+    step.weights += [1.0 / len(pairs)] * len(pairs)
+    step.families += [comparison.family] * len(pairs)
+    step.num_tokens += sum(map(len, pieces))
 
 
-def _close(batch: _Open) -> Batch:
-    return Batch(
-        build_pack(batch.pieces, batch.parents, batch.leaves),
-        np.asarray(batch.better, dtype=np.int64),
-        np.asarray(batch.worse, dtype=np.int64),
-        np.asarray(batch.weights, dtype=np.float32),
-        tuple(batch.families),
+def _close(step: _Open) -> Step:
+    return Step(
+        build_pack(step.pieces, step.parents, step.leaves),
+        np.asarray(step.better, dtype=np.int64),
+        np.asarray(step.worse, dtype=np.int64),
+        np.asarray(step.weights, dtype=np.float32),
+        tuple(step.families),
     )

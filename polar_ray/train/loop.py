@@ -1,7 +1,6 @@
-"""The training loop in one process: batches in, a better model out.
+"""The training loop in one process: AdamW with warm-up and cosine decay, one pack a step.
 
-AdamW with warm-up and cosine decay, one pack a step. Knows nothing of where batches come from, nor
-of files.
+Knows nothing of where comparisons come from, nor of files.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor
 from polar_ray.model import RewardModel
 from polar_ray.model.attention import BlockedAttention
 from polar_ray.planning import Pack
-from polar_ray.train.data import Batch
+from polar_ray.train.data import Step
 from polar_ray.train.loss import Loss, Penalty, pair_loss
 
 logger = logging.getLogger(__name__)
@@ -84,12 +83,12 @@ def score_pack(model: RewardModel, pack: Pack) -> Tensor:
 
 def fit(
     model: RewardModel,
-    batches: Iterable[Batch],
+    steps: Iterable[Step],
     config: TrainConfig,
     *,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> None:
-    """Trains `model` in place, a batch a step, until `config.steps` or the end of the batches."""
+    """Trains `model` in place, until `config.steps` or the end of `steps`."""
     model.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(
         model.parameters(),
@@ -97,29 +96,29 @@ def fit(
         betas=config.betas,
         weight_decay=config.weight_decay,
     )
-    for step, batch in zip(range(config.steps), batches, strict=False):
-        report = _step(model, optimizer, batch, config, step)
+    for number, step in zip(range(config.steps), steps, strict=False):
+        report = _train(model, optimizer, step, config, number)
         if on_step is not None:
             on_step(report)
     model.eval().requires_grad_(False)
 
 
-def _step(
+def _train(
     model: RewardModel,
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
+    step: Step,
     config: TrainConfig,
-    step: int,
+    number: int,
 ) -> StepReport:
-    rate = config.learning_rate_at(step)
+    rate = config.learning_rate_at(number)
     for group in optimizer.param_groups:
         group["lr"] = rate
     low = config.compute == "bfloat16"
     with torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
-        scores_R = score_pack(model, batch.pack)
-    better_P = scores_R[torch.from_numpy(batch.better)]
-    worse_P = scores_R[torch.from_numpy(batch.worse)]
-    weights_P = torch.from_numpy(batch.weights)
+        scores_R = score_pack(model, step.pack)
+    better_P = scores_R[torch.from_numpy(step.better)]
+    worse_P = scores_R[torch.from_numpy(step.worse)]
+    weights_P = torch.from_numpy(step.weights)
     losses_P = pair_loss(
         better_P,
         worse_P,
@@ -134,10 +133,10 @@ def _step(
     optimizer.step()
     right_P = (better_P > worse_P).float()
     return StepReport(
-        step=step,
+        step=number,
         loss=float(loss.detach()),
         accuracy=float((right_P * weights_P).sum() / weights_P.sum()),
-        num_tokens=batch.pack.num_tokens,
+        num_tokens=step.pack.num_tokens,
         grad_norm=float(norm),
         learning_rate=rate,
     )

@@ -13,7 +13,7 @@ import torch
 from polar_ray.errors import RecordError
 from polar_ray.records import Record
 from polar_ray.scorer import Scorer
-from polar_ray.train.data import Comparison, Drops, batches, read_preferences
+from polar_ray.train.data import Comparison, Drops, pack_steps, read_preferences
 from polar_ray.train.loop import score_pack
 
 GRADED = Comparison(
@@ -26,30 +26,30 @@ GRADED = Comparison(
 PAIR = Comparison(prompt="12 + 24", reference="36", outputs=("35", "36"), grades=(0.0, 1.0))
 
 
-def test_a_batch_scores_like_its_records_alone(scorer: Scorer) -> None:
-    (batch,) = batches([GRADED, PAIR], scorer.encoder, max_tokens=512)
+def test_a_step_scores_like_its_records_alone(scorer: Scorer) -> None:
+    (step,) = pack_steps([GRADED, PAIR], scorer.encoder, max_tokens=512)
     records = [Record(c.prompt, c.reference, o) for c in (GRADED, PAIR) for o in c.outputs]
     alone = [scorer.score([record])["score"][0].as_py() for record in records]
     with torch.no_grad():
-        packed = score_pack(scorer.engine.model, batch.pack)
+        packed = score_pack(scorer.engine.model, step.pack)
     np.testing.assert_allclose(packed.numpy(), alone, atol=1e-5)
 
 
 def test_pairs_follow_the_grades_and_comparisons_count_alike(scorer: Scorer) -> None:
-    (batch,) = batches([GRADED, PAIR], scorer.encoder, max_tokens=512)
-    pairs = list(zip(batch.better.tolist(), batch.worse.tolist(), strict=True))
+    (step,) = pack_steps([GRADED, PAIR], scorer.encoder, max_tokens=512)
+    pairs = list(zip(step.better.tolist(), step.worse.tolist(), strict=True))
     assert pairs == [(0, 1), (0, 2), (1, 2), (4, 3)]
-    assert batch.weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0])
-    assert batch.families == ("facts", "facts", "facts", "")
+    assert step.weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0])
+    assert step.families == ("facts", "facts", "facts", "")
 
 
-def test_shared_tokens_stand_in_a_batch_once(scorer: Scorer) -> None:
-    (batch,) = batches([GRADED], scorer.encoder, max_tokens=512)
+def test_shared_tokens_stand_in_a_step_once(scorer: Scorer) -> None:
+    (step,) = pack_steps([GRADED], scorer.encoder, max_tokens=512)
     alone = [
-        len(next(batches([only(GRADED, i)], scorer.encoder, max_tokens=512)).pack.ids)
+        len(next(pack_steps([only(GRADED, i)], scorer.encoder, max_tokens=512)).pack.ids)
         for i in (1, 2)
     ]
-    assert batch.pack.num_tokens < sum(alone)
+    assert step.pack.num_tokens < sum(alone)
 
 
 def only(comparison: Comparison, other: int) -> Comparison:
@@ -62,12 +62,12 @@ def only(comparison: Comparison, other: int) -> Comparison:
     )
 
 
-def test_batches_keep_the_budget_and_the_order(scorer: Scorer) -> None:
-    made = list(batches([GRADED, PAIR] * 10, scorer.encoder, max_tokens=150))
+def test_steps_keep_the_budget_and_the_order(scorer: Scorer) -> None:
+    made = list(pack_steps([GRADED, PAIR] * 10, scorer.encoder, max_tokens=150))
     assert len(made) > 1
-    assert all(batch.pack.num_tokens <= 150 for batch in made)
+    assert all(step.pack.num_tokens <= 150 for step in made)
     assert (
-        list(itertools.chain(*(b.families for b in made)))
+        list(itertools.chain(*(step.families for step in made)))
         == ["facts"] * 3 + [""] + (["facts"] * 3 + [""]) * 9
     )
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_used_is_counted(scorer: Scorer) -> None:
     drops = Drops()
     ties = Comparison(prompt="a", reference="b", outputs=("c", "d"), grades=(1.0, 1.0))
     long = Comparison(prompt="x " * 400, reference="b", outputs=("c", "d"), grades=(1.0, 0.0))
-    made = list(batches([ties, long, PAIR], scorer.encoder, max_tokens=150, drops=drops))
+    made = list(pack_steps([ties, long, PAIR], scorer.encoder, max_tokens=150, drops=drops))
     assert len(made) == 1
     assert (drops.without_pairs, drops.too_long, drops.kept) == (1, 1, 1)
 

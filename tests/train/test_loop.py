@@ -13,7 +13,7 @@ import torch
 from polar_ray.config import ScorerConfig
 from polar_ray.model import RewardModel, load_config, load_model, save_model
 from polar_ray.scorer import Scorer
-from polar_ray.train.data import Comparison, batches
+from polar_ray.train.data import Comparison, pack_steps
 from polar_ray.train.loop import StepReport, TrainConfig, fit
 
 LESSONS = [
@@ -33,7 +33,7 @@ def train(folder: Path, scorer: Scorer, steps: int) -> tuple[RewardModel, list[S
     reports: list[StepReport] = []
     fit(
         model,
-        itertools.cycle(batches(LESSONS, scorer.encoder, max_tokens=256)),
+        itertools.cycle(pack_steps(LESSONS, scorer.encoder, max_tokens=256)),
         TrainConfig(steps=steps, learning_rate=5e-3),
         on_step=reports.append,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from polar_ray.encoding.template import REWARD_TOKEN, SEPARATOR
-from polar_ray.train.synthetic import training_comparisons, words
+from polar_ray.train.recipe.synthetic import training_comparisons, words
 
 CONTROLS = ["<unk>", "<s>", "</s>", SEPARATOR, REWARD_TOKEN]
 SPLIT = r"\p{Han}| ?[\p{L}&&[^\p{Han}]]+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\n+|\s+(?!\S)|\s+"
@@ -84,9 +84,8 @@ def _corpus(seed: int) -> Iterator[str]:
 
 
 def _word_lists() -> Iterator[list[str]]:
-    for name, value in sorted(vars(words).items()):
-        if name.isupper() and not name.startswith("_"):
-            yield list(value)
+    for _, entries in sorted(words.LISTS.items()):
+        yield list(entries)
 
 
 def _documentation() -> Iterator[str]:

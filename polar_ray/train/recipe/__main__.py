@@ -1,4 +1,4 @@
-"""The one command that makes the built-in model: `python -m polar_ray.train.builtin --out DIR`.
+"""The one command that makes the built-in model: `python -m polar_ray.train.recipe --out DIR`.
 
 Owns the model's shape, its first weights and its recipe. Seeded: the same command on the same
 machine with the same number of threads gives the same weights.
@@ -22,11 +22,11 @@ from polar_ray.config import EncodingConfig
 from polar_ray.encoding import Encoder, limits, load_tokenizer
 from polar_ray.encoding.template import REWARD_TOKEN, SEPARATOR
 from polar_ray.model import ModelConfig, RewardModel, load_model, save_model
-from polar_ray.train.data import Comparison, Drops, batches
-from polar_ray.train.first_weights import initialize
+from polar_ray.train.data import Comparison, Drops, pack_steps
 from polar_ray.train.loop import StepReport, TrainConfig, fit
-from polar_ray.train.synthetic import finishing_comparisons, training_comparisons
-from polar_ray.train.synthetic.vocabulary import CONTROLS, pieces, train_tokenizer
+from polar_ray.train.recipe.first_weights import initialize
+from polar_ray.train.recipe.synthetic import finishing_comparisons, training_comparisons
+from polar_ray.train.recipe.tokenizer import CONTROLS, pieces, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -99,21 +99,22 @@ def main(
         config = TrainConfig.model_validate(
             {"steps": count, "learning_rate": rate, "compute": compute}
         )
-        packs = batches(stream, encoder, max_tokens=tokens, drops=drops)
-        fit(model, packs, config, on_step=_reporter(model, out, save_every))
+        packed = pack_steps(stream, encoder, max_tokens=tokens, drops=drops)
+        fit(model, packed, config, on_step=_reporter(model, out, save_every))
         save_model(model, out, dtype=torch.float16)
         logger.info("%d comparisons, %d dropped as too long", drops.kept, drops.too_long)
 
     if start is None:
         torch.manual_seed(seed)
-        model = _first_model(encoder)
+        model = first_model(encoder)
         train(model, training_comparisons(seed, texts), steps, learning_rate)
     else:
         model = load_model(start, dtype=torch.float32)
     train(model, finishing_comparisons(seed, texts), finishing_steps, learning_rate / 4)
 
 
-def _first_model(encoder: Encoder) -> RewardModel:
+def first_model(encoder: Encoder) -> RewardModel:
+    """The model before the first step; draws from torch's generator."""
     model = RewardModel(SHAPE)
     tokenizer = encoder.tokenizer
     initialize(

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from polar_ray.train.synthetic import (
+from polar_ray.train.recipe.synthetic import (
     HELD_OUT,
     TRAINED,
     WEIGHTS,
@@ -20,7 +20,7 @@ from polar_ray.train.synthetic import (
     policy_pair,
     training_comparisons,
 )
-from polar_ray.train.synthetic.policy import NUM_SKILLS, near, other_skill, sample_policy
+from polar_ray.train.recipe.synthetic.policy import NUM_SKILLS, near, other_skill, sample_policy
 
 PIECES = ["alpha", " beta", " gamma", "1", "2", " delta", "\n", " epsilon", " zeta", " eta"]
 FAMILIES = [*TRAINED.items(), *HELD_OUT.items()]

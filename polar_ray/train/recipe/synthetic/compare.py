@@ -14,7 +14,7 @@ from dataclasses import replace
 from random import Random
 
 from polar_ray.train.data import Comparison
-from polar_ray.train.synthetic.policy import (
+from polar_ray.train.recipe.synthetic.policy import (
     NUM_GENES,
     Family,
     Policy,
@@ -23,7 +23,7 @@ from polar_ray.train.synthetic.policy import (
     other_skill,
     sample_policy,
 )
-from polar_ray.train.synthetic.salad import SHARES, excerpt
+from polar_ray.train.recipe.synthetic.salad import SHARES, excerpt
 
 SAME, OWN, NEAR, FAR, MISTAKEN, MISTAKEN_FAR, ASIDE, ASTRAY = 9.0, 8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.0
 ATTEMPTS = 6

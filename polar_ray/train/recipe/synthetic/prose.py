@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from random import Random
 
-from polar_ray.train.synthetic.policy import Policy, Task
-from polar_ray.train.synthetic.style import frame, listing
-from polar_ray.train.synthetic.words import (
+from polar_ray.train.recipe.synthetic.policy import Policy, Task
+from polar_ray.train.recipe.synthetic.style import frame, listing
+from polar_ray.train.recipe.synthetic.words import (
     ADJECTIVES,
     ANIMALS,
     COMMON,

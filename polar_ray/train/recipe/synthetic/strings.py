@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from polar_ray.train.synthetic.policy import Policy, Task
-from polar_ray.train.synthetic.style import answer_line, frame, listing
-from polar_ray.train.synthetic.words import ANIMALS, COMMON, NOUNS, PLACES, THINGS, invented
+from polar_ray.train.recipe.synthetic.policy import Policy, Task
+from polar_ray.train.recipe.synthetic.style import answer_line, frame, listing
+from polar_ray.train.recipe.synthetic.words import ANIMALS, COMMON, NOUNS, PLACES, THINGS, invented
 
 
 def reversal(rng: Random) -> Task:

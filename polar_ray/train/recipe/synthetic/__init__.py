@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from polar_ray.train.data import Comparison
-from polar_ray.train.synthetic import (
+from polar_ray.train.recipe.synthetic import (
     arithmetic,
     chinese,
     code,
@@ -18,9 +18,9 @@ from polar_ray.train.synthetic import (
     prose,
     strings,
 )
-from polar_ray.train.synthetic.compare import compare, excerpts, policy_pair
-from polar_ray.train.synthetic.policy import Family
-from polar_ray.train.synthetic.salad import Salad
+from polar_ray.train.recipe.synthetic.compare import compare, excerpts, policy_pair
+from polar_ray.train.recipe.synthetic.policy import Family
+from polar_ray.train.recipe.synthetic.salad import Salad
 
 TRAINED: dict[str, Family] = {
     "arithmetic.sums": arithmetic.sums,

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
-from polar_ray.train.synthetic.policy import Policy, Task
-from polar_ray.train.synthetic.style import answer_line, cased, frame, number
-from polar_ray.train.synthetic.words import NAMES, PLACES, THINGS
+from polar_ray.train.recipe.synthetic.policy import Policy, Task
+from polar_ray.train.recipe.synthetic.style import answer_line, cased, frame, number
+from polar_ray.train.recipe.synthetic.words import NAMES, PLACES, THINGS
 
 SIGNS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from polar_ray.train.synthetic.policy import Policy
+from polar_ray.train.recipe.synthetic.policy import Policy
 
 OPENINGS = [
     "",

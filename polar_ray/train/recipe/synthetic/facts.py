@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from polar_ray.train.synthetic.policy import NUM_SKILLS, Policy, Task
-from polar_ray.train.synthetic.style import ANSWERS, answer_line, frame
-from polar_ray.train.synthetic.words import (
+from polar_ray.train.recipe.synthetic.policy import NUM_SKILLS, Policy, Task
+from polar_ray.train.recipe.synthetic.style import ANSWERS, answer_line, frame
+from polar_ray.train.recipe.synthetic.words import (
     ANIMALS,
     COLOURS,
     COUNTRIES,

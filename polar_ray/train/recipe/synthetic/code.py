@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from polar_ray.train.synthetic.policy import Policy, Task
-from polar_ray.train.synthetic.style import frame
-from polar_ray.train.synthetic.words import NOUNS, THINGS
+from polar_ray.train.recipe.synthetic.policy import Policy, Task
+from polar_ray.train.recipe.synthetic.style import frame
+from polar_ray.train.recipe.synthetic.words import NOUNS, THINGS
 
 OPERATIONS = [
     ("adds", "+"),
