@@ -36,6 +36,7 @@ def test_the_wheel_has_the_model_but_not_its_recipe(wheel: Path) -> None:
     files = {str(path.relative_to(wheel)) for path in wheel.rglob("*")}
     assert not [name for name in files if name.startswith(RECIPE.rstrip("/"))]
     assert {"polar_ray/train/loop.py", "polar_ray/assets/polar-tiny/config.json"} <= files
+    assert not [p for p in wheel.rglob("*.py") if "train.recipe" in p.read_text(encoding="utf-8")]
     assert {"polar_ray/py.typed", "polar_ray/assets/polar-tiny/model.safetensors"} <= files
 
 
