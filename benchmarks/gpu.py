@@ -22,19 +22,19 @@ import numpy as np
 import torch
 import typer
 from engines.checkpoint import make_checkpoint, shape_of
+from engines.cost import Cost, cost
+from engines.gemm import gemm_rate
 from engines.ours import NEVER
 from engines.workloads import MADE, group_of, rollouts, unique_tokens
 from rich.console import Console
-from torch.nn import functional as F
 
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Scores
-from polar_ray.planning import Cost, Ids, Pack, Shape, cost, pack
+from polar_ray.planning import Ids, Pack, pack
 
 DATA = Path("../shared/data")
 IN_FLIGHT = 2
-ROWS = 16384
 console = Console(width=140)
 
 
@@ -61,29 +61,6 @@ def median_s(work: Callable[[], object], repeat: int) -> float:
         work()
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds))
-
-
-@torch.inference_mode()
-def gemm_flops_per_s(shape: Shape, device: str, dtype: torch.dtype, repeat: int) -> float:
-    """Bare products of one layer's shapes with fresh random inputs."""
-    wide, head = shape.intermediate_size, shape.hidden_size // shape.num_attention_heads
-    outputs = shape.hidden_size + 2 * head * shape.num_key_value_heads
-    sizes = [(shape.hidden_size, outputs), (shape.hidden_size, shape.hidden_size)]
-    sizes += [(shape.hidden_size, wide)] * 2 + [(wide, shape.hidden_size)]
-    rows = ROWS if device == "cuda" else 512
-    pairs = [
-        (torch.randn(rows, i, device=device).to(dtype), torch.randn(o, i, device=device).to(dtype))
-        for i, o in sizes
-    ]
-
-    def products() -> None:
-        for x, weight in pairs:
-            F.linear(x, weight)
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    flops = 2 * rows * sum(i * o for i, o in sizes)
-    return flops / median_s(products, 3 * repeat)
 
 
 class Bench:
@@ -186,9 +163,9 @@ def main(
     with tempfile.TemporaryDirectory() as place:
         folder = make_checkpoint(Path(place) / shape, shape, device=device, dtype=dtype)
         bench = Bench(folder, device, repeat)
-        gemm = gemm_flops_per_s(bench.shape, device, dtype, repeat)
-        tell("gemm_flops_per_s", gemm)
         engine = bench.engine()
+        gemm = gemm_rate(engine.model, [16384 if cuda else 512], clock=time.perf_counter)
+        tell("gemm_flops_per_s", gemm)
         tell("max_tokens", engine.info.max_tokens)
         work = {
             "W1": [one for n in range(groups) for one in group_of(16, 256, 256, 256, seed=n)],
@@ -205,19 +182,20 @@ def main(
             tell("peak_memory_gib", torch.cuda.max_memory_allocated() / 2**30)
         table = bench.profile(engine, work["W1"])
         console.print(table)
-        few = list(pack(work["W1"][:32], max_tokens=4096, min_share=64))
-        found = run(engine, few, 32)
+        sample = work["W1"][:32]
+        few = list(pack(sample, max_tokens=4096, min_share=64))
+        found = run(engine, few, len(sample))
         engine.close()
         stems = [2 * 256 + 256 + 3] * groups
         made = [group_of(16, 256, 256, 256, seed=n) for n in range(groups)]
         tell("streamed", bench.streamed(made, stems))
         exact_engine = bench.engine(dtype="float32", compile=False)
-        exact = run(exact_engine, few, 32)
+        exact = run(exact_engine, few, len(sample))
         exact_engine.close()
         tell("error", errors(found, exact))
         for kind in ("fp8",) if cuda else ("int8",):
             rounded = bench.engine(dtype=kind)
-            tell(f"{kind} error", errors(run(rounded, few, 32), exact))
+            tell(f"{kind} error", errors(run(rounded, few, len(sample)), exact))
             tell(f"{kind} W1", bench.throughput(rounded, work["W1"], shared=True))
             rounded.close()
     if out is not None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engines.cost import Shape, cost, unshared
 from engines.worker import NO_REUSE, OURS
 from engines.workloads import group_of
-from polar_ray.planning import Ids, Shape, cost, pack, unshared
+from polar_ray.planning import Ids, pack
 
 Run = Callable[..., dict[str, Any] | None]
 """Competitor and ids to a report."""

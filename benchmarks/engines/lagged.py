@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.flops import count_flops
 from polar_ray.engine.protocol import Scores
 from polar_ray.model import load_model
 from polar_ray.model.attention import BlockedAttention, Recall, SpanKV, SpanTuple
-from polar_ray.model.flops import count_flops
 from polar_ray.planning import Ids
 from polar_ray.planning.trie import common_prefix
 

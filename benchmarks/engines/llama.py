@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.flops import count_flops
 from engines.workloads import BATCH
 from polar_ray.engine.protocol import Scores
 from polar_ray.model import load_model
-from polar_ray.model.flops import count_flops
 from polar_ray.planning import Ids
 from polar_ray.verify.reference import as_llama
 

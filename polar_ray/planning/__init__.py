@@ -1,24 +1,19 @@
 """Who is scored with whom: shards across replicas, packs within one forward. No torch, no ray."""
 
-from polar_ray.planning.cost import Cost, Shape, cost, unshared
 from polar_ray.planning.pack import Pack, Span, build_pack, pack
 from polar_ray.planning.reuse import span_names, without
 from polar_ray.planning.shard import merge, shard
 from polar_ray.planning.trie import Counts, Ids
 
 __all__ = [
-    "Cost",
     "Counts",
     "Ids",
     "Pack",
-    "Shape",
     "Span",
     "build_pack",
-    "cost",
     "merge",
     "pack",
     "shard",
     "span_names",
-    "unshared",
     "without",
 ]

@@ -6,7 +6,7 @@ a tolerance: the last bits differ between CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import islice
 
@@ -60,6 +60,16 @@ def test_the_tokenizer_is_trained_on_the_same_text(monkeypatch: pytest.MonkeyPat
     assert digest(tokenizer._corpus(SEED)) == "ffaa9c19107ee4a4"
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the recipe runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_first_weights_and_first_steps_are_the_same() -> None:
     torch.manual_seed(SEED)
     encoder = build_encoder(builtin_model_dir(), SHAPE)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
+from engines.cost import Cost, Shape, cost, unshared
+from engines.flops import count_flops
 
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.model.attention import BLOCK
-from polar_ray.model.flops import count_flops
-from polar_ray.planning import Cost, Ids, Shape, cost, pack, unshared
+from polar_ray.planning import Ids, pack
 
 WIDE = {
     "hidden_size": 64,
