@@ -28,7 +28,7 @@ from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory, 
 from polar_ray.model.config import load_config
 from polar_ray.planning import Counts, Pack, merge, pack, shard
 from polar_ray.planning.shard import row_costs, row_groups
-from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
+from polar_ray.records import Record, row_error, score_table, to_batch, with_row_errors
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +117,9 @@ class Scorer:
         return self.results(table, encoded, self.forward(encoded))
 
     def encode(self, table: pa.Table) -> list[Encoded]:
-        """Token ids, or the reason why there are none, for each row of a request table."""
-        return self.encoder.encode(check_table(table))
+        """Token ids, or the reason why there are none, for each row of a request table that
+        `records.to_batch` has checked."""
+        return self.encoder.encode(table)
 
     def forward(
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None

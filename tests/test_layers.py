@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,10 @@ LAYERS = {
     "errors": 0,
     "config": 0,
     "records": 0,
+    "scores": 0,
+    "sizes": 0,
     "stream": 0,
+    "tables": 0,
     "assets": 0,
     "encoding": 1,
     "planning": 1,
@@ -39,6 +44,7 @@ ALLOWED = {
         "pool/replica/metrics.py",
         "pool/replica/deployment.py",
         "pool/router/deployment.py",
+        "pool/router/replicas.py",
         "pool/ingress.py",
         "pool/router/request_router.py",
         "client/handle.py",
@@ -69,6 +75,38 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that a file imports, wherever in it the import stands."""
+    found = set[Path]()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = list[str]()
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute"
+            # What is imported from a folder is a file of it, or a name of its __init__.
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if file_of(name) else str(node.module) for name in inner]
+        found |= {file for name in names if (file := file_of(name))}
+    return found - {path}
+
+
+def file_of(module: str) -> Path | None:
+    """polar_ray.encoding.encoder -> .../polar_ray/encoding/encoder.py"""
+    place = PACKAGE.parent.joinpath(*module.split("."))
+    candidates = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in candidates if file in FILES), None)
+
+
+def circle(graph: Mapping[Path, set[Path]]) -> list[Path]:
+    """Files that import each other in a circle; none if there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 def part_of(module: str) -> str:
     """polar_ray.encoding.encoder -> encoding"""
     return ([*module.split("."), ""])[1]
@@ -87,6 +125,25 @@ def test_imports_go_down_only(path: Path) -> None:
         assert LAYERS[other] < LAYERS[own] or (LAYERS[own] == LAYERS[other] == 0), (
             f"{path.name} imports {module}"
         )
+
+
+@pytest.mark.parametrize("part", sorted(LAYERS))
+def test_no_part_imports_itself_in_a_circle(part: str) -> None:
+    """Imports for types and within functions count, too: two files that need each other are one."""
+    own = [path for path in FILES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") == part]
+    graph = {path: imported_files(path).intersection(own) for path in own}
+    assert not [str(path.relative_to(PACKAGE)) for path in circle(graph)]
+
+
+def test_top_level_files_do_not_import_each_other_in_a_circle() -> None:
+    own = [path for path in FILES if path.parent == PACKAGE and path.stem != "__init__"]
+    assert not circle({path: imported_files(path).intersection(own) for path in own})
+
+
+def test_a_circle_is_found() -> None:
+    first, second, third = Path("a"), Path("b"), Path("c")
+    assert circle({first: {second}, second: {third}, third: {second}})
+    assert not circle({first: {second, third}, second: {third}, third: set()})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -17,12 +17,7 @@ import pyarrow as pa
 
 from polar_ray.config import Priority
 from polar_ray.errors import DeadlineExceeded, RecordError
-
-SMALL_BYTES = 1 << 16
-"""A larger call travels alone."""
-
-FULL_BYTES = 1 << 18
-"""A bundle of this size waits no longer."""
+from polar_ray.sizes import BUNDLE_BYTES, SMALL_BYTES
 
 WAIT_S = 0.003
 """How long a bundle waits for company after the last one left, for each one that is on its way:
@@ -95,7 +90,7 @@ class Coalescer:
             bundle = self._open[kind] = _Bundle(loop.call_at(at, self._leave, kind))
         bundle.calls.append(call)
         bundle.size_bytes += call.table.nbytes
-        if bundle.size_bytes >= FULL_BYTES:
+        if bundle.size_bytes >= BUNDLE_BYTES:
             bundle.leaves.cancel()
             self._leave(kind)
 

@@ -57,8 +57,8 @@ async def storm(world: World) -> None:
         raise Broken(f"{repeats} repeats beside {parcels} parcels that came home")
     over.set()
     await asyncio.gather(*callers)
-    if _sums(world)["convicted"]:
-        raise Broken("an innocent record was convicted")
+    if _sums(world)["poison"]:
+        raise Broken("an innocent record was reported as poison")
     await world.end()
 
 
@@ -81,8 +81,8 @@ async def one_of_4096(world: World, output: int) -> list[float]:
     over.set()
     await asyncio.gather(*callers)
     await world.end()
-    if world.report.convicted != 1 or _sums(world)["convicted"] != 1:
-        raise Broken(f"{_sums(world)['convicted']} records were convicted")
+    if world.report.poison != 1 or _sums(world)["poison"] != 1:
+        raise Broken(f"{_sums(world)['convicted']} records were reported")
     if world.serve.deaths > 5:
         raise Broken(f"one record cost {world.serve.deaths} replicas")
     world.report.worst_wait_s = max(waits)

@@ -21,12 +21,13 @@ from simulation.loop import VirtualLoop
 from simulation.replicas import FAILS, GARBAGE, HANGS, KILLS, Serve, expected
 
 from polar_ray.errors import PolarRayError
-from polar_ray.planning.shard import Cut
+from polar_ray.planning.shard import Shards
+from polar_ray.pool.router.call import Served
 from polar_ray.pool.router.dispatcher import Dispatcher
 from polar_ray.pool.router.outcome import Refused, Unreachable
 from polar_ray.pool.router.retries import BURST, SHARE, TRICKLE_PER_S
-from polar_ray.pool.router.work import Attempt, Served
-from polar_ray.records import provenance
+from polar_ray.pool.router.work import Attempt
+from polar_ray.scores import provenance
 
 TICK_S = 0.5
 FAULTS_S = 40.0
@@ -52,7 +53,7 @@ class Report:
     late: int = 0
     left: int = 0
     deaths: int = 0
-    convicted: int = 0
+    poison: int = 0
     worst_wait_s: float = 0.0
     counters: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -117,9 +118,9 @@ class Router:
         table = pa.table({"prompt": texts, "reference": texts, "output": texts})
         shards = min(how.pop("shards"), len(outputs))
         rows = np.array_split(np.arange(len(outputs)), shards)
-        cut = Cut(rows, [how["cost"] * len(taken) for taken in rows], how["group"])
+        sharded = Shards(rows, [how["cost"] * len(taken) for taken in rows], how["group"])
         deadline = self._world.loop.time() + timeout_s
-        scoring = self.dispatcher.score(table, cut, rank=how["rank"], deadline=deadline)
+        scoring = self.dispatcher.score(table, sharded, rank=how["rank"], deadline=deadline)
         return await asyncio.wait_for(scoring, timeout_s)
 
 
@@ -247,7 +248,7 @@ class World:
             if output in (KILLS, HANGS):
                 if score is not None or not error.startswith("poison"):
                     raise Broken(f"a record that ends replicas got {score}, {error}")
-                self.report.convicted += 1
+                self.report.poison += 1
             elif error is not None:
                 raise Broken(f"an innocent record was reported: {error}")
             elif score != known:

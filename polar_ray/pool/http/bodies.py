@@ -20,14 +20,10 @@ from polar_ray.pool.http.arrow_body import decode_arrow
 from polar_ray.pool.http.json_body import JSON, decode_json
 from polar_ray.pool.router.admission import Admit
 from polar_ray.records import Batch, to_batch
+from polar_ray.sizes import LARGE_BYTES, TINY_BYTES
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, check_digest
 
 T = TypeVar("T")
-
-TINY_BYTES = 1 << 12
-"""Up to here the event loop does it by itself, sooner than a thread would begin."""
-
-LARGE_BYTES = 1 << 20
 
 
 class Threads:
