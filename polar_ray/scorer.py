@@ -28,7 +28,7 @@ from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory, 
 from polar_ray.model.config import load_config
 from polar_ray.planning import Counts, Pack, merge, pack, shard
 from polar_ray.planning.shard import row_costs, row_groups
-from polar_ray.records import Record, row_error, score_table, to_batch, with_row_errors
+from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,14 @@ class Scorer:
         batch = to_batch(records)
         costs = row_costs(batch.table)
         if costs.sum() < 2 * SLICE_BYTES:
-            table = self._score(batch.table, self.encode(batch.table))
+            table = self._score(batch.table, self.encoder.encode(batch.table))
         else:
             groups, most = row_groups(batch.table), batch.table.num_rows
             rows = shard(costs, groups, max_shards=most, min_cost=SLICE_BYTES)
             slices = [batch.table.take(pa.array(taken)) for taken in rows]
             # While the engine is busy with one slice, the next are turned into ids.
             with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
-                encoded = ahead.map(self.encode, slices)
+                encoded = ahead.map(self.encoder.encode, slices)
                 table = merge(rows, list(map(self._score, slices, encoded)))
         return with_row_errors(table, batch.errors)
 
@@ -117,9 +117,8 @@ class Scorer:
         return self.results(table, encoded, self.forward(encoded))
 
     def encode(self, table: pa.Table) -> list[Encoded]:
-        """Token ids, or the reason why there are none, for each row of a request table that
-        `records.to_batch` has checked."""
-        return self.encoder.encode(table)
+        """Token ids, or the reason why there are none, for each row of an untrusted table."""
+        return self.encoder.encode(check_table(table))
 
     def forward(
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None

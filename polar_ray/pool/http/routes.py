@@ -30,9 +30,8 @@ from polar_ray.errors import (
 )
 from polar_ray.pool.http import openapi as page
 from polar_ray.pool.http.auth import Guard, Tokens
-from polar_ray.pool.http.bodies import Threads, Upload
+from polar_ray.pool.http.bodies import Read, Threads, Upload
 from polar_ray.pool.http.json_body import JSON, encode_json
-from polar_ray.pool.router.admission import Read
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, digest, encode_arrow
 
 logger = logging.getLogger(__name__)

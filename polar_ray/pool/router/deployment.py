@@ -25,10 +25,11 @@ from polar_ray.config import PoolConfig, check_priority, check_timeout
 from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
 from polar_ray.planning.shard import shard_table
 from polar_ray.pool.http.auth import Tokens
+from polar_ray.pool.http.bodies import Admit, Read
 from polar_ray.pool.http.port import check_alone
 from polar_ray.pool.http.routes import build_http
 from polar_ray.pool.router import running
-from polar_ray.pool.router.admission import Admission, Admit, Read
+from polar_ray.pool.router.admission import Admission
 from polar_ray.pool.router.dispatcher import Dispatcher
 from polar_ray.pool.router.reasons import State, waiting_reason
 from polar_ray.pool.router.replicas import ReplicaHandle
