@@ -155,6 +155,10 @@ class World:
         self._tasks.append(task)
         return task
 
+    def records(self, count: int) -> np.ndarray:
+        """int64 [count]: outputs of records that no batch had before."""
+        return np.array([next(self._outputs) for _ in range(count)])
+
     async def run(self) -> None:
         """Load and faults, then quiet, then a look at everything."""
         callers = [self.loop.create_task(self._caller()) for _ in range(self.chance.randint(2, 12))]
@@ -168,7 +172,7 @@ class World:
         self._heal()
         await asyncio.sleep(HEAL_S)
         await self._probe()
-        await self._close()
+        await self.close()
         self._check_nothing_is_left()
 
     # Callers.
@@ -183,7 +187,7 @@ class World:
         """The outputs of one batch; one in some has a record that is not like others."""
         chance = self.chance
         size = chance.choice((1, 1, 1, 2, 8, 60, 500))
-        outputs = np.array([next(self._outputs) for _ in range(size)])
+        outputs = self.records(size)
         for kind, output in (("kills", KILLS), ("hangs", HANGS), ("fails", FAILS)):
             if kind in self.kinds and chance.random() < 0.04:
                 for _ in range(chance.choice((1, 1, 3))):
@@ -225,7 +229,7 @@ class World:
             self._check_error(error, outputs, router)
         else:
             self.report.answered += 1
-            self._check_result(result, outputs)
+            self.check_result(result, outputs)
 
     async def _cancel(self, call: asyncio.Task[Any]) -> None:
         """At any step: after some turns of the loop, or some time."""
@@ -236,7 +240,8 @@ class World:
             await asyncio.sleep(self.chance.choice((0.001, 0.02, 0.5, 3)))
         call.cancel()
 
-    def _check_result(self, result: pa.Table, outputs: np.ndarray) -> None:
+    def check_result(self, result: pa.Table, outputs: np.ndarray) -> None:
+        """Raises `Broken` unless every record has its score, or its error."""
         digest = provenance(result)["model_digest"]
         scores = result["score"].to_pylist()
         if len(scores) != len(outputs):
@@ -284,14 +289,14 @@ class World:
             if router.gone:
                 continue
             for _ in range(10):
-                outputs = np.array([next(self._outputs)])
+                outputs = self.records(1)
                 how = {"rank": 0, "shards": 1, "cost": 100, "group": None}
                 try:
                     result = await router.score(outputs, 5.0, **how)
                 except (TimeoutError, asyncio.TimeoutError):
                     held = router.dispatcher.held
                     raise Broken(f"a healed pool does not answer; {held}") from None
-                self._check_result(result, outputs)
+                self.check_result(result, outputs)
             self._check_repeats(router)
 
     def _check_repeats(self, router: Router) -> None:
@@ -302,7 +307,8 @@ class World:
                 f"{counters['repeats']} repeats beside {counters['parcels']} parcels that came home"
             )
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Ends what runs beside."""
         await asyncio.sleep(2 * TICK_S)
         for task in self._tasks:
             task.cancel()
@@ -490,7 +496,7 @@ async def _run(seed: int, loop: VirtualLoop, scenario: Any, options: dict[str, A
     try:
         await scenario(world)
     except BaseException:
-        await world._close()
+        await world.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         raise
