@@ -48,7 +48,7 @@ from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.pool import app as pool_app
 from polar_ray.pool.local import pool
 from polar_ray.pool.replica.deployment import Replica
-from polar_ray.pool.router import members
+from polar_ray.pool.router import running
 from polar_ray.stream import encode_arrow
 
 BATCH = 1024
@@ -115,7 +115,7 @@ class Bench:
         # A handle of the replicas' deployment makes this process hear who they are, too.
         self._replicas = serve.get_deployment_handle(Stamped.__name__, NAME)
         self._names: list[str] = []
-        members.watch(NAME, lambda found: self._names.__setitem__(slice(None), found))
+        running.watch(NAME, lambda found: self._names.__setitem__(slice(None), found))
         self.figures: dict[str, float] = {}
 
     async def _load(self, name: str, call: Call, callers: int, rows: int = 1) -> None:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from polar_ray.errors import ConfigError, RecordError
+from polar_ray.sizes import SHARD_BYTES
 
 LONGEST_S = 30 * 24 * 3600.0
 """No call waits longer than a month: operating systems refuse much more, and infinity hangs."""
@@ -213,8 +214,8 @@ class PoolConfig(HostConfig):
     timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
     """Deadline of a call that names none."""
 
-    min_shard_bytes: int = Field(default=8192, ge=1)
-    """A batch smaller than two of these is not cut at all."""
+    min_shard_bytes: int = Field(default=SHARD_BYTES, ge=1)
+    """A batch smaller than two of these is not divided at all."""
 
     num_routers: int = Field(default=1, ge=1)
     """Processes that divide batches among the replicas. Each carries some hundred calls a second,

@@ -17,8 +17,8 @@
           Unavailable                  nobody answers where a pool was
         DeadlineExceeded(TimeoutError) no answer within `timeout_s`
 
-A bad *record* is data: it becomes a sentence in its own row (`polar_ray.records`), never one
-of these. All of them survive pickling, because Ray moves them between processes.
+A bad *record* is data: its own row says so, with a code of `ROW_ERRORS` and a sentence, and none
+of these is raised. All of them survive pickling, because Ray moves them between processes.
 """
 
 from __future__ import annotations
@@ -136,6 +136,38 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
 
 BY_NAME: dict[str, type[PolarRayError]] = {cls.__name__: cls for cls in HTTP_STATUS}
 """Error classes by the `type` that the HTTP error body carries."""
+
+
+ROW_ERRORS: dict[str, str] = {
+    "not_an_object": "the record is not an object with prompt, reference and output",
+    "missing_field": "prompt, reference or output is missing",
+    "null_field": "prompt, reference or output is null",
+    "bad_message": "a field is neither a string nor a list of messages with string content",
+    "bad_text": "a field is not valid Unicode text",
+    "bad_wrapper": "wrapper is neither sft nor pretrain",
+    "field_too_large": "a field is over max_field_bytes",
+    "too_long": "the encoded record is longer than the model can read",
+    "nonfinite_score": "the model's score is NaN or infinite",
+    "engine_error": "the engine failed on this record",
+    "poison": "processes died whenever they scored this record",
+}
+"""Every code that a row's error can begin with."""
+
+
+def row_error(code: str, sentence: str) -> str:
+    """The text of a row's error; `code` must be one of `ROW_ERRORS`."""
+    assert code in ROW_ERRORS, code
+    return f"{code}: {sentence}"
+
+
+def null_field(name: str) -> str:
+    """The row error of a null text field."""
+    return row_error("null_field", f"{name} is null; send a string (it may be empty)")
+
+
+def bad_wrapper(value: object) -> str:
+    """The row error of a wrapper that POLAR does not have."""
+    return row_error("bad_wrapper", f"wrapper is {value!r:.40}; use 'sft' or 'pretrain'")
 
 
 def place(error: BaseException) -> str:

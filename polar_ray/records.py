@@ -1,11 +1,9 @@
-"""Records in, scores out: the Arrow schemas and the only conversions to and from them.
+"""Records: what callers score, and the only conversion of records into a request table.
 
-Owns the contract of both tables. A request row is a (prompt, reference, output) of strings; a
-result row has a finite `score` or an `error` that says why not, never both, never neither, in
-request order. Knows nothing of tokens, models or transport.
-
-Errors of single rows are a short stable code and a sentence, "code: sentence". The codes are
-listed in `ROW_ERRORS`.
+A record is a (prompt, reference, output) of strings or chat messages. A bad record does not fail
+its batch: its row is null, and the reason is kept beside the table. The tables themselves are
+`tables` (requests) and `scores` (results), whose public names can be imported from here, too.
+Knows nothing of tokens, models or transport.
 """
 
 from __future__ import annotations
@@ -15,51 +13,54 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from polar_ray.errors import RecordError
+from polar_ray.errors import ROW_ERRORS, RecordError, bad_wrapper, null_field, row_error
+from polar_ray.scores import (
+    METADATA_PREFIX,
+    SCORE_SCHEMA,
+    check_scores,
+    empty_scores,
+    poisoned_scores,
+    provenance,
+    score_table,
+    with_row_errors,
+)
+from polar_ray.tables import (
+    OPTIONAL_COLUMNS,
+    TEXT_COLUMNS,
+    WRAPPERS,
+    check_table,
+    unknown_columns,
+    without_views,
+)
+
+__all__ = [
+    "METADATA_PREFIX",
+    "OPTIONAL_COLUMNS",
+    "ROW_ERRORS",
+    "SCORE_SCHEMA",
+    "TEXT_COLUMNS",
+    "WRAPPERS",
+    "Batch",
+    "Message",
+    "Record",
+    "Unread",
+    "bad_wrapper",
+    "check_scores",
+    "check_table",
+    "empty_scores",
+    "null_field",
+    "poisoned_scores",
+    "provenance",
+    "row_error",
+    "score_table",
+    "to_batch",
+    "with_row_errors",
+]
 
 Message = Mapping[str, Any]
 """One chat message, `{"role": ..., "content": ...}`; only the content is read."""
-
-TEXT_COLUMNS = ("prompt", "reference", "output")
-OPTIONAL_COLUMNS = ("wrapper", "id")
-WRAPPERS = ("sft", "pretrain")
-
-SCORE_SCHEMA = pa.schema(
-    [
-        pa.field("score", pa.float32()),
-        pa.field("error", pa.string()),
-        pa.field("truncated", pa.bool_()),
-        pa.field("num_tokens", pa.int32()),
-        pa.field("control_text", pa.bool_()),
-    ]
-)
-"""One row per request row, in order. An `id` column stands first where the request had one.
-
-`control_text` is true where a field spelled a control token (a reward hack, or an accident): the
-text was scored as plain text.
-"""
-
-METADATA_PREFIX = "polar_ray."
-
-ROW_ERRORS: dict[str, str] = {
-    "not_an_object": "the record is not an object with prompt, reference and output",
-    "missing_field": "prompt, reference or output is missing",
-    "null_field": "prompt, reference or output is null",
-    "bad_message": "a field is neither a string nor a list of messages with string content",
-    "bad_text": "a field is not valid Unicode text",
-    "bad_wrapper": "wrapper is neither sft nor pretrain",
-    "field_too_large": "a field is over max_field_bytes",
-    "too_long": "the encoded record is longer than the model can read",
-    "nonfinite_score": "the model's score is NaN or infinite",
-    "engine_error": "the engine failed on this record",
-    "poison": "processes died whenever they scored this record",
-}
-"""Every code that a row's error can begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,6 @@ class Batch:
     errors: Mapping[int, str] = field(default_factory=dict)
 
 
-def row_error(code: str, sentence: str) -> str:
-    """The text of a row's error; `code` must be one of `ROW_ERRORS`."""
-    assert code in ROW_ERRORS, code
-    return f"{code}: {sentence}"
-
-
 @dataclass(frozen=True, slots=True)
 class Unread:
     """Stands for a record that its reader left out; `error` is what its row says."""
@@ -116,7 +111,7 @@ def to_batch(records: Iterable[Record | Mapping[str, Any]] | pa.Table) -> Batch:
     if hasattr(records, "__arrow_c_stream__"):
         # A data frame, whose iteration would give its columns.
         try:
-            table = _without_views(pa.table(records))
+            table = without_views(pa.table(records))
         except (pa.ArrowException, TypeError, ValueError) as error:
             kind = type(records).__name__
             raise RecordError(f"{kind} does not become an Arrow table: {error}") from None
@@ -138,12 +133,6 @@ def to_batch(records: Iterable[Record | Mapping[str, Any]] | pa.Table) -> Batch:
     return Batch(rows.table(), errors)
 
 
-def _without_views(table: pa.Table) -> pa.Table:
-    """The views of this process's own data frames (polars has them) as plain strings."""
-    kinds = [pa.string() if kind == pa.string_view() else kind for kind in table.schema.types]
-    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
-
-
 def _parse(index: int, record: Any) -> dict[str, Any]:
     if isinstance(record, Record):
         row: Mapping[str, Any] = {name: getattr(record, name) for name in Record.__slots__}
@@ -160,7 +149,7 @@ def _parse(index: int, record: Any) -> dict[str, Any]:
         )
     unknown = [str(k) for k in row if k not in TEXT_COLUMNS and k not in OPTIONAL_COLUMNS]
     if unknown:
-        raise RecordError(_unknown_columns(unknown, f"record {index}"))
+        raise RecordError(unknown_columns(unknown, f"record {index}"))
     parsed = {name: _flatten(name, row) for name in TEXT_COLUMNS}
     wrapper = row.get("wrapper")
     if wrapper is not None and not (isinstance(wrapper, str) and wrapper in WRAPPERS):
@@ -216,22 +205,6 @@ def _content(name: str, at: int, message: Any) -> str:
             f'message {at} of {name} has no string content; send {{"role": ..., "content": ...}}',
         )
     )
-
-
-def null_field(name: str) -> str:
-    """The row error of a null text field."""
-    return row_error("null_field", f"{name} is null; send a string (it may be empty)")
-
-
-def bad_wrapper(value: object) -> str:
-    """The row error of a wrapper that POLAR does not have."""
-    return row_error("bad_wrapper", f"wrapper is {value!r:.40}; use 'sft' or 'pretrain'")
-
-
-def _unknown_columns(names: Sequence[str], where: str) -> str:
-    known = ", ".join((*TEXT_COLUMNS, *OPTIONAL_COLUMNS))
-    listed = ", ".join(repr(name[:80]) for name in sorted(names)[:5])
-    return f"unknown column(s) {listed} in {where}; a record has {known}. Drop or rename them."
 
 
 BLOCK_CHARS = 1 << 20
@@ -294,144 +267,3 @@ def _join(name: str, blocks: list[pa.Array]) -> pa.ChunkedArray:
     column = pa.chunked_array([block.cast(*kinds) for block in blocks])
     # A table's way makes several chunks of what does not fit into one.
     return pa.table({name: column}).combine_chunks()[name]
-
-
-def check_table(table: pa.Table | pa.RecordBatch) -> pa.Table:
-    """An untrusted table as a request table: known columns, plain strings, valid UTF-8, combined.
-
-    Nulls pass (they become row errors); everything else that is wrong raises `RecordError`.
-    """
-    if isinstance(table, pa.RecordBatch):
-        table = pa.Table.from_batches([table])
-    try:
-        names = table.column_names
-    except UnicodeDecodeError:
-        raise RecordError("a column's name is not UTF-8") from None
-    unknown = [n for n in names if n not in TEXT_COLUMNS and n not in OPTIONAL_COLUMNS]
-    if unknown:
-        raise RecordError(_unknown_columns(unknown, "the table"))
-    if missing := [name for name in TEXT_COLUMNS if name not in names]:
-        raise RecordError(f"missing column(s) {', '.join(missing)}; the table has {names!r:.200}")
-    if len(set(names)) != len(names):
-        raise RecordError(f"duplicate columns in {names!r:.200}")
-    try:
-        # Arrow's readers check structure only; reading an unchecked value can crash the process.
-        table.validate(full=True)
-        arrays = {name: _check_column(name, table[name]) for name in names}
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise RecordError(f"the Arrow table does not validate: {error}") from None
-    # The table's way does not hold up other threads, however many chunks there are.
-    return pa.table(arrays).combine_chunks()
-
-
-def _check_column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    # No string_view: Arrow (26) can crash on one whose null rows hold nonsense, validated or not.
-    is_text = kind in (pa.string(), pa.large_string(), pa.null())
-    if name == "id" and pa.types.is_integer(kind):
-        return column.cast(kind)
-    if not is_text:
-        raise RecordError(f"column {name} is {column.type!s:.80}; it must be a string column")
-    if pa.types.is_string(column.type):
-        return column
-    return column.cast(pa.string())
-
-
-def score_table(
-    scores: npt.NDArray[np.float32],
-    errors: Sequence[str | None],
-    *,
-    truncated: Sequence[bool],
-    num_tokens: Sequence[int],
-    control_text: Sequence[bool],
-    ids: pa.ChunkedArray | None = None,
-    provenance: Mapping[str, str] | None = None,
-) -> pa.Table:
-    """The result table of one batch; every argument is one value per row.
-
-    A score that is not finite becomes a `nonfinite_score` error: no NaN leaves this function.
-    """
-    finite = np.isfinite(scores)
-    texts = [
-        error
-        if error is not None or ok
-        else row_error("nonfinite_score", f"the model returned {value}")
-        for error, ok, value in zip(errors, finite, scores, strict=True)
-    ]
-    unscored = np.array([text is not None for text in texts], dtype=bool)
-    columns = {
-        "score": pa.array(scores, pa.float32(), mask=unscored),
-        "error": pa.array(texts, pa.string()),
-        "truncated": pa.array(truncated, pa.bool_()),
-        "num_tokens": pa.array(num_tokens, pa.int32()),
-        "control_text": pa.array(control_text, pa.bool_()),
-    }
-    table = pa.table(columns, schema=SCORE_SCHEMA)
-    if ids is not None:
-        table = table.add_column(0, "id", ids)
-    metadata = {f"{METADATA_PREFIX}{key}": value for key, value in (provenance or {}).items()}
-    return table.replace_schema_metadata(metadata)
-
-
-def empty_scores(provenance: Mapping[str, str] | None = None) -> pa.Table:
-    """The result table of a batch without records."""
-    none = np.empty(0, dtype=np.float32)
-    return score_table(
-        none, [], truncated=[], num_tokens=[], control_text=[], provenance=provenance
-    )
-
-
-def poisoned_scores(provenance: Mapping[str, str], num_rows: int = 1) -> pa.Table:
-    """The result of records that end every process that scores them; `provenance` is that of the
-    results around them."""
-    sentence = "processes died whenever they scored this record; drop it"
-    return score_table(
-        np.full(num_rows, np.nan, np.float32),
-        [row_error("poison", sentence)] * num_rows,
-        truncated=[False] * num_rows,
-        num_tokens=[0] * num_rows,
-        control_text=[False] * num_rows,
-        provenance=provenance,
-    )
-
-
-def with_row_errors(scores: pa.Table, errors: Mapping[int, str]) -> pa.Table:
-    """The same result with the reasons of `Batch.errors` in place of the replica's own."""
-    if not errors:
-        return scores
-    rows = sorted(errors)
-    replaced = np.zeros(scores.num_rows, np.bool_)
-    replaced[rows] = True
-    texts = pc.replace_with_mask(
-        scores["error"].combine_chunks(), replaced, pa.array([errors[i] for i in rows], pa.string())
-    )
-    at = scores.column_names.index("error")
-    return scores.set_column(at, SCORE_SCHEMA.field("error"), texts)
-
-
-def check_scores(table: pa.Table, num_rows: int) -> pa.Table:
-    """`table` itself, if it keeps the contract of a result for `num_rows` rows.
-
-    Raises `ValueError` otherwise: a result that breaks the contract is a bug of its maker.
-    """
-    bare = table.drop_columns(["id"]) if "id" in table.column_names else table
-    if not bare.schema.equals(SCORE_SCHEMA):
-        raise ValueError(f"result columns are {table.schema.names}, not {SCORE_SCHEMA.names}")
-    if table.num_rows != num_rows:
-        raise ValueError(f"{table.num_rows} result rows for {num_rows} records")
-    scored = pc.is_valid(table["score"])
-    if not pc.all(pc.xor(scored, pc.is_valid(table["error"])), min_count=0).as_py():
-        raise ValueError("a result row must have either a score or an error")
-    if not pc.all(pc.is_finite(table["score"]), min_count=0).as_py():
-        raise ValueError("a score is not finite")
-    return table
-
-
-def provenance(table: pa.Table) -> dict[str, str]:
-    """What scored this table (model digest, template version, engine, dtype), from its metadata."""
-    pairs = ((k.decode(), v.decode()) for k, v in (table.schema.metadata or {}).items())
-    return {
-        key.removeprefix(METADATA_PREFIX): value
-        for key, value in pairs
-        if key.startswith(METADATA_PREFIX)
-    }

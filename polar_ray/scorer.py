@@ -100,14 +100,14 @@ class Scorer:
         batch = to_batch(records)
         costs = row_costs(batch.table)
         if costs.sum() < 2 * SLICE_BYTES:
-            table = self._score(batch.table, self.encode(batch.table))
+            table = self._score(batch.table, self.encoder.encode(batch.table))
         else:
             groups, most = row_groups(batch.table), batch.table.num_rows
             rows = shard(costs, groups, max_shards=most, min_cost=SLICE_BYTES)
             slices = [batch.table.take(pa.array(taken)) for taken in rows]
             # While the engine is busy with one slice, the next are turned into ids.
             with ThreadPoolExecutor(1, thread_name_prefix="encode") as ahead:
-                encoded = ahead.map(self.encode, slices)
+                encoded = ahead.map(self.encoder.encode, slices)
                 table = merge(rows, list(map(self._score, slices, encoded)))
         return with_row_errors(table, batch.errors)
 
@@ -115,7 +115,7 @@ class Scorer:
         return self.results(table, encoded, self.forward(encoded))
 
     def encode(self, table: pa.Table) -> list[Encoded]:
-        """Token ids, or the reason why there are none, for each row of a request table."""
+        """Token ids, or the reason why there are none, for each row of an untrusted table."""
         return self.encoder.encode(check_table(table))
 
     def forward(

@@ -7,12 +7,13 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from polar_ray.planning.shard import Cut
-from polar_ray.pool.router.placement import EXPRESS_BYTES, Member
-from polar_ray.pool.router.work import Attempt, Call, Item, Parcel
-from polar_ray.records import score_table
+from polar_ray.planning.shard import Shards
+from polar_ray.pool.router.call import Call, Item
+from polar_ray.pool.router.work import Attempt, Member, Parcel
+from polar_ray.scores import score_table
+from polar_ray.sizes import SMALL_BYTES
 
-FAT = EXPRESS_BYTES + 1
+FAT = SMALL_BYTES + 1
 
 
 def scored(table: pa.Table, values: Any, digest: str) -> pa.Table:
@@ -31,11 +32,11 @@ def scored(table: pa.Table, values: Any, digest: str) -> pa.Table:
 
 def parcel(cost: int = FAT, rows: int = 1, rank: int = 0, **options: Any) -> Parcel:
     table = pa.table({"output": ["o"] * rows})
-    order = (rank, 1.0, 1)
-    call = Call(table, Cut([np.arange(rows)], [cost], None), order, cast("Any", None))
+    urgency = (rank, 1.0, 1)
+    call = Call(table, Shards([np.arange(rows)], [cost], None), urgency, cast("Any", None))
     call.open[:], call.left = True, rows
-    item = Item(call, np.arange(rows), cost, order)
-    return Parcel([item], order, **options)
+    item = Item(call, np.arange(rows), cost, urgency)
+    return Parcel([item], urgency, **options)
 
 
 def give(member: Member, held: Parcel) -> None:

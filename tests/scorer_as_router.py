@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from polar_ray.config import PoolConfig, check_priority
 from polar_ray.pool.http.auth import Tokens
-from polar_ray.pool.router.admission import Admission, Read
+from polar_ray.pool.http.bodies import Read
+from polar_ray.pool.router.admission import Admission
 from polar_ray.records import with_row_errors
 from polar_ray.scorer import Scorer
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "polar_ray"
 FILES = sorted(PACKAGE.rglob("*.py"))
+FOLDERS = sorted({path.parent for path in FILES})
 
 LAYERS = {
     "errors": 0,
     "config": 0,
     "records": 0,
+    "scores": 0,
+    "sizes": 0,
     "stream": 0,
+    "tables": 0,
     "assets": 0,
     "encoding": 1,
     "planning": 1,
@@ -40,6 +47,7 @@ ALLOWED = {
         "pool/replica/metrics.py",
         "pool/replica/deployment.py",
         "pool/router/deployment.py",
+        "pool/router/replicas.py",
         "pool/ingress.py",
         "pool/router/request_router.py",
         "client/handle.py",
@@ -70,6 +78,43 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that a file imports, wherever in it the import stands."""
+    found = set[Path]()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = list[str]()
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute"
+            # What is imported from a folder is a file of it, or a name of its __init__.
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if file_of(name) else str(node.module) for name in inner]
+        found |= {file for name in names if (file := file_of(name))}
+    return found - {path}
+
+
+def file_of(module: str) -> Path | None:
+    """polar_ray.encoding.encoder -> .../polar_ray/encoding/encoder.py"""
+    place = PACKAGE.parent.joinpath(*module.split("."))
+    candidates = (place.with_suffix(".py"), place / "__init__.py")
+    return next((file for file in candidates if file in FILES), None)
+
+
+def circle(graph: Mapping[Path, set[Path]]) -> list[Path]:
+    """Files that import each other in a circle; none if there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def child(path: Path, folder: Path) -> Path | None:
+    """What of a folder a file is, or is in; None if it is elsewhere."""
+    return folder / path.relative_to(folder).parts[0] if path.is_relative_to(folder) else None
+
+
 def part_of(module: str) -> str:
     """polar_ray.encoding.encoder -> encoding"""
     return ([*module.split("."), ""])[1]
@@ -88,6 +133,25 @@ def test_imports_go_down_only(path: Path) -> None:
         assert LAYERS[other] < LAYERS[own] or LAYERS[own] == LAYERS[other] in (0, 4), (
             f"{path.name} imports {module}"
         )
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_in_a_folder_imports_itself_in_a_circle(folder: Path) -> None:
+    """Files and folders; imports for types and within functions count, too. The package's own
+    `__init__` shows names of all parts, and is left out."""
+    graph = defaultdict[Path, set[Path]](set)
+    for path in FILES:
+        if (own := child(path, folder)) is not None and path != PACKAGE / "__init__.py":
+            others = {child(other, folder) for other in imported_files(path)}
+            graph[own] |= {other for other in others if other not in (None, own)}
+    graph.pop(PACKAGE / "__init__.py", None)
+    assert not [str(path.relative_to(PACKAGE)) for path in circle(graph)]
+
+
+def test_a_circle_is_found() -> None:
+    first, second, third = Path("a"), Path("b"), Path("c")
+    assert circle({first: {second}, second: {third}, third: {second}})
+    assert not circle({first: {second, third}, second: {third}, third: set()})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

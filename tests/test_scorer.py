@@ -58,13 +58,13 @@ def test_a_large_batch_is_encoded_in_slices(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = scorer.score([*GROUPS, *(bad for bad, _ in BAD_ROWS)])
-    encode, sizes = scorer.encode, []
+    encode, sizes = scorer.encoder.encode, []
 
     def counting(table: pa.Table) -> object:
         sizes.append(table.num_rows)
         return encode(table)
 
-    monkeypatch.setattr(scorer, "encode", counting)
+    monkeypatch.setattr(scorer.encoder, "encode", counting)
     monkeypatch.setattr(module, "SLICE_BYTES", 300)
     found = scorer.score([*GROUPS, *(bad for bad, _ in BAD_ROWS)])
     assert len(sizes) > 2

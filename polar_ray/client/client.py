@@ -20,7 +20,8 @@ from polar_ray.client.coalesce import Coalescer, Send
 from polar_ray.client.waiting import Waiting
 from polar_ray.config import Priority, check_priority, check_timeout
 from polar_ray.errors import PolarRayError, ScoreError
-from polar_ray.records import Record, to_batch, with_row_errors
+from polar_ray.records import Record, to_batch
+from polar_ray.scores import with_row_errors
 
 Records: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
 OnError = Literal["raise", "none", "nan"]

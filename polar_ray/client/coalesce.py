@@ -1,8 +1,8 @@
-"""Coalescer: many small calls of one event loop, few calls of the pool.
+"""Coalescer: joins small calls of one event loop into fewer calls of the pool.
 
 Trainers score each rollout with a call of its own, thousands at once. Each call of a pool costs
-milliseconds on both sides, whatever is in it, so that small ones that wait at the same time leave
-together. Each keeps its own deadline and gets its own rows; knows nothing of how calls travel.
+milliseconds on both sides, whatever is in it, so small ones that wait at the same time are sent
+together as a bundle. Each caller keeps its own deadline and gets its own rows.
 """
 
 from __future__ import annotations
@@ -17,32 +17,27 @@ import pyarrow as pa
 
 from polar_ray.config import Priority
 from polar_ray.errors import DeadlineExceeded, RecordError
-
-SMALL_BYTES = 1 << 16
-"""A larger call travels alone."""
-
-FULL_BYTES = 1 << 18
-"""A bundle of this size waits no longer."""
+from polar_ray.sizes import BUNDLE_BYTES, SMALL_BYTES
 
 WAIT_S = 0.003
-"""How long a bundle waits for company after the last one left, for each one that is on its way:
-a lone call never waits, and a busy pool gets fewer and larger ones."""
+"""How long a bundle waits after the last was sent, for each that is out: a lone call never waits,
+and a busy pool gets fewer and larger bundles."""
 
 LONGEST_WAIT_S = 0.1
 
 GRACE_S = 0.5
-"""The pool keeps the deadline and says why; this much later its callers give up on it too."""
+"""The pool answers at the deadline and says why; a client gives up this much later."""
 
 Send = Callable[[pa.Table, float, Priority], Awaitable[pa.Table]]
 """One call of the pool: a batch, its deadline in s, its priority."""
 
 _Kind = tuple[Priority, int, pa.Schema]
-"""What travels together: the same priority, deadlines that differ by less than twice (a pool orders
-work by them), the same columns."""
+"""What may be sent together: the same priority, deadlines that differ by less than twice (a pool
+orders work by them), the same columns."""
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _Entry:
     """A caller's batch, until when by the loop's clock, and its share of the answer."""
 
     table: pa.Table
@@ -52,10 +47,10 @@ class _Call:
 
 @dataclass(slots=True, eq=False)
 class _Bundle:
-    """Calls that leave together."""
+    """Calls that are sent together."""
 
     leaves: asyncio.TimerHandle
-    calls: list[_Call] = field(default_factory=list)
+    calls: list[_Entry] = field(default_factory=list)
     size_bytes: int = 0
 
 
@@ -76,7 +71,7 @@ class Coalescer:
         if batch.nbytes > SMALL_BYTES:
             return await self._send(batch, timeout_s, priority)
         loop = asyncio.get_running_loop()
-        call = _Call(batch, loop.time() + timeout_s, loop.create_future())
+        call = _Entry(batch, loop.time() + timeout_s, loop.create_future())
         self._add((priority, math.frexp(timeout_s)[1], batch.schema), call)
         try:
             return await asyncio.wait_for(call.result, timeout_s + GRACE_S)
@@ -85,17 +80,17 @@ class Coalescer:
                 raise
             raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from None
 
-    def _add(self, kind: _Kind, call: _Call) -> None:
+    def _add(self, kind: _Kind, call: _Entry) -> None:
         bundle = self._open.get(kind)
         if bundle is None:
             loop = asyncio.get_running_loop()
             wait_s = min(WAIT_S * len(self._on_their_way), LONGEST_WAIT_S)
-            # Also a lone call leaves at the end of this turn: its like may be about to come.
+            # Also a lone call is sent at the end of this turn: others may be made in it.
             at = max(loop.time(), self._left_at + wait_s)
             bundle = self._open[kind] = _Bundle(loop.call_at(at, self._leave, kind))
         bundle.calls.append(call)
         bundle.size_bytes += call.table.nbytes
-        if bundle.size_bytes >= FULL_BYTES:
+        if bundle.size_bytes >= BUNDLE_BYTES:
             bundle.leaves.cancel()
             self._leave(kind)
 
@@ -120,7 +115,7 @@ class Coalescer:
         for call in calls:
             call.result.add_done_callback(left)
 
-    async def _carry(self, calls: list[_Call], priority: Priority) -> None:
+    async def _carry(self, calls: list[_Entry], priority: Priority) -> None:
         left_s = max(call.until for call in calls) - asyncio.get_running_loop().time()
         table = pa.concat_tables([call.table for call in calls]).combine_chunks()
         try:
@@ -128,7 +123,7 @@ class Coalescer:
         except RecordError as error:
             if len(calls) == 1:
                 _fail(calls, error)
-            else:  # which of them is to blame shows when each goes alone
+            else:  # sent one by one, only the one with the bad records fails
                 await asyncio.gather(*(self._carry([call], priority) for call in calls))
         except Exception as error:
             _fail(calls, error)
@@ -140,7 +135,7 @@ class Coalescer:
                 start += call.table.num_rows
 
 
-def _fail(calls: list[_Call], error: Exception) -> None:
+def _fail(calls: list[_Entry], error: Exception) -> None:
     for call in calls:
         if not call.result.done():
             # Each raises its own: tracebacks grow with every caller that passes one on.

@@ -26,7 +26,7 @@ from polar_ray.errors import (
     ScoreError,
     Unavailable,
 )
-from polar_ray.records import check_scores
+from polar_ray.scores import check_scores
 from polar_ray.stream import (
     ARROW_STREAM,
     CONTENT_DIGEST,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from polar_ray.errors import ModelChanged
-from polar_ray.records import provenance
+from polar_ray.scores import provenance
 
 NAME = "model"
 """What a model is called where it was loaded; the digest says which it is."""

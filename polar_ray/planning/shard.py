@@ -20,7 +20,7 @@ Rows = npt.NDArray[np.int64]
 
 def row_costs(table: pa.Table) -> Rows:
     """int64 [rows]: bytes of text that a row puts into the model; the prompt stands there twice."""
-    sizes = {name: _byte_lengths(table[name]) for name in ("prompt", "reference", "output")}
+    sizes = {name: byte_lengths(table[name]) for name in ("prompt", "reference", "output")}
     return 2 * sizes["prompt"] + sizes["reference"] + sizes["output"]
 
 
@@ -36,7 +36,7 @@ def row_groups(table: pa.Table) -> Rows:
     return key.astype(np.int64)
 
 
-class Cut(NamedTuple):
+class Shards(NamedTuple):
     """How a batch is divided."""
 
     rows: list[Rows]
@@ -49,16 +49,16 @@ class Cut(NamedTuple):
     """Equal for undivided batches of one prompt and reference; None for others."""
 
 
-def cut(table: pa.Table, *, max_shards: int, min_cost: int) -> Cut:
+def shard_table(table: pa.Table, *, max_shards: int, min_cost: int) -> Shards:
     """Divides a request table with `shard`; one that is too small for that is looked at less."""
     total = table.nbytes
     if max_shards == 1 or total < min_cost:
-        return Cut([np.arange(table.num_rows)], [total], _group(table))
+        return Shards([np.arange(table.num_rows)], [total], _group(table))
     costs = row_costs(table)
     rows = shard(costs, row_groups(table), max_shards=max_shards, min_cost=min_cost)
     if len(rows) == 1:
-        return Cut(rows, [int(costs.sum())], _group(table))
-    return Cut(rows, [int(costs[taken].sum()) for taken in rows], None)
+        return Shards(rows, [int(costs.sum())], _group(table))
+    return Shards(rows, [int(costs[taken].sum()) for taken in rows], None)
 
 
 def _group(table: pa.Table) -> int | None:
@@ -122,7 +122,7 @@ def _blocks(costs: Rows, groups: Rows, *, largest: int) -> list[tuple[int, Rows]
     return blocks
 
 
-def _byte_lengths(column: pa.ChunkedArray) -> Rows:
+def byte_lengths(column: pa.ChunkedArray) -> Rows:
     lengths = pc.fill_null(pc.binary_length(column), 0)
     return np.asarray(lengths.to_numpy(), dtype=np.int64)
 

@@ -10,8 +10,10 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +21,25 @@ from chaos.observe import GUARD_S, running, stats, until
 from processes import replica_pids
 
 from polar_ray.client import Client
-from polar_ray.config import ScorerConfig, StubEngineConfig
+from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import PolarRayError
+from polar_ray.pool.local import pool
 from polar_ray.records import provenance
 from polar_ray.scorer import Scorer
 
 CALLERS = 12
+
+
+def stub_config(model: str, **changes: Any) -> PoolConfig:
+    """Three replicas that take about a quarter of a second for a batch of 250."""
+    engine = StubEngineConfig(seconds_per_token=2e-5)
+    values = {"model": model, "num_replicas": 3, "num_cpus": 0.1, "engine": engine, **changes}
+    return PoolConfig(**values)
+
+
+def stub_pool(name: str, model: str, **changes: Any) -> AbstractContextManager[str]:
+    """A pool of `stub_config`; gives its address."""
+    return pool(stub_config(model, **changes), name=name, route_prefix=f"/{name}")
 
 
 def batch(start: int, size: int) -> pa.Table:

@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,7 @@ from chaos.load import Account, Oracle, batch, by, run_load
 from chaos.observe import GUARD_S, idle
 
 from polar_ray.client import Client, connect
-from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.errors import DeadlineExceeded, PolarRayError
-from polar_ray.pool.local import pool
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]
 
@@ -35,14 +33,6 @@ SIZES = (1, 8, 250, 1000, 4000)
 HONEST_S = 2 * GUARD_S
 PROBES = 10
 Figure = Callable[[str], None]
-
-
-@pytest.fixture
-def url(cluster: None, model: str) -> Iterator[str]:
-    engine = StubEngineConfig(seconds_per_token=2e-5)
-    config = PoolConfig(model=model, num_replicas=3, num_cpus=0.1, engine=engine)
-    with pool(config, name=NAME, route_prefix="/cancelled") as address:
-        yield address
 
 
 @dataclass

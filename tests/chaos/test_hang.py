@@ -16,7 +16,8 @@ from processes import replica_pids
 from polar_ray.client import Client, connect
 from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.pool.local import pool
-from polar_ray.pool.replica.watchdog import AT_LEAST_S, EXIT_CODE
+from polar_ray.pool.replica.progress import AT_LEAST_S
+from polar_ray.pool.replica.watchdog import EXIT_CODE
 from polar_ray.records import check_scores
 from polar_ray.scorer import Scorer
 

@@ -12,15 +12,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from chaos.load import Account, Oracle, batch, by, run_load
+from chaos.load import Account, Oracle, batch, by, run_load, stub_pool
 from chaos.observe import GUARD_S, idle, is_whole, until
 from processes import replica_pids
 
 from polar_ray.client import connect
-from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.config import StubEngineConfig
 from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import PolarRayError
-from polar_ray.pool.local import pool
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -104,10 +103,9 @@ def test_one_record_of_4096_that_hangs_is_reported_and_others_are_answered(
 ) -> None:
     [hanging] = load_tokenizer(tiny_dir).encode("\x07")
     engine = StubEngineConfig(seconds_per_token=2e-5, hanging_token=hanging)
-    config = PoolConfig(model=model, num_replicas=REPLICAS, num_cpus=0.1, engine=engine)
     oracle = Oracle(tiny_dir)
     rows = records_with(HANGS, "ring \x07")
-    with pool(config, name=NAME, route_prefix="/hanging"), processes_seen() as seen:
+    with stub_pool(NAME, model, num_replicas=REPLICAS, engine=engine), processes_seen() as seen:
         result, others = asyncio.run(beside_others(rows, oracle))
         asyncio.run(until("the pool is whole", lambda: is_whole(NAME, REPLICAS)))
         replaced = len(seen) - REPLICAS

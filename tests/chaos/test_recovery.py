@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from chaos.load import (
     hit,
     let_go,
     run_load,
+    stub_config,
+    stub_pool,
 )
 from chaos.observe import GUARD_S
 from processes import replica_pids
@@ -32,7 +34,6 @@ from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import ReplicaLost
-from polar_ray.pool.local import pool
 from polar_ray.stream import encode_arrow, read_arrow
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -40,19 +41,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 NAME = "fire"
 RECORDS = int(os.environ.get("CHAOS_RECORDS", "100000"))
 Figure = Callable[[str], None]
-
-
-def config(model: str, **changes: Any) -> PoolConfig:
-    """Three replicas that take about a quarter of a second for a batch of 250."""
-    engine = StubEngineConfig(seconds_per_token=2e-5)
-    values = {"model": model, "num_replicas": 3, "num_cpus": 0.1, "engine": engine, **changes}
-    return PoolConfig(**values)
-
-
-@pytest.fixture
-def three(cluster: None, model: str) -> Iterator[None]:
-    with pool(config(model), name=NAME, route_prefix="/fire"):
-        yield
 
 
 async def under_fire(call: Call, oracle: Oracle, what: signal.Signals, *, records: int) -> Account:
@@ -81,7 +69,7 @@ async def under_fire(call: Call, oracle: Oracle, what: signal.Signals, *, record
     return account
 
 
-def test_a_killed_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:
+def test_a_killed_replica_loses_nothing(url: str, tiny_dir: Path, figure: Figure) -> None:
     fire = under_fire(by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGKILL, records=RECORDS)
     account = asyncio.run(fire)
     figure(account.summary())
@@ -89,15 +77,15 @@ def test_a_killed_replica_loses_nothing(three: None, tiny_dir: Path, figure: Fig
 
 
 def test_without_this_router_the_same_fire_loses_records(
-    three: None, tiny_dir: Path, figure: Figure
+    url: str, tiny_dir: Path, figure: Figure
 ) -> None:
     """The control: plain calls of the replicas' deployment through Serve."""
     from ray import serve
 
-    from polar_ray.pool.router import members
+    from polar_ray.pool.router import running
 
     names: list[str] = []
-    members.watch(NAME, lambda found: names.__setitem__(slice(None), found))
+    running.watch(NAME, lambda found: names.__setitem__(slice(None), found))
     score = serve.get_deployment_handle("Replica", NAME).options(_by_reference=True).score
     chance = random.Random(2)
 
@@ -120,7 +108,7 @@ def test_without_this_router_the_same_fire_loses_records(
     assert account.wrong == 0
 
 
-def test_a_stopped_replica_loses_nothing(three: None, tiny_dir: Path, figure: Figure) -> None:
+def test_a_stopped_replica_loses_nothing(url: str, tiny_dir: Path, figure: Figure) -> None:
     fire = under_fire(by(connect(app_name=NAME)), Oracle(tiny_dir), signal.SIGSTOP, records=RECORDS)
     account = asyncio.run(fire)
     figure(account.summary())
@@ -137,7 +125,7 @@ def test_one_record_of_4096_that_kills_is_reported_alone(
     rows = batch(0, 4096).to_pylist()
     rows[1234]["output"] = "ring \x07"
     began = time.monotonic()
-    with pool(config(model, engine=engine), name=NAME, route_prefix="/fire"):
+    with stub_pool(NAME, model, engine=engine):
         client = connect(app_name=NAME)
         result = client.score_table(rows, timeout_s=2 * GUARD_S)
         took = time.monotonic() - began
@@ -186,8 +174,8 @@ def test_updates_and_scaling_lose_nothing_and_mix_no_models(
     updates = int(os.environ.get("CHAOS_UPDATES", "10"))
     changes = [{"engine": StubEngineConfig(salt=n % 2)} for n in range(1, updates + 1)]
     changes += [{"num_replicas": n} for n in (1, 3)]
-    deploys = [deploy(config(model, **change)) for change in changes]
-    with pool(config(model), name=NAME, route_prefix="/fire"):
+    deploys = [deploy(stub_config(model, **change)) for change in changes]
+    with stub_pool(NAME, model):
         account = asyncio.run(under_change(Oracle(tiny_dir, salts=(0, 1)), deploys, 10_000))
     figure(account.summary() + f"; models seen: {sorted(account.digests)}")
     assert len(account.digests) == 2
@@ -206,7 +194,7 @@ def test_new_weights_are_loaded_in_place_and_nothing_is_lost(
 
     def file(folder: Path) -> dict[str, Any]:
         replica = {"name": "Replica", "user_config": {"model": str(folder)}}
-        args = config(str(tiny_dir)).model_dump(mode="json")
+        args = stub_config(str(tiny_dir)).model_dump(mode="json")
         app = {"name": NAME, "import_path": "polar_ray:app", "route_prefix": "/fire"}
         return {"applications": [{**app, "args": args, "deployments": [replica]}]}
 

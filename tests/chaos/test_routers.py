@@ -13,12 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from chaos.load import Account, Call, Oracle, assert_exact, batch, by, run_load
+from chaos.load import Account, Call, Oracle, assert_exact, batch, by, run_load, stub_pool
 from processes import own, replica_pids
 
 from polar_ray.client import connect
-from polar_ray.config import PoolConfig, StubEngineConfig
-from polar_ray.pool.local import pool
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -34,9 +32,7 @@ Figure = Callable[[str], None]
 
 @pytest.fixture
 def url(cluster: None, model: str) -> Iterator[str]:
-    engine = StubEngineConfig(seconds_per_token=2e-5)
-    config = PoolConfig(model=model, num_replicas=3, num_routers=3, num_cpus=0.1, engine=engine)
-    with pool(config, name=NAME, route_prefix="/routers") as address:
+    with stub_pool(NAME, model, num_routers=3) as address:
         yield address
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from chaos.observe import is_whole, until
 from processes import own, replica_pids
 
 from polar_ray.client import connect
-from polar_ray.config import PoolConfig, StubEngineConfig
-from polar_ray.pool.local import pool
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -30,14 +28,6 @@ CALLS = 36
 """Calls of each load that end between two hits: some of each caller."""
 
 Figure = Callable[[str], None]
-
-
-@pytest.fixture
-def url(cluster: None, model: str) -> Iterator[str]:
-    engine = StubEngineConfig(seconds_per_token=2e-5)
-    config = PoolConfig(model=model, num_replicas=REPLICAS, num_cpus=0.1, engine=engine)
-    with pool(config, name=NAME, route_prefix="/served") as address:
-        yield address
 
 
 async def kill_again_and_again(title: bytes, accounts: list[Account]) -> list[float]:

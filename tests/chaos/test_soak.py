@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos.load import Account, Oracle, batch, by, run_load
+from chaos.load import Account, Oracle, batch, by, run_load, stub_pool
 from chaos.observe import GUARD_S, idle
 from processes import replica_pids, rss_mb
 
 from polar_ray.client import connect
-from polar_ray.config import PoolConfig, StubEngineConfig
-from polar_ray.pool.local import pool
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(3600)]
 
@@ -65,10 +63,8 @@ def test_memory_is_flat(
         assert await idle(NAME) == {}
         return account.rows, account.lost + account.wrong + account.errors
 
-    engine = StubEngineConfig(seconds_per_token=2e-5)
-    config = PoolConfig(model=model, num_replicas=2, num_cpus=0.1, engine=engine)
     began = time.monotonic()
-    with pool(config, name=NAME, route_prefix="/soak"):
+    with stub_pool(NAME, model, num_replicas=2):
         rows, bad = asyncio.run(main())
     assert bad == 0
     # The first third fills caches and arenas.

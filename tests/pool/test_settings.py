@@ -31,7 +31,7 @@ def test_every_unbounded_default_of_serve_is_set() -> None:
 
 
 def test_health_checks_end_before_serve_counts_them_as_failed() -> None:
-    from polar_ray.pool.replica.deployment import PROBE_TIMEOUT_S
+    from polar_ray.pool.replica.loaded import PROBE_TIMEOUT_S
     from polar_ray.pool.settings import REPLICA
 
     assert REPLICA["health_check_timeout_s"] > PROBE_TIMEOUT_S

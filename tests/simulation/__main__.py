@@ -54,7 +54,7 @@ def summary(reports: list[Report], seconds: float) -> str:
     turns = sum(report.turns for report in reports)
     counts = {
         name: sum(getattr(report, name) for report in reports)
-        for name in ("calls", "answered", "errors", "late", "left", "deaths", "convicted")
+        for name in ("calls", "answered", "errors", "late", "left", "deaths", "poison")
     }
     trials = sum(report.counters["trials"] for report in reports)
     shown = ", ".join(f"{count} {name}" for name, count in counts.items())

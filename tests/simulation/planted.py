@@ -40,7 +40,7 @@ def bug(name: str, file: str, before: str, after: str, scenario: str | None = No
 BUGS = (
     bug(
         "a slot is released by the attempt's own coroutine, which may be cancelled before it runs",
-        "dispatcher.py",
+        "router/dispatcher.py",
         """        attempt.task = asyncio.ensure_future(self._send(attempt))
         # A callback runs whatever becomes of the task, also if it is cancelled before it begins.
         attempt.task.add_done_callback(partial(self._on_done, attempt))
@@ -56,7 +56,7 @@ BUGS = (
     ),
     bug(
         "late work goes to one replica after the other",
-        "recovery.py",
+        "router/recovery.py",
         """            if not suspected and sum(other.stalled for other in parcel.attempts) == 1:
                 self._give_up_on(attempt)
 """,
@@ -67,16 +67,16 @@ BUGS = (
     ),
     bug(
         "late work is never repeated",
-        "recovery.py",
+        "router/recovery.py",
         "        self._find_overdue(list(attempts), now)\n",
         "",
         "hanging",
     ),
     Bug(
-        "records are convicted by deaths alone, whatever else died",
+        "records are reported for deaths alone, whatever else died",
         (
             (
-                "polar_ray/pool/router/isolation.py",
+                "polar_ray/pool/router/losses.py",
                 """        return sum(
             loss.at >= since and not loss.explained and parcel.family not in loss.families
             for loss in self._losses
@@ -94,15 +94,15 @@ BUGS = (
         "storm",
     ),
     bug(
-        "what was lost with its neighbours convicts a record",
-        "isolation.py",
-        "        if found is Verdict.LOST and trial.parcel.num_rows == 1:\n",
-        "        if found is Verdict.LOST:\n",
+        "a record is reported for what was lost with its neighbours",
+        "router/isolation.py",
+        "        if found is TrialResult.LOST and trial.parcel.num_rows == 1:\n",
+        "        if found is TrialResult.LOST:\n",
         "weather",
     ),
     bug(
         "a trial begins at a replica where other routers have work",
-        "reservation.py",
+        "replica/reservation.py",
         "            await self._idle.wait()\n            await drained()\n",
         "            pass\n",
         "weather",
@@ -116,7 +116,7 @@ BUGS = (
                 "self._membership.provenance(None)",
             ),
             (
-                "polar_ray/pool/router/work.py",
+                "polar_ray/pool/router/call.py",
                 "answers.append((rows, poisoned_scores(served, len(rows))))",
                 "answers.insert(0, (rows, poisoned_scores(served, len(rows))))",
             ),
@@ -125,50 +125,50 @@ BUGS = (
     ),
     bug(
         "rows in another order are delivered",
-        "work.py",
+        "router/work.py",
         "ids.null_count or not np.array_equal(ids.to_numpy(), self._row_ids())",
         "ids.null_count",
     ),
     bug(
         "a result is not looked at",
-        "work.py",
+        "router/work.py",
         "        check_scores(result, self.num_rows)\n",
         "",
     ),
     bug(
         "results of two models are merged",
-        "dispatcher.py",
+        "router/dispatcher.py",
         "            if item.call.digest == member.digest:\n",
         "            if True:\n",
     ),
     bug(
         "postponed repeats are lost",
-        "retries.py",
+        "router/retries.py",
         "            self._queue.push(self._postponed.popleft())\n",
         "            self._postponed.popleft()\n",
         "storm",
     ),
     bug(
         "work that Serve cancelled is forgotten",
-        "dispatcher.py",
+        "router/dispatcher.py",
         "            if attempt.cancelled:\n",
         "            if True:\n",
     ),
     bug(
         "who refused once is never asked again",
-        "recovery.py",
+        "router/recovery.py",
         "        attempt.member.serving = False\n",
         "        self.membership.members.pop(attempt.member.name, None)\n",
     ),
     bug(
         "an error is told to all callers of a parcel",
-        "recovery.py",
+        "router/recovery.py",
         "        if len(parcel.items) > 1 and parcel.failures > 1:\n",
         "        if False:\n",
     ),
     bug(
         "a replica that once did not answer is never asked again",
-        "membership.py",
+        "router/membership.py",
         """            if member.available:
                 member.available_at = now
             else:
@@ -179,14 +179,14 @@ BUGS = (
     ),
     bug(
         "who leaves takes along what was known of the record",
-        "recovery.py",
-        "        attempt.member.left_behind.append(attempt)\n",
-        "        pass\n",
+        "router/dispatcher.py",
+        "                attempt.member.abandoned.append(attempt)\n",
+        "                pass\n",
         "impatient",
     ),
     bug(
         "a swapped model is not noticed",
-        "membership.py",
+        "router/membership.py",
         '        member.digest = served.get("model_digest", "")\n',
         '        member.digest = member.digest or served.get("model_digest", "")\n',
     ),

@@ -12,8 +12,9 @@ import pyarrow as pa
 from parcels import scored
 
 from polar_ray.pool.replica.reservation import NotReserved, Reservation
+from polar_ray.pool.router.call import Served
 from polar_ray.pool.router.outcome import Died, Refused, Unreachable
-from polar_ray.pool.router.work import Attempt, Served
+from polar_ray.pool.router.work import Attempt
 
 KILLS, HANGS, FAILS = -1, -2, -3
 """Outputs of records that end a replica's process, never come back, raise an error."""

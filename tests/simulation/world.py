@@ -21,12 +21,13 @@ from simulation.loop import VirtualLoop
 from simulation.replicas import FAILS, GARBAGE, HANGS, KILLS, Serve, expected
 
 from polar_ray.errors import PolarRayError
-from polar_ray.planning.shard import Cut
+from polar_ray.planning.shard import Shards
+from polar_ray.pool.router.call import Served
 from polar_ray.pool.router.dispatcher import Dispatcher
 from polar_ray.pool.router.outcome import Refused, Unreachable
 from polar_ray.pool.router.retries import BURST, SHARE, TRICKLE_PER_S
-from polar_ray.pool.router.work import Attempt, Served
-from polar_ray.records import provenance
+from polar_ray.pool.router.work import Attempt
+from polar_ray.scores import provenance
 
 TICK_S = 0.5
 FAULTS_S = 40.0
@@ -52,7 +53,7 @@ class Report:
     late: int = 0
     left: int = 0
     deaths: int = 0
-    convicted: int = 0
+    poison: int = 0
     worst_wait_s: float = 0.0
     counters: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -117,9 +118,9 @@ class Router:
         table = pa.table({"prompt": texts, "reference": texts, "output": texts})
         shards = min(how.pop("shards"), len(outputs))
         rows = np.array_split(np.arange(len(outputs)), shards)
-        cut = Cut(rows, [how["cost"] * len(taken) for taken in rows], how["group"])
+        sharded = Shards(rows, [how["cost"] * len(taken) for taken in rows], how["group"])
         deadline = self._world.loop.time() + timeout_s
-        scoring = self.dispatcher.score(table, cut, rank=how["rank"], deadline=deadline)
+        scoring = self.dispatcher.score(table, sharded, rank=how["rank"], deadline=deadline)
         return await asyncio.wait_for(scoring, timeout_s)
 
 
@@ -154,6 +155,10 @@ class World:
         self._tasks.append(task)
         return task
 
+    def records(self, count: int) -> np.ndarray:
+        """int64 [count]: outputs of records that no batch had before."""
+        return np.array([next(self._outputs) for _ in range(count)])
+
     async def run(self) -> None:
         """Load and faults, then quiet, then a look at everything."""
         callers = [self.loop.create_task(self._caller()) for _ in range(self.chance.randint(2, 12))]
@@ -167,7 +172,7 @@ class World:
         self._heal()
         await asyncio.sleep(HEAL_S)
         await self._probe()
-        await self._close()
+        await self.close()
         self._check_nothing_is_left()
 
     # Callers.
@@ -182,7 +187,7 @@ class World:
         """The outputs of one batch; one in some has a record that is not like others."""
         chance = self.chance
         size = chance.choice((1, 1, 1, 2, 8, 60, 500))
-        outputs = np.array([next(self._outputs) for _ in range(size)])
+        outputs = self.records(size)
         for kind, output in (("kills", KILLS), ("hangs", HANGS), ("fails", FAILS)):
             if kind in self.kinds and chance.random() < 0.04:
                 for _ in range(chance.choice((1, 1, 3))):
@@ -224,7 +229,7 @@ class World:
             self._check_error(error, outputs, router)
         else:
             self.report.answered += 1
-            self._check_result(result, outputs)
+            self.check_result(result, outputs)
 
     async def _cancel(self, call: asyncio.Task[Any]) -> None:
         """At any step: after some turns of the loop, or some time."""
@@ -235,7 +240,8 @@ class World:
             await asyncio.sleep(self.chance.choice((0.001, 0.02, 0.5, 3)))
         call.cancel()
 
-    def _check_result(self, result: pa.Table, outputs: np.ndarray) -> None:
+    def check_result(self, result: pa.Table, outputs: np.ndarray) -> None:
+        """Raises `Broken` unless every record has its score, or its error."""
         digest = provenance(result)["model_digest"]
         scores = result["score"].to_pylist()
         if len(scores) != len(outputs):
@@ -247,7 +253,7 @@ class World:
             if output in (KILLS, HANGS):
                 if score is not None or not error.startswith("poison"):
                     raise Broken(f"a record that ends replicas got {score}, {error}")
-                self.report.convicted += 1
+                self.report.poison += 1
             elif error is not None:
                 raise Broken(f"an innocent record was reported: {error}")
             elif score != known:
@@ -283,14 +289,14 @@ class World:
             if router.gone:
                 continue
             for _ in range(10):
-                outputs = np.array([next(self._outputs)])
+                outputs = self.records(1)
                 how = {"rank": 0, "shards": 1, "cost": 100, "group": None}
                 try:
                     result = await router.score(outputs, 5.0, **how)
                 except (TimeoutError, asyncio.TimeoutError):
                     held = router.dispatcher.held
                     raise Broken(f"a healed pool does not answer; {held}") from None
-                self._check_result(result, outputs)
+                self.check_result(result, outputs)
             self._check_repeats(router)
 
     def _check_repeats(self, router: Router) -> None:
@@ -301,7 +307,8 @@ class World:
                 f"{counters['repeats']} repeats beside {counters['parcels']} parcels that came home"
             )
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Ends what runs beside."""
         await asyncio.sleep(2 * TICK_S)
         for task in self._tasks:
             task.cancel()
@@ -489,7 +496,7 @@ async def _run(seed: int, loop: VirtualLoop, scenario: Any, options: dict[str, A
     try:
         await scenario(world)
     except BaseException:
-        await world._close()
+        await world.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         raise

@@ -85,7 +85,7 @@ def _spelled_bytes(column: pa.ChunkedArray) -> int:
     if not pa.types.is_dictionary(column.type) or column.type.value_type not in text:
         return 0
     lengths = (pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks)
-    return sum(pc.sum(one.cast(pa.int64())).as_py() or 0 for one in lengths)
+    return sum(pc.sum(chunk.cast(pa.int64())).as_py() or 0 for chunk in lengths)
 
 
 # Arrow's reader takes the size of each decompressed buffer from the sender and has no limit of its

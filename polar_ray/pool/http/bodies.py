@@ -8,7 +8,7 @@ turns, and nobody with a small body waits for a large one. Imports no ray.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,16 +18,17 @@ from polar_ray.config import PoolConfig
 from polar_ray.errors import RecordError, TooLarge
 from polar_ray.pool.http.arrow_body import decode_arrow
 from polar_ray.pool.http.json_body import JSON, decode_json
-from polar_ray.pool.router.admission import Admit
 from polar_ray.records import Batch, to_batch
+from polar_ray.sizes import LARGE_BYTES, TINY_BYTES
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, check_digest
 
 T = TypeVar("T")
 
-TINY_BYTES = 1 << 12
-"""Up to here the event loop does it by itself, sooner than a thread would begin."""
+Admit = Callable[[int], None]
+"""Is told of each number of bytes that a call brings; raises where there is no room for them."""
 
-LARGE_BYTES = 1 << 20
+Read = Callable[[Admit], Awaitable[Batch]]
+"""Gets the records of a call that has been admitted."""
 
 
 class Threads:

@@ -123,10 +123,10 @@ def _plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def _overlap(
-    one: ipaddress.IPv4Address | ipaddress.IPv6Address,
-    other: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    first: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    second: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> bool:
-    return one == other or one.is_unspecified or other.is_unspecified
+    return first == second or first.is_unspecified or second.is_unspecified
 
 
 def _names(pids: list[int]) -> str:

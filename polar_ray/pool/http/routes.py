@@ -28,11 +28,10 @@ from polar_ray.errors import (
     PolarRayError,
     RecordError,
 )
-from polar_ray.pool.http import openapi as page
+from polar_ray.pool.http import openapi
 from polar_ray.pool.http.auth import Guard, Tokens
-from polar_ray.pool.http.bodies import Threads, Upload
+from polar_ray.pool.http.bodies import Read, Threads, Upload
 from polar_ray.pool.http.json_body import JSON, encode_json
-from polar_ray.pool.router.admission import Read
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, digest, encode_arrow
 
 logger = logging.getLogger(__name__)
@@ -68,9 +67,9 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
 
     @app.post(
         "/score",
-        response_model=page.ResultBody,
-        responses=page.RESULT,
-        openapi_extra=page.SCORE_BODY,
+        response_model=openapi.ResultBody,
+        responses=openapi.RESULT,
+        openapi_extra=openapi.SCORE_BODY,
     )
     async def score(
         request: Request,
@@ -94,14 +93,14 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         """200 while the router's process is alive."""
         return {"status": "alive"}
 
-    @app.get("/ready", responses=page.ERRORS)
+    @app.get("/ready", responses=openapi.ERRORS)
     async def ready() -> dict[str, str]:
         """200 once a replica answers, 503 or 504 while none does; says what calls wait for."""
         router = scoring()
         await router.ready()
         return {"status": "ready", "waiting": await router.why_waiting()}
 
-    @app.get("/v1/models", responses=page.ERRORS)
+    @app.get("/v1/models", responses=openapi.ERRORS)
     async def models() -> dict[str, Any]:
         """The served model, in OpenAI's list shape, with what makes its scores."""
         served = await scoring().provenance()
@@ -110,12 +109,12 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
 
     document = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def whole_document() -> dict[str, Any]:
         spec = document()
-        page.complete(spec, guarded=scoring().tokens is not None)
+        openapi.complete(spec, guarded=scoring().tokens is not None)
         return spec
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = whole_document  # type: ignore[method-assign]
     return app
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from polar_ray.encoding import Encoded
 from polar_ray.errors import EngineError, PolarRayError
-from polar_ray.pool.replica.watchdog import WatchedEngine, encode_progress, forward_progress
+from polar_ray.pool.replica.progress import WatchedEngine, encode_progress, forward_progress
 from polar_ray.scorer import Scorer, foreign
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,8 @@ class Batcher:
     def _encode(self, part: pa.Table) -> list[Encoded]:
         step = self._encodes.begin(part.nbytes)
         try:
-            encoded = self._scorer.encode(part)
+            # The router has checked the table.
+            encoded = self._scorer.encoder.encode(part)
             step.end(part.nbytes)
         finally:
             step.end()

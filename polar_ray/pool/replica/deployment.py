@@ -4,8 +4,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Mapping
+from typing import NoReturn
 
 import pyarrow as pa
 from pydantic import ValidationError
@@ -13,101 +13,18 @@ from pydantic import ValidationError
 from polar_ray.checkpoint import check
 from polar_ray.config import ScorerConfig, explain
 from polar_ray.engine import fits_beside, read_through
-from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost, EngineError
-from polar_ray.pool.replica.batcher import Batcher
+from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost
+from polar_ray.pool.replica.loaded import Loaded, describe, try_to_load
 from polar_ray.pool.replica.metrics import EngineMetrics
 from polar_ray.pool.replica.reservation import Reservation
-from polar_ray.pool.replica.watchdog import Watchdog
 from polar_ray.pool.settings import check_environment
-from polar_ray.records import check_scores
-from polar_ray.scorer import Scorer
 from polar_ray.stream import encode_arrow, read_arrow
 
 # Serve's own: the log of this replica, which the dashboard shows too.
 logger = logging.getLogger("ray.serve")
 
-PROBE = {"prompt": "1 + 1 =", "reference": "2", "output": "2"}
-PROBE_TIMEOUT_S = 5.0
-"""Well below the time after which Serve counts a health check as failed (`pool.settings`)."""
-
-PROBE_TOLERANCE = {"float32": 1e-3}
-"""How far the probe's score may be from that at the start. Neighbours in its pack change the last
-digits; a damaged weight or device changes more."""
-
-COARSE_TOLERANCE = 0.1
-"""The same for all other number formats."""
-
-WARM_UP = [PROBE, {**PROBE, "output": "It is 3, I think."}]
-"""Two records in a pack are another shape to a compiler than one."""
-
-
 RETRY_S = 60.0
 """How long after an update that failed it is tried again."""
-
-
-class Loaded:
-    """A model that is ready to score, and what it scored its probe at its start."""
-
-    def __init__(self, config: ScorerConfig) -> None:
-        self.scorer = Scorer(config)
-        self._probe = pa.Table.from_pylist([PROBE])
-        try:
-            # Before the batcher's watch begins: compiling and cold caches are no measure of speed.
-            self.scorer.score(self._probe)
-            self.scorer.score(WARM_UP)
-            self.batcher = Batcher(self.scorer)
-            # A model that cannot score never becomes ready.
-            self._known = self._read(self.scorer.score(self._probe))
-        except BaseException:
-            # Another is loaded in this process next, and ranks cannot be two at once.
-            self.scorer.close()
-            raise
-        self._watchdog = Watchdog(self.batcher.progress)
-        self._watchdog.start()
-
-    async def check(self) -> None:
-        """A real forward pass; raises if it does not give the score that it gave at the start.
-
-        Behind a long shard the probe waits its turn, and Serve would kill a replica that works; one
-        that hangs is the watchdog's.
-        """
-        try:
-            probed = await asyncio.wait_for(self.batcher.score(self._probe), PROBE_TIMEOUT_S)
-        except (TimeoutError, asyncio.TimeoutError):
-            return
-        found = self._read(probed)
-        tolerance = PROBE_TOLERANCE.get(self.scorer.info.dtype, COARSE_TOLERANCE)
-        if not abs(found - self._known) <= tolerance:
-            raise EngineError(
-                f"the replica scores its own probe {found:g}, and {self._known:g} at its start"
-            )
-
-    def _read(self, result: pa.Table) -> float:
-        check_scores(result, 1)
-        if error := result["error"][0].as_py():
-            raise EngineError(f"the replica cannot score its own probe: {error}")
-        return float(result["score"][0].as_py())
-
-    def close(self) -> None:
-        """Lets go of the model's memory."""
-        self._watchdog.close()
-        self.batcher.close()
-        self.scorer.close()
-
-
-def _try_to_load(config: ScorerConfig) -> Loaded | str:
-    """A model, or why there is none: in words, because an error keeps the frames in which parts of
-    the model still stand. A lost device is raised."""
-    try:
-        return Loaded(config)
-    except DeviceLost:
-        raise
-    except Exception as error:  # whatever it is, the model before must come back
-        return _words(error)
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def end_process(error: DeviceLost) -> NoReturn:
@@ -118,7 +35,7 @@ def end_process(error: DeviceLost) -> NoReturn:
 
 
 class Replica:
-    """Holds the model. Everything it knows of scoring is in `Scorer` and `Batcher`."""
+    """Holds a loaded model, and exchanges it for another without losing a call."""
 
     def __init__(self, config: ScorerConfig) -> None:
         check_environment(os.environ)
@@ -132,7 +49,7 @@ class Replica:
         self._metrics = EngineMetrics()
         self._reservation = Reservation()
 
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: Mapping[str, object]) -> None:
         """Takes the model that `user_config` names, as Serve asks for at the start and whenever it
         changes: `{"model": DIR}`. At the start, raises `ConfigError` for what cannot be loaded.
 
@@ -149,7 +66,7 @@ class Replica:
             self._retry.cancel()
             self._retry = None
 
-    async def _update(self, user_config: dict[str, Any]) -> None:
+    async def _update(self, user_config: Mapping[str, object]) -> None:
         async with self._swap:
             if self._loading is not None:
                 await asyncio.wait([self._loading])
@@ -166,14 +83,14 @@ class Replica:
                 if not beside:
                     await asyncio.to_thread(read_through, folder)
             except Exception as error:  # whatever it is, the old model serves
-                self._keep(user_config, _words(error))
+                self._keep(user_config, describe(error))
                 return
             if beside:
                 self._loading = asyncio.create_task(self._load_beside(old, config))
             else:
                 await self._load_instead(old, config)
 
-    def _with(self, user_config: dict[str, Any]) -> ScorerConfig:
+    def _with(self, user_config: Mapping[str, object]) -> ScorerConfig:
         if user_config.keys() != {"model"}:
             raise ConfigError(f'user_config={user_config!r:.200}; it must be {{"model": DIR}}')
         try:
@@ -185,14 +102,14 @@ class Replica:
         self._loaded, self._config = loaded, config
         self._ready.set()
 
-    def _keep(self, user_config: dict[str, Any], reason: str) -> None:
+    def _keep(self, user_config: Mapping[str, object], reason: str) -> None:
         """Says that the model before goes on, because another could not be loaded, and tries again
         later: the folder may not be complete yet, and Serve does not call twice."""
         self._failed_updates += 1
         logger.error("no update to %.200r, the model before goes on: %s", user_config, reason)
         self._retry = asyncio.create_task(self._again(user_config))
 
-    async def _again(self, user_config: dict[str, Any]) -> None:
+    async def _again(self, user_config: Mapping[str, object]) -> None:
         await asyncio.sleep(RETRY_S)
         self._retry = None
         await self._update(user_config)
@@ -222,7 +139,7 @@ class Replica:
     async def _try(self, config: ScorerConfig) -> Loaded | None:
         """A model, or None after it was said why there is none."""
         try:
-            new = await asyncio.to_thread(_try_to_load, config)
+            new = await asyncio.to_thread(try_to_load, config)
         except DeviceLost as error:
             end_process(error)
         if isinstance(new, Loaded):

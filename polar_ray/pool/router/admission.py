@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from polar_ray.config import PRIORITIES, AdmissionConfig
 from polar_ray.errors import Overloaded, TooLarge
-from polar_ray.records import Batch
-
-Admit = Callable[[int], None]
-"""Is told of each number of bytes that a call brings."""
-
-Read = Callable[[Admit], Awaitable[Batch]]
-"""Gets the records of a call that has been admitted."""
+from polar_ray.pool.http.bodies import Admit
 
 SHARES = (1.0, 0.8, 0.5)
 """What calls of each priority may fill: there is always room for those above them."""

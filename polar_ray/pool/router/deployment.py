@@ -9,8 +9,6 @@ import asyncio
 import logging
 import os
 import time
-import uuid
-from contextvars import Context
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,34 +16,27 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray import serve
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    RayServeException,
-    ReplicaUnavailableError,
-)
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
-from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig, check_priority, check_timeout
 from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
-from polar_ray.planning.shard import cut
+from polar_ray.planning.shard import shard_table
 from polar_ray.pool.http.auth import Tokens
+from polar_ray.pool.http.bodies import Admit, Read
 from polar_ray.pool.http.port import check_alone
 from polar_ray.pool.http.routes import build_http
-from polar_ray.pool.replica.reservation import NotReserved
-from polar_ray.pool.router import members
-from polar_ray.pool.router.admission import Admission, Admit, Read
+from polar_ray.pool.router import running
+from polar_ray.pool.router.admission import Admission
 from polar_ray.pool.router.dispatcher import Dispatcher
-from polar_ray.pool.router.outcome import Died, Refused, Unreachable
-from polar_ray.pool.router.placement import EXPRESS_BYTES
 from polar_ray.pool.router.reasons import State, waiting_reason
-from polar_ray.pool.router.work import Attempt, Served
+from polar_ray.pool.router.replicas import ReplicaHandle
 from polar_ray.pool.settings import check_binding, check_environment
-from polar_ray.records import Batch, empty_scores, to_batch, with_row_errors
-from polar_ray.stream import encode_arrow, read_arrow
+from polar_ray.records import Batch, to_batch
+from polar_ray.scores import empty_scores, with_row_errors
+from polar_ray.sizes import SMALL_ROWS
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +47,7 @@ DELETED_S = 5.0
 """How long the replicas of a deleted pool may go on with what they hold."""
 
 SHARDS_PER_REPLICA = 2
-"""A batch is cut into at most this many shards for each replica: few and fat."""
-
-SMALL_ROWS = 64
-"""Up to here a batch is read in the event loop; a thread would take longer to begin."""
-
-INLINE_BYTES = 1 << 16
-"""A smaller table travels within the call, as a stream: Ray takes twenty times as long to pickle a
-table. A larger one goes through the object store."""
+"""A batch is divided into at most this many shards for each replica: few and large."""
 
 
 def build_ingress() -> Any:
@@ -83,13 +67,9 @@ class Router:
         check_environment(os.environ)
         self.config = config
         self.admission = Admission(config.admission)
-        self._dispatcher = Dispatcher(self._send, self._ask, self._reserve)
-        # By reference whatever Serve's defaults: shards travel through the object store.
-        handle = replicas.options(_by_reference=True)
-        self._score_there, self._ask_there = handle.score, handle.heartbeat
-        self._reserve_there = handle.reserve
-        self._id = uuid.uuid4().hex
-        self._pool = handle.app_name
+        way = ReplicaHandle(replicas)
+        self._dispatcher = Dispatcher(way.send, way.ask, way.reserve)
+        self._pool = replicas.app_name
         path = config.http.token_file
         self.tokens = Tokens(Path(path)) if path is not None else None
         if (listening := _http_address()) is not None:
@@ -136,7 +116,7 @@ class Router:
             if ids is not None:
                 table = table.drop_columns(["id"])
             divide = partial(
-                cut,
+                shard_table,
                 table,
                 max_shards=SHARDS_PER_REPLICA
                 * max(len(self._dispatcher.members), self.config.num_replicas),
@@ -209,11 +189,11 @@ class Router:
         if self._ticking is None:
             loop = asyncio.get_running_loop()
             self._ticking = loop.create_task(self._tick())
-            members.watch(
+            running.watch(
                 self._pool, lambda found: loop.call_soon_threadsafe(self._set_members, found)
             )
 
-    def _set_members(self, replicas: members.Replicas) -> None:
+    def _set_members(self, replicas: running.Replicas) -> None:
         self._dispatcher.set_members(replicas)
         self._changed.set()
 
@@ -240,52 +220,6 @@ class Router:
             logger.info("the state of pool %r is not known: %s", self._pool, error)
         finally:
             self._asking = None
-
-    async def _send(self, attempt: Attempt) -> pa.Table:
-        """One parcel to one replica; see `outcome.Send`."""
-        if attempt.cost > EXPRESS_BYTES:
-            table = await asyncio.to_thread(attempt.request)
-        else:
-            table = attempt.request()
-        if table.nbytes > INLINE_BYTES:
-            shard: Any = [await asyncio.to_thread(ray.put, table)]
-        else:
-            shard = encode_arrow(table)
-        # Several calls travel in it, so it belongs to none of them.
-        response = Context().run(
-            self._score_there.remote,
-            shard,
-            replica=attempt.member.name,
-            rank=attempt.parcel.order[0],
-            timeout_s=attempt.timeout_s,
-            trial_of=self._id if attempt.trial else None,
-        )
-        try:
-            return read_arrow(await response)
-        except asyncio.CancelledError:
-            # Serve goes on with work that nobody awaits any more, unless it is told.
-            response.cancel()
-            raise
-        except Exception as error:
-            raise _outcome(error) from error
-
-    async def _reserve(self, replica: str) -> None:
-        """See `outcome.Reserve`."""
-        response = Context().run(self._reserve_there.remote, replica=replica, holder=self._id)
-        try:
-            await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except Exception as error:
-            raise _outcome(error) from error
-
-    async def _ask(self, replica: str) -> Served | None:
-        try:
-            served: Served | None = await Context().run(self._ask_there.remote, replica=replica)
-            return served
-        except Exception as error:
-            raise _outcome(error) from error
 
     def _translate(self, error: Exception, timeout_s: float) -> PolarRayError:
         """What ended a call, as this project's own error."""
@@ -324,19 +258,3 @@ async def _read(records: Any, admit: Admit) -> Batch:
     batch = to_batch(records) if small else await asyncio.to_thread(to_batch, records)
     admit(batch.table.nbytes)
     return batch
-
-
-def _outcome(error: Exception) -> Exception:
-    """What became of a parcel, in the words of `router.outcome`; other errors are a replica's."""
-    error = cause(error)
-    if isinstance(error, NotReserved):
-        return Refused(str(error))
-    if isinstance(error, PolarRayError):
-        return error
-    if isinstance(error, ReplicaUnavailableError | DeploymentUnavailableError):
-        return Refused(str(error))
-    if isinstance(error, ActorDiedError):
-        return Died(str(error))
-    if isinstance(error, ActorUnavailableError | BackPressureError | RayServeException | RayError):
-        return Unreachable(str(error))
-    return error

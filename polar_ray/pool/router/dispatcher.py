@@ -1,8 +1,8 @@
-"""Dispatcher: what happens to work between a caller and its scores.
+"""Dispatcher: the way of work from a caller to replicas and back.
 
-Late binding: work waits in the router's queue until a replica has a free slot; what does not come
-home is `recovery`'s; every row is answered once. Owns no clock and no connection: replicas are
-reached by the callables that it is given. Knows nothing of Ray.
+A call's rows wait in the router's queue until a replica has a free slot; every row is answered
+once. What a replica does not finish is handed to `recovery`. Replicas are reached by the callables
+that it is given, time is the clock that it is given. Knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from functools import partial
 import pyarrow as pa
 
 from polar_ray.errors import PoolError
-from polar_ray.planning.shard import Cut
+from polar_ray.planning.shard import Shards
+from polar_ray.pool.router.affinity import Affinity
+from polar_ray.pool.router.call import Call, Item, Served, calls_of
 from polar_ray.pool.router.health import Ask
 from polar_ray.pool.router.isolation import LONGEST_TRIAL_S
 from polar_ray.pool.router.outcome import Reserve, Send, Unreachable
-from polar_ray.pool.router.placement import EXPRESS_BYTES, SLOTS, Affinity, Member, choose
+from polar_ray.pool.router.placement import any_slot, choose, fair_share, may_join
 from polar_ray.pool.router.quarantine import Quarantine
-from polar_ray.pool.router.queue import SCAN, Queue
+from polar_ray.pool.router.queue import Queue
 from polar_ray.pool.router.recovery import Recovery
-from polar_ray.pool.router.work import Attempt, Call, Item, Parcel, Served, calls_of
-from polar_ray.records import provenance
+from polar_ray.pool.router.work import Attempt, Member, Parcel
+from polar_ray.scores import provenance
+from polar_ray.sizes import LOOKAHEAD, SMALL_BYTES
 
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 5
-"""Changes of the model during one call, after which it ends."""
+"""Changes of the model during one call, after which it fails."""
 
 
 class Dispatcher:
-    """Brings every row of every call to a replica and its score back. For one event loop."""
+    """Has every row of every call scored. For one event loop."""
 
     def __init__(
         self,
@@ -45,7 +48,9 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send, self._clock = send, clock
-        self._calls: dict[Call, None] = {}
+        self._calls: dict[Call, dict[Parcel, None]] = {}
+        """Those that are open, with the parcels that were sent with rows of each."""
+
         self._queue = Queue()
         self._attempts: dict[Attempt, None] = {}
         self._affinity = Affinity()
@@ -57,7 +62,7 @@ class Dispatcher:
             reserve,
             start=self._start,
             changed=self._wake,
-            convicted=self._give_up_quarantined,
+            poison_found=self._report_poison,
             clock=clock,
         )
         self._membership = self._recovery.membership
@@ -101,28 +106,30 @@ class Dispatcher:
         """The replicas that there are now; see `Membership.set`."""
         self._membership.set(names)
 
-    async def score(self, table: pa.Table, cut: Cut, *, rank: int, deadline: float) -> pa.Table:
-        """The result table of a request table that is divided into `cut`.
+    async def score(
+        self, table: pa.Table, shards: Shards, *, rank: int, deadline: float
+    ) -> pa.Table:
+        """The result table of a request table that is divided into `shards`.
 
         `deadline` (by this dispatcher's clock) orders and bounds the work; the caller ends the
         wait by cancelling it. Raises what replicas answered repeatedly instead of scores.
         """
         self._num_calls += 1
-        order = (rank, deadline, self._num_calls)
-        call = Call(table, cut, order, asyncio.get_running_loop().create_future())
-        self._calls[call] = None
+        urgency = (rank, deadline, self._num_calls)
+        call = Call(table, shards, urgency, asyncio.get_running_loop().create_future())
+        self._calls[call] = {}
         try:
             self._begin(call)
             await call.done
             return call.result(self._membership.provenance(call.digest))
         finally:
+            self._recovery.evidence.keep(call, self._calls[call])
+            self._end(call)
             del self._calls[call]
-            self._recovery.leave(call)
-            call.end()
 
     def give_up(self, reason: str, *, held: bool = False) -> None:
-        """No replica comes any more: what waits for one ends with a `PoolError`, now and from now
-        on. What is with one may finish, unless `held`."""
+        """No replica will come: calls that wait for one fail with a `PoolError`, from now on, too.
+        Calls whose work is at a replica may finish, unless `held`."""
         self._over = reason
         if held:
             for call in self._calls:
@@ -130,29 +137,57 @@ class Dispatcher:
         self._wake()
 
     def tick(self) -> None:
-        """What time alone brings about; to be called about twice a second."""
+        """Acts on what only the clock tells; to be called about twice a second."""
         now = self._clock()
         self._queue.drop_answered()
         self._recovery.tick(self._attempts, now)
         self._wake()
 
-    # The queue.
+    # Calls.
 
     def _begin(self, call: Call) -> None:
         now = self._clock()
         items = call.begin(self._quarantine.find(call.table, now))
-        for item in self._recovery.set_aside(items, now):
-            self._queue.push(Parcel([item], item.order))
+        for item in self._recovery.evidence.divert_suspects(items, now):
+            self._queue.push(Parcel([item], item.urgency))
         self._wake()
 
-    def _give_up_quarantined(self) -> None:
-        """A record was convicted: whoever has sent the same hears of it, too."""
+    def _end(self, call: Call) -> None:
+        """Nobody waits for its rows any more: replicas need not work on them."""
+        call.end()
+        self._cancel_answered(call)
+        self._calls[call].clear()
+
+    def _cancel_answered(self, call: Call, family: object = None) -> None:
+        """Stops replicas from working on what is answered: all that was sent with rows of the call,
+        or only the parcels of one family."""
+        for parcel in self._calls[call]:
+            if family in (None, parcel.family):
+                parcel.cancel_if_answered()
+
+    def _report_poison(self) -> None:
+        """A record was found to be poison: all calls that have sent the same get it reported."""
         now = self._clock()
         for call in self._calls:
-            call.give_up(self._quarantine.find(call.table, now))
+            if call.report_poison(self._quarantine.find(call.table, now)):
+                self._cancel_answered(call)
+
+    def _restart(self, call: Call) -> None:
+        """Begins a call again, so that its scores are of one model."""
+        if call.digest is not None:
+            call.left_models.add(call.digest)
+        self._end(call)
+        call.restarts += 1
+        self._restarts += 1
+        if call.restarts > MAX_RESTARTS:
+            call.fail(PoolError(f"the pool changed its model {call.restarts} times in one call"))
+        elif not call.done.done():
+            self._begin(call)
+
+    # The queue.
 
     def _wake(self) -> None:
-        """Lets all that comes within one turn of the event loop be sorted together."""
+        """Sends at the end of this turn of the event loop, so that all calls of it are sorted."""
         if not self._woken:
             self._woken = True
             asyncio.get_running_loop().call_soon(self._pump)
@@ -165,35 +200,34 @@ class Dispatcher:
         now = self._clock()
         suspect = self._recovery.next_suspect(now)
         if suspect is not None and not self._model_gone(suspect):
-            self._recovery.try_alone(suspect, now)
-        passed: list[Parcel] = []
-        while self._has_slot() and len(passed) < SCAN and (parcel := self._queue.pop()):
+            self._recovery.start_trial(suspect, now)
+        skipped: list[Parcel] = []
+        while len(skipped) < LOOKAHEAD and self._has_slot() and (parcel := self._queue.pop()):
             if self._model_gone(parcel):
                 continue
             item = parcel.items[0]
             parcel.digest = parcel.digest or item.call.digest
-            member = choose(self._membership, parcel, now, self._affinity.home(item.group))
+            member = choose(self._membership, parcel, now, self._preferred(item))
             if member is None:
-                passed.append(parcel)
+                skipped.append(parcel)
                 continue
-            if parcel.fresh and parcel.cost <= EXPRESS_BYTES:
+            if parcel.fresh and parcel.cost <= SMALL_BYTES:
                 self._fill(parcel, member)
             self._start(parcel, member, now)
-        for parcel in passed:
+        for parcel in skipped:
             self._queue.push(parcel)
 
+    def _preferred(self, item: Item) -> Member | None:
+        return self.members.get(self._affinity.find(item.group))
+
     def _fail_waiting(self, reason: str) -> None:
-        self._recovery.send_all()
+        self._recovery.release_all()
         while parcel := self._queue.pop():
             for call in calls_of(parcel.items):
                 call.fail(PoolError(reason))
 
     def _has_slot(self) -> bool:
-        """Whether a look at the queue is worth while."""
-        if not self._queue:
-            return False
-        rank = self._queue.rank
-        return any(m.held(rank) <= SLOTS and m.available for m in self._membership)
+        return bool(self._queue) and any_slot(self._membership, self._queue.rank)
 
     def _model_gone(self, parcel: Parcel) -> bool:
         """Whether no replica serves the parcel's model any more; its calls begin again then."""
@@ -206,32 +240,21 @@ class Dispatcher:
         return True
 
     def _fill(self, parcel: Parcel, member: Member) -> None:
-        """Puts other small calls into a parcel that leaves: a fair share of them, so that the
-        other free replicas get theirs."""
-        rank = parcel.order[0]
-        free = sum(max(0, SLOTS - m.held(rank)) for m in self._membership)
-        share = -(-(self._queue.num_small + 1) // max(1, free)) - 1
+        """Puts other small calls into a parcel that is about to be sent."""
+        share = fair_share(self._membership, parcel.urgency[0], self._queue.num_small)
+        self._queue.fill(parcel, share, lambda item: may_join(item, member, self._preferred(item)))
 
-        def fits(item: Item) -> bool:
-            call = item.call
-            if call.digest not in (None, member.digest) or member.digest in call.left_models:
-                return False
-            home = self.members.get(self._affinity.home(item.group) or "")
-            # Its group's replica will take it soon, with the prefix that it has at hand.
-            return home is None or home is member or home.held(rank) > SLOTS
-
-        self._queue.fill(parcel, share, fits)
-
-    # On the way.
+    # Attempts.
 
     def _start(self, parcel: Parcel, member: Member, now: float, *, trial: bool = False) -> Attempt:
         parcel.digest = member.digest
         for item in parcel.items:
             item.call.digest = member.digest
-            item.call.parcels[parcel] = None
+            if (sent := self._calls.get(item.call)) is not None:  # a suspect's caller may be gone
+                sent[parcel] = None
             self._affinity.remember(item.group, member.name)
         self._num_attempts += 1
-        left = LONGEST_TRIAL_S if trial else max(item.order[1] for item in parcel.items) - now
+        left = LONGEST_TRIAL_S if trial else max(item.urgency[1] for item in parcel.items) - now
         attempt = Attempt(member, parcel, tuple(parcel.items), self._num_attempts, now, left)
         attempt.trial = trial
         for held in (member.attempts, parcel.attempts):
@@ -261,7 +284,7 @@ class Dispatcher:
         if task.cancelled():
             # Who cancelled it has seen to its rows; Serve may cancel, too.
             if attempt.cancelled:
-                self._recovery.left_behind(attempt)
+                attempt.member.abandoned.append(attempt)
             else:
                 self._recovery.recover(attempt, Unreachable())
             return
@@ -278,7 +301,7 @@ class Dispatcher:
     def _on_result(self, attempt: Attempt, result: pa.Table) -> None:
         member, parcel = attempt.member, attempt.parcel
         self._membership.learn(member, provenance(result))
-        self._recovery.came_home(attempt)
+        self._recovery.succeeded(attempt)
         self._parcels += 1
         self._rows += result.num_rows
         start = 0
@@ -289,18 +312,6 @@ class Dispatcher:
                 continue
             if item.call.digest == member.digest:
                 item.call.answer(item, part)
-                item.call.cancel_answered(parcel.family)
+                self._cancel_answered(item.call, parcel.family)
             else:
                 self._restart(item.call)
-
-    def _restart(self, call: Call) -> None:
-        """Begins a call again, so that its scores are of one model."""
-        if call.digest is not None:
-            call.left_models.add(call.digest)
-        call.end()
-        call.restarts += 1
-        self._restarts += 1
-        if call.restarts > MAX_RESTARTS:
-            call.fail(PoolError(f"the pool changed its model {call.restarts} times in one call"))
-        elif not call.done.done():
-            self._begin(call)

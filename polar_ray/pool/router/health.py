@@ -1,9 +1,9 @@
-"""Health: do replicas answer at all, and do they bring their work home in time?
+"""Health: whether replicas answer heartbeats, and whether they finish their work in time.
 
-A stopped process or a cut network answers nothing, and Ray may not say so for minutes: whoever does
-not answer a heartbeat, which costs nothing, is unresponsive until it does. A replica that answers
-heartbeats may still be stuck in its work: what takes far longer than the pool's own measured speed
-explains is overdue. Knows no Ray.
+A replica that fails to answer a heartbeat is unresponsive until it does; Ray may take minutes to
+say that a process is stopped or its network gone. A replica that answers may still be stuck in its
+work: an attempt is overdue if it takes far longer than the pool's measured speed explains. Knows no
+Ray.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from polar_ray.pool.router.call import Served
 from polar_ray.pool.router.outcome import Died
-from polar_ray.pool.router.placement import Member
-from polar_ray.pool.router.work import Served
+from polar_ray.pool.router.work import Member
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ Ask = Callable[[str], Awaitable[Served | None]]
 
 
 class Heartbeats:
-    """At most one question to each replica at a time."""
+    """Asks replicas for heartbeats, at most one at a time from each."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class Heartbeats:
         return len(self._asked)
 
     def ask(self, member: Member, now: float) -> None:
-        """Asks, unless the last question is still open."""
+        """Asks, unless the last heartbeat is still outstanding."""
         if member.name not in self._asked:
-            question = asyncio.ensure_future(self._ask(member.name))
-            self._asked[member.name] = (now, member, question)
-            question.add_done_callback(lambda done: self._answered(member, done))
+            heartbeat = asyncio.ensure_future(self._ask(member.name))
+            self._asked[member.name] = (now, member, heartbeat)
+            heartbeat.add_done_callback(lambda done: self._answered(member, done))
 
     def forget(self, name: str) -> None:
         """The replica is gone: its answer is not awaited any more."""
@@ -56,16 +56,16 @@ class Heartbeats:
             self._asked[name][2].cancel()
 
     def overdue(self, now: float) -> list[Member]:
-        """Those that have left a question open for too long."""
+        """Those whose heartbeat has been outstanding for too long."""
         return [m for began, m, _ in self._asked.values() if now - began > UNRESPONSIVE_S]
 
-    def _answered(self, member: Member, question: asyncio.Future[Served | None]) -> None:
+    def _answered(self, member: Member, heartbeat: asyncio.Future[Served | None]) -> None:
         del self._asked[member.name]
-        if question.cancelled():
+        if heartbeat.cancelled():
             return
-        error = question.exception()
+        error = heartbeat.exception()
         if error is None:
-            self._heard(member, question.result())
+            self._heard(member, heartbeat.result())
         elif isinstance(error, Died):
             self._died(member)
         else:  # it is asked again
@@ -84,13 +84,13 @@ class Pace:
         self._s_per_byte: float | None = None
 
     def learn(self, cost: int, took_s: float) -> None:
-        """One parcel came home."""
+        """One parcel was scored."""
         seen = took_s / max(1, cost)
         known = self._s_per_byte
         self._s_per_byte = seen if known is None else 0.9 * known + 0.1 * seen
 
     def overdue(self, cost: int, took_s: float) -> bool:
-        """Whether a parcel that is still on its way is late; never before any came home."""
+        """Whether a parcel that is out for so long is late; never before the first was scored."""
         if self._s_per_byte is None:
             return False
         return took_s > max(self.AT_LEAST_S, self.TIMES * self._s_per_byte * cost)

@@ -1,6 +1,6 @@
 """Membership: the replicas that a router knows, what each serves, and which are dead.
 
-Serve says who there is; heartbeats and answers say who lives. Knows no Ray.
+Serve says which run (`running`), heartbeats and answers say which live. Knows no Ray.
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from polar_ray.pool.router.call import Served
 from polar_ray.pool.router.health import ASK_AFTER_S, Ask, Heartbeats
-from polar_ray.pool.router.placement import Member
-from polar_ray.pool.router.work import Attempt, Served
+from polar_ray.pool.router.work import Attempt, Member
 
 logger = logging.getLogger(__name__)
 
 REMEMBERED_DEAD = 1_000
 
 AWAY_S = 5.0
-"""Work waits so long for the model that it began with, while others are there."""
+"""How long work waits for a replica of the model that it began with, if others are there."""
 
 
 class Membership:
-    """`changed` is called when there may be another replica to give work to, `loading` with a
-    replica that loads a model, `lost` once with each that turns out to be dead, `left` with each
-    that Serve does not name any more."""
+    """`changed` is called when another replica may be free for work, `loading` with a replica that
+    loads a model, `lost` once with each that is dead, `left` with each that Serve does not name
+    any more."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""Outcomes: what can become of a parcel that leaves the router, besides an answer.
+"""Outcomes: what can become of a parcel that is sent to a replica, besides an answer.
 
-The words in which `deployment`, which knows Ray, tells `dispatcher`, which does not.
+`replicas`, which knows Ray, raises these; `dispatcher` and `recovery`, which do not, act on them.
 """
 
 from __future__ import annotations

@@ -1,46 +1,44 @@
-"""Recovery: what becomes of work that does not come home.
+"""Recovery: what becomes of work that a replica does not finish.
 
-It goes to another replica, within a budget; what is late goes to one other, too; what replicas are
-lost with is handed to trials; what only fails is told to its callers. Knows nothing of Ray, nor how
-ordinary work is placed.
+It is sent to another replica, within a budget; what is late is sent to one other, too; what
+replicas are lost with is tried alone (`trials`); what only fails is reported to its callers. Knows
+nothing of Ray, nor how ordinary work is placed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
-
-import numpy as np
+from collections.abc import Callable, Collection
 
 from polar_ray.errors import PolarRayError, PoolError, RecordError, ReplicaLost
-from polar_ray.planning.shard import Rows
+from polar_ray.pool.router.call import calls_of
+from polar_ray.pool.router.evidence import Evidence
 from polar_ray.pool.router.health import Ask, Pace
-from polar_ray.pool.router.isolation import SUSPECT, Isolation
+from polar_ray.pool.router.isolation import Isolation
 from polar_ray.pool.router.membership import Membership
 from polar_ray.pool.router.outcome import Died, Refused, Reserve, Unreachable
-from polar_ray.pool.router.placement import SLOTS, Member, rested
-from polar_ray.pool.router.quarantine import Quarantine, Suspicions
+from polar_ray.pool.router.placement import SLOTS, ready
+from polar_ray.pool.router.quarantine import Quarantine
 from polar_ray.pool.router.queue import Queue
 from polar_ray.pool.router.retries import Repeats
 from polar_ray.pool.router.trials import Start, Trials
-from polar_ray.pool.router.work import Attempt, Call, Item, Parcel, calls_of, unanswered
+from polar_ray.pool.router.work import Attempt, Member, Parcel
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
-"""Errors of replicas for one parcel, after which its callers hear of the last."""
+"""Errors of replicas for one parcel, after which its callers get the last."""
 
-REST_S = 5.0
-"""How long a replica is passed over that could not be reached or failed three times."""
+COOLDOWN_S = 5.0
+"""Of a replica that could not be reached or failed three times in a row."""
 
-STALL_REST_S = 15.0
-"""The same for one that is stuck: meanwhile it comes back, or its watchdog ends it."""
+STALL_COOLDOWN_S = 15.0
+"""Of a replica that is stuck: until then it goes on, or its watchdog ends it."""
 
 
 class Recovery:
     """`start` sends a parcel to a replica; `changed` is called when there may be work to send or
-    a replica to send it to, `convicted` when the quarantine knows another record."""
+    a replica to send it to, `poison_found` when the quarantine knows another record."""
 
     def __init__(
         self,
@@ -51,35 +49,35 @@ class Recovery:
         *,
         start: Start,
         changed: Callable[[], None],
-        convicted: Callable[[], None],
+        poison_found: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         self._queue, self._quarantine, self._clock = queue, quarantine, clock
-        self._convicted_now = convicted
+        self._poison_found = poison_found
+        self._pace = Pace()
+        self._repeats = Repeats(queue)
+        self._isolation = Isolation()
+        self.evidence = Evidence(self._isolation, clock)
         self.membership = Membership(
             ask,
             clock,
             changed=changed,
             loading=self._on_loading,
             lost=self._note_loss,
-            left=self._blame_left_behind,
+            left=self.evidence.blame_abandoned,
         )
-        self._pace = Pace()
-        self._repeats = Repeats(queue)
-        self._suspicions = Suspicions()
-        self._isolation = Isolation()
         self._trials = Trials(
             self._isolation,
             self.membership,
             reserve,
             start,
             clock,
-            convict=self._convict,
-            remember=self._remember,
+            report_poison=self._report_poison,
+            remember=self.evidence.remember,
             give_up=self._give_up_trying,
             changed=changed,
         )
-        self._convicted = 0
+        self._num_poison = 0
 
     def __len__(self) -> int:
         """Parcels that wait for the budget of repeats or for a trial."""
@@ -92,11 +90,11 @@ class Recovery:
             "deaths": self.membership.num_deaths,
             "repeats": self._repeats.count,
             "trials": self._trials.count,
-            "convicted": self._convicted,
+            "poison": self._num_poison,
         }
 
     def tick(self, attempts: Collection[Attempt], now: float) -> None:
-        """What time alone brings about, for all that is on its way."""
+        """Acts on what only the clock tells; `attempts` are all that are out."""
         self._isolation.observe(self.membership, now)
         self._isolation.drop_answered()
         self._repeats.drop_answered()
@@ -108,64 +106,32 @@ class Recovery:
         self._trials.watch(now)
 
     def next_suspect(self, now: float) -> Parcel | None:
-        """The parcel that is to be tried alone next, after what the last trial has shown."""
+        """Concludes the last trial, and gives the suspect whose turn is next."""
         self._trials.conclude(now)
         return self._isolation.first()
 
-    def try_alone(self, suspect: Parcel, now: float) -> None:
-        """Begins the trial of a suspect, if this is the moment for it."""
+    def start_trial(self, suspect: Parcel, now: float) -> None:
+        """Begins the trial of a suspect, unless it has to wait."""
         self._trials.begin(suspect, now)
 
-    def send_all(self) -> None:
+    def release_all(self) -> None:
         """Puts all that waits here into the queue."""
         for parcel in (*self._repeats.take_all(), *self._isolation.take_all()):
             self._queue.push(parcel)
 
-    def came_home(self, attempt: Attempt) -> None:
+    def succeeded(self, attempt: Attempt) -> None:
         """An attempt brought its result."""
         member, now = attempt.member, self._clock()
-        member.failed_in_a_row, member.resting_until = 0, 0.0
+        member.failed_in_a_row, member.cooldown_until = 0, 0.0
         member.unresponsive, member.heard_at = False, now
         member.stalled_on = frozenset()
-        member.left_behind.clear()
+        member.abandoned.clear()
+        self._repeats.earn()
         if attempt.trial:
             for item in attempt.items:
-                self._suspicions.forget(item.call.table, item.rows)
-        self._repeats.earn()
-        if not attempt.trial:
+                self.evidence.clear(item)
+        else:
             self._pace.learn(attempt.cost, now - attempt.began)
-
-    def set_aside(self, items: list[Item], now: float) -> list[Item]:
-        """The same rows of one call without those that are suspects already, which are tried."""
-        known = self._suspicions.find(items[0].call.table, now) if items else {}
-        suspected = [row for row, found in known.items() if found.weight >= SUSPECT]
-        if not suspected:
-            return items
-        for item in items:
-            mine = np.isin(item.rows, suspected)
-            tried = [int(row) for row in item.rows[mine] if known[int(row)].trials_lost]
-            others = item.rows[mine & ~np.isin(item.rows, tried)]
-            for row in tried:
-                self._add_suspect(item, np.array([row]), known[row].trials_lost)
-            if len(others):
-                self._add_suspect(item, others, 0)
-            item.rows = item.rows[~mine]
-        return [item for item in items if len(item.rows)]
-
-    def _add_suspect(self, item: Item, rows: Rows, trials_lost: int) -> None:
-        part = replace(item, rows=rows, cost=item.cost * len(rows) // len(item.rows))
-        suspect = Parcel([part], item.order, suspicion=SUSPECT, trials_lost=trials_lost)
-        self._isolation.add(suspect)
-
-    def leave(self, call: Call) -> None:
-        """A caller is about to leave: what speaks against its records is kept."""
-        stalled = [p for p in call.parcels if any(attempt.stalled for attempt in p.attempts)]
-        for parcel in (*stalled, *self._isolation.of(call)):
-            self._remember(parcel)
-
-    def left_behind(self, attempt: Attempt) -> None:
-        """Nobody waits for this any more, and nobody knows what became of it."""
-        attempt.member.left_behind.append(attempt)
 
     def recover(self, attempt: Attempt, error: BaseException) -> None:
         """An attempt ended without a result."""
@@ -180,7 +146,7 @@ class Recovery:
             self._on_failure(attempt, error, now)
 
     def _on_loading(self, member: Member) -> None:
-        """What a replica holds that loads a model may be done elsewhere sooner."""
+        """A replica loads a model: others may finish what it holds sooner."""
         for attempt in list(member.attempts):
             self._give_up_on(attempt)
 
@@ -193,10 +159,10 @@ class Recovery:
 
     def _on_unreachable(self, attempt: Attempt, now: float) -> None:
         member = attempt.member
-        member.resting_until = max(member.resting_until, now + REST_S)
+        member.cool_down(now + COOLDOWN_S)
         self._note_loss(member)
         if self._isolation.on_trial(attempt):
-            self._isolation.show_nothing()
+            self._isolation.end_inconclusive()
         else:
             self._lose(attempt, now)
 
@@ -204,25 +170,17 @@ class Recovery:
         """A replica was lost with all that it held."""
         held, now = member.attempts, self._clock()
         explained = any(map(self._isolation.on_trial, held))
-        self._blame_left_behind(member)
+        self.evidence.blame_abandoned(member)
         self._isolation.losses.note(held, member.stalled_on, now, explained=explained)
 
-    def _blame_left_behind(self, member: Member) -> None:
-        """A replica went without another word after these callers left: it may have been stuck."""
-        now = self._clock()
-        for attempt in member.left_behind:
-            weight = self._isolation.losses.weight(attempt.parcel, now)
-            self._suspect_later(attempt.items, weight)
-        member.left_behind.clear()
-
     def _lose(self, attempt: Attempt, now: float) -> None:
-        """A replica was lost with this: it goes to another, or is a suspect by now."""
+        """A replica was lost with this: it is sent to another, unless it is a suspect by now."""
         parcel = attempt.parcel
         if not (parcel.superseded or parcel.answered or self._suspected(attempt, now)):
             self._repeat(parcel)
 
     def _stall(self, attempt: Attempt, now: float) -> None:
-        """A replica is stuck in this, or stands. One other gets the work, too, and no third."""
+        """A replica is stuck in this, or stopped. One other gets the work, too, and no third."""
         parcel = attempt.parcel
         if self._isolation.on_trial(attempt):
             if self._trials.stall(attempt, now):
@@ -236,14 +194,14 @@ class Recovery:
     def _find_overdue(self, attempts: list[Attempt], now: float) -> None:
         """Has a replica with a free slot repeat what a slow one is late with; the first answer
         counts. While work waits, no slot is free."""
-        free = [m for m in rested(self.membership, now) if len(m.attempts) < SLOTS]
+        free = [m for m in ready(self.membership, now) if len(m.attempts) < SLOTS]
         for attempt in attempts:
             if not self._pace.overdue(attempt.cost, now - attempt.began):
                 continue
             others = [
                 m for m in free if m.name not in attempt.parcel.lost_on | {attempt.member.name}
             ]
-            if self._isolation.on_trial(attempt) or _hedged(attempt.parcel):
+            if self._isolation.on_trial(attempt) or attempt.parcel.stalled:
                 self._stall(attempt, now)
             elif others and not self._queue and not attempt.given_up:
                 free.remove(others[0])
@@ -255,11 +213,11 @@ class Recovery:
             self._note_loss(member)
         attempt.stalled = True
         member.stalled_on |= {held.parcel.family for held in member.attempts}
-        member.resting_until = now + STALL_REST_S
+        member.cool_down(now + STALL_COOLDOWN_S)
 
     def _suspected(self, attempt: Attempt, now: float) -> bool:
-        """Whether so much speaks against a parcel by now that it is handed to its trials. What
-        still has it may answer all the same."""
+        """Whether so much speaks against a parcel by now that it is tried alone. Replicas that
+        still hold it may answer all the same."""
         parcel = attempt.parcel
         if not self._isolation.blame(parcel, attempt.member.name, now):
             return False
@@ -268,30 +226,30 @@ class Recovery:
         return True
 
     def _on_refusal(self, attempt: Attempt) -> None:
-        # Serve says who is gone; until then it gets work again once it answers a heartbeat.
+        # Unless Serve says that it is gone, it gets work again once it answers a heartbeat.
         attempt.member.serving = False
         parcel = attempt.parcel
         if self._isolation.on_trial(attempt):
-            self._isolation.show_nothing()
-        elif _is_nowhere(parcel):
+            self._isolation.end_inconclusive()
+        elif parcel.idle:
             self._queue.push(parcel)
 
     def _on_failure(self, attempt: Attempt, error: BaseException, now: float) -> None:
-        """A replica answered with an error: another may do better, or other work is its cause."""
+        """A replica answered with an error, of its own or because of something in the parcel."""
         member, parcel = attempt.member, attempt.parcel
         member.failed_in_a_row += 1
         if member.failed_in_a_row >= MAX_FAILURES:
-            member.resting_until = now + REST_S
+            member.cool_down(now + COOLDOWN_S)
         parcel.failures += 1
         parcel.lost_on |= {member.name}
         on_trial = self._isolation.on_trial(attempt)
         if on_trial:
-            self._isolation.show_nothing()
-        if on_trial or _is_nowhere(parcel):
+            self._isolation.end_inconclusive()
+        if on_trial or parcel.idle:
             self._try_apart(parcel, error, again=not on_trial)
 
     def _try_apart(self, parcel: Parcel, error: BaseException, *, again: bool) -> None:
-        """Callers who share a parcel that fails are told apart by halving it."""
+        """Halves a parcel that fails again: only callers whose rows fail get the error."""
         if len(parcel.items) > 1 and parcel.failures > 1:
             parcel.superseded = True
             if not again:
@@ -313,45 +271,25 @@ class Recovery:
             call.fail(error)
 
     def _give_up_on(self, attempt: Attempt) -> None:
-        """Lets another replica have a go, whatever becomes of it at this one."""
+        """Lets another replica have the work, whatever becomes of it at this one."""
         attempt.given_up = True
         if not self._isolation.on_trial(attempt):
             self._repeat(attempt.parcel)
 
     def _repeat(self, parcel: Parcel) -> None:
         """Sends a parcel again, unless it is wanted no more, or still somewhere."""
-        if _is_nowhere(parcel):
+        if parcel.idle:
             self._repeats.add(parcel, self._clock())
 
     def _give_up_trying(self, parcel: Parcel) -> None:
         self._fail(parcel, ReplicaLost("replicas are lost again and again; send it again"))
 
-    def _convict(self, parcel: Parcel) -> None:
+    def _report_poison(self, parcel: Parcel) -> None:
         """Reports a record that ends replicas, and remembers it."""
         [item] = parcel.items
         [row] = item.rows
         logger.warning("a record that ends every replica that scores it is given up")
-        self._convicted += 1
+        self._num_poison += 1
         self._quarantine.add(item.call.table, int(row), self._clock())
-        self._suspicions.forget(item.call.table, item.rows)
-        self._convicted_now()
-
-    def _remember(self, parcel: Parcel) -> None:
-        """Nobody may wait for a suspect any more, but it will be sent again."""
-        self._suspect_later(parcel.items, parcel.suspicion, parcel.trials_lost)
-
-    def _suspect_later(self, items: Iterable[Item], weight: float, trials_lost: int = 0) -> None:
-        now = self._clock()
-        for table, rows in unanswered(items):
-            self._suspicions.add(table, rows, now, weight=weight, trials_lost=trials_lost)
-
-
-def _hedged(parcel: Parcel) -> bool:
-    """Whether one replica has stalled on it already."""
-    return any(attempt.stalled for attempt in parcel.attempts)
-
-
-def _is_nowhere(parcel: Parcel) -> bool:
-    """Whether a parcel is wanted, does not wait, and nobody is relied on to bring it home."""
-    relied_on = any(not attempt.given_up for attempt in parcel.attempts)
-    return not (parcel.waiting or parcel.superseded or relied_on or parcel.answered)
+        self.evidence.clear(item)
+        self._poison_found()

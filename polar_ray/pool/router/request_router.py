@@ -53,7 +53,7 @@ class ByName(RequestRouter):  # type: ignore[misc]
         self._publish()
 
     def _publish(self) -> None:
-        from polar_ray.pool.router import members
+        from polar_ray.pool.router import running
 
-        running = [one.replica_id.unique_id for one in self.curr_replicas.values()]
-        members.publish(self.app_name, running)
+        names = [replica.replica_id.unique_id for replica in self.curr_replicas.values()]
+        running.publish(self.app_name, names)

@@ -1,4 +1,4 @@
-"""Retries: how much work may be repeated, and what waits for that.
+"""Retries: how much work may be sent again, and what waits for that.
 
 Knows neither Ray nor asyncio.
 """
@@ -11,7 +11,7 @@ from polar_ray.pool.router.queue import Queue
 from polar_ray.pool.router.work import Parcel
 
 SHARE = 0.2
-"""Repeats that each parcel which comes home pays for."""
+"""Repeats that each parcel that is scored pays for."""
 
 BURST = 16.0
 """Repeats that may be saved up: what one replica or node holds when it dies."""
@@ -34,7 +34,7 @@ class RetryBudget:
         self._at = 0.0
 
     def earn(self) -> None:
-        """One parcel came home."""
+        """One parcel was scored."""
         self._left = min(self._burst, self._left + self._share)
 
     def spend(self, now: float) -> bool:
@@ -62,7 +62,7 @@ class Repeats:
         return len(self._postponed)
 
     def earn(self) -> None:
-        """One parcel came home."""
+        """One parcel was scored."""
         self._budget.earn()
 
     def add(self, parcel: Parcel, now: float) -> None:
@@ -79,8 +79,7 @@ class Repeats:
 
     def drop_answered(self) -> None:
         """Forgets what nobody waits for."""
-        wanted = (p for p in self._postponed if not p.superseded and p.forget_answered())
-        self._postponed = deque(wanted)
+        self._postponed = deque(p for p in self._postponed if p.prune())
 
     def take_all(self) -> list[Parcel]:
         """Removes all that waits."""

@@ -1,6 +1,7 @@
-"""Trials: has suspects tried as `pool.router.isolation` decides, and tells what came of it.
+"""Trials: reserves a replica for each suspect, sends it, and acts on the result.
 
-Knows neither Ray nor the queue of ordinary work.
+When, where and what a trial has shown is decided in `isolation`. Knows neither Ray nor the queue of
+ordinary work.
 """
 
 from __future__ import annotations
@@ -10,14 +11,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from polar_ray.pool.router.isolation import LONGEST_TRIAL_S, RESERVE_S, Isolation, Trial, Verdict
+from polar_ray.pool.router.isolation import (
+    LONGEST_TRIAL_S,
+    RESERVE_S,
+    Isolation,
+    Trial,
+    TrialResult,
+)
 from polar_ray.pool.router.membership import Membership
-from polar_ray.pool.router.outcome import Died, Reserve
-from polar_ray.pool.router.placement import Member
-from polar_ray.pool.router.work import Attempt, Parcel, unanswered
+from polar_ray.pool.router.outcome import Died, Reserve, Unreachable
+from polar_ray.pool.router.work import Attempt, Member, Parcel
 
-REST_S = 30.0
-"""How long a replica is passed over that could not be reserved: it may be stuck."""
+RESERVE_COOLDOWN_S = 30.0
+"""Cooldown of a replica that could not be reserved: it may be stuck."""
 
 
 class Start(Protocol):
@@ -27,9 +33,9 @@ class Start(Protocol):
 
 
 class Trials:
-    """One at a time. `convict` is called with a parcel of one record that is poison, `remember`
-    with one that was lost and for which nobody waits, `give_up` with one of which nothing could be
-    found out."""
+    """One at a time. Called with a parcel: `report_poison` if it is one record and poison,
+    `remember` if its trial was lost and nobody waits for it, `give_up` after too many inconclusive
+    trials."""
 
     def __init__(
         self,
@@ -39,14 +45,14 @@ class Trials:
         start: Start,
         clock: Callable[[], float],
         *,
-        convict: Callable[[Parcel], None],
+        report_poison: Callable[[Parcel], None],
         remember: Callable[[Parcel], None],
         give_up: Callable[[Parcel], None],
         changed: Callable[[], None],
     ) -> None:
         self._isolation, self._membership = isolation, membership
         self._reserve, self._start, self._clock = reserve, start, clock
-        self._convict, self._remember = convict, remember
+        self._report_poison, self._remember = report_poison, remember
         self._give_up, self._changed = give_up, changed
         self._reserving: asyncio.Future[None] | None = None
         self.count = 0
@@ -64,20 +70,20 @@ class Trials:
 
     def _on_reserved(self, trial: Trial, task: asyncio.Future[None]) -> None:
         """The replica has nothing else to do, or is not to be had."""
-        now = self._clock()
-        error = None if task.cancelled() else task.exception()
+        now, member = self._clock(), trial.member
+        error = Unreachable() if task.cancelled() else task.exception()
         if isinstance(error, Died):
-            self._membership.mark_dead(trial.member)
+            self._membership.mark_dead(member)
         # Nobody may wait for it any more, but what it shows is of use when it is sent again.
-        wanted = bool(unanswered(trial.parcel.items))
-        if task.cancelled() or error is not None or not trial.fits or not wanted:
-            if error is not None or task.cancelled():
-                trial.member.resting_until = max(trial.member.resting_until, now + REST_S)
-            trial.member.reserved = False
-            self._isolation.postpone()
-        else:
-            trial.attempt = self._start(trial.parcel, trial.member, now, trial=True)
+        wanted = any(len(item.open_rows) for item in trial.parcel.items)
+        if error is not None:
+            member.cool_down(now + RESERVE_COOLDOWN_S)
+        if error is None and trial.fits and wanted:
+            trial.attempt = self._start(trial.parcel, member, now, trial=True)
             trial.began = trial.attempt.began
+        else:
+            member.reserved = False
+            self._isolation.postpone()
         self._changed()
 
     def watch(self, now: float) -> None:
@@ -92,31 +98,31 @@ class Trials:
                 self._membership.ask(witness, now)
 
     def stall(self, attempt: Attempt, now: float) -> bool:
-        """The trial is far later than others were; whether that ends it. Several records are cut
-        further at once, a single one is guilty only by a death."""
+        """The trial takes far longer than others did; whether that ends it. Several records count
+        as lost at once and are divided further; a single one only if its replica is lost."""
         if attempt.num_rows > 1:
             self._isolation.lost(now)
             return not attempt.stalled
         if now - attempt.began > LONGEST_TRIAL_S:
-            self._isolation.show_nothing()
+            self._isolation.end_inconclusive()
             attempt.cancel()
             return True
         return False
 
     def conclude(self, now: float) -> None:
         """Acts on what the trial has shown, once that is known."""
-        concluded = self._isolation.verdict(now)
+        concluded = self._isolation.conclude(now)
         if concluded is None:
             return
         trial, found = concluded
         parcel, trial.member.reserved = trial.parcel, False
-        if found is Verdict.VOID:
+        if found is TrialResult.INCONCLUSIVE:
             if not parcel.superseded and not self._isolation.try_again(parcel):
                 self._give_up(parcel)
-        elif found is Verdict.LOST:
+        elif found is TrialResult.LOST:
             parcel.superseded = True
             if self._isolation.is_poison(parcel):
-                self._convict(parcel)
+                self._report_poison(parcel)
             elif parcel.answered:
                 self._remember(parcel)
             else:

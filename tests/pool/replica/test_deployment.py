@@ -23,8 +23,10 @@ from polar_ray.engine.protocol import Done, Pending
 from polar_ray.errors import ConfigError, DeadlineExceeded, EngineError
 from polar_ray.planning import Pack
 from polar_ray.pool.replica import deployment as module
-from polar_ray.pool.replica.deployment import Loaded, Replica
-from polar_ray.records import provenance
+from polar_ray.pool.replica import loaded as probing
+from polar_ray.pool.replica.deployment import Replica
+from polar_ray.pool.replica.loaded import Loaded
+from polar_ray.scores import provenance
 from polar_ray.stream import encode_arrow, read_arrow
 
 TABLE = pa.Table.from_pylist(GROUPS)
@@ -52,7 +54,7 @@ def config(folder: Path | None = None, salt: int = 0) -> ScorerConfig:
 
 @pytest.fixture
 def loaded(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loaded]:
-    monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(probing, "PROBE_TIMEOUT_S", 0.01)
     loaded = Loaded(config(tiny_dir))
     yield loaded
     loaded.close()
@@ -88,14 +90,14 @@ def test_from_its_start_a_replicas_threads_are_watched(tiny_dir: Path) -> None:
 
 def test_a_hanging_tokenizer_is_seen(loaded: Loaded) -> None:
     reached, go = threading.Event(), threading.Event()
-    encode = loaded.scorer.encode
+    encode = loaded.scorer.encoder.encode
 
     def hanging(table: pa.Table) -> Any:
         reached.set()
         assert go.wait(30)
         return encode(table)
 
-    loaded.scorer.encode = hanging  # type: ignore[method-assign]
+    loaded.scorer.encoder.encode = hanging  # type: ignore[method-assign]
 
     async def main() -> None:
         work = asyncio.create_task(loaded.batcher.score(TABLE))
@@ -116,7 +118,7 @@ def test_a_hanging_tokenizer_is_seen(loaded: Loaded) -> None:
 def test_a_replica_that_scores_its_probe_otherwise_than_at_its_start_is_not(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch, score: float, message: str
 ) -> None:
-    monkeypatch.setattr(module, "PROBE_TIMEOUT_S", 30.0)
+    monkeypatch.setattr(probing, "PROBE_TIMEOUT_S", 30.0)
     asyncio.run(loaded.check())
     wrong = Done(np.array([score], np.float32))
     loaded.scorer.engine.submit = lambda pack: wrong  # type: ignore[method-assign]

@@ -16,20 +16,19 @@ from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.engine.protocol import Pending
 from polar_ray.errors import EngineError
 from polar_ray.planning import Pack, Span
-from polar_ray.pool.replica.watchdog import (
+from polar_ray.pool.replica.progress import (
     AT_LEAST_S,
-    EXIT_CODE,
     PACK_WINDOW,
     TIMES,
     TOKENS_PER_PACK,
     UNMEASURED_S,
     Progress,
     Speed,
-    Watchdog,
     WatchedEngine,
     encode_progress,
     work,
 )
+from polar_ray.pool.replica.watchdog import EXIT_CODE, Watchdog
 from polar_ray.scorer import Scorer
 
 
@@ -228,12 +227,12 @@ def test_from_submit_to_result_a_pack_is_watched(tiny_dir: Path) -> None:
 
 HANGING = """
 import ctypes, sys, threading, time
-from polar_ray.pool.replica import watchdog
+from polar_ray.pool.replica import progress, watchdog
 
 watchdog.TICK_S = 0.01
-watchdog.AT_LEAST_S = 0.05
+progress.AT_LEAST_S = 0.05
 watchdog.GIL_S = 1.0
-watched = watchdog.forward_progress()
+watched = progress.forward_progress()
 watched.begin(1).end(1)
 watching = watchdog.Watchdog([watched])
 watching.start()
@@ -271,14 +270,14 @@ def test_a_thread_that_keeps_the_interpreters_lock_ends_it_too() -> None:
 
 def test_a_closed_watchdog_ends_nothing() -> None:
     closing = "watched.begin(36)\nwatching.close()\ntime.sleep(1.5)\nprint('well')"
-    assert run(f"watchdog.AT_LEAST_S = 60\n{closing}").stdout == "well\n"
+    assert run(f"progress.AT_LEAST_S = 60\n{closing}").stdout == "well\n"
 
 
 def test_a_process_that_was_stopped_is_not_ended() -> None:
     """Its clock goes on, its ticks do not: 1 s of standing is one tick of 0.01 s."""
     stopping = (
         "import os, signal, subprocess\n"
-        "watchdog.AT_LEAST_S, watchdog.GIL_S = 0.8, 60\n"
+        "progress.AT_LEAST_S, watchdog.GIL_S = 0.8, 60\n"
         "watched.begin(36)\n"
         "subprocess.Popen(['sh', '-c', f'sleep 2; kill -CONT {os.getpid()}'])\n"
         "os.kill(os.getpid(), signal.SIGSTOP)\n"

@@ -36,10 +36,11 @@ from polar_ray.errors import (
     TooLarge,
 )
 from polar_ray.pool.router import deployment as module
-from polar_ray.pool.router import members
-from polar_ray.pool.router.deployment import Router, _outcome
+from polar_ray.pool.router import running
+from polar_ray.pool.router.call import Served
+from polar_ray.pool.router.deployment import Router
 from polar_ray.pool.router.outcome import Died, Refused, Unreachable
-from polar_ray.pool.router.work import Served
+from polar_ray.pool.router.replicas import outcome
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ from polar_ray.pool.router.work import Served
 def test_what_becomes_of_a_parcel_is_one_of_four_things(
     error: Exception, kind: type[Exception]
 ) -> None:
-    assert type(_outcome(error)) is kind
+    assert type(outcome(error)) is kind
 
 
 SERVED = {"model_digest": "d"}
@@ -134,7 +135,7 @@ def test_the_deadline_holds_for_every_part_of_a_call(silent: Silent, records: An
 
 
 def test_what_is_on_its_way_is_cancelled_at_the_deadline(silent: Silent) -> None:
-    members.publish(silent.app_name, ["r1"])
+    running.publish(silent.app_name, ["r1"])
 
     async def main() -> None:
         router = Router(PoolConfig(), silent)
@@ -160,7 +161,7 @@ def test_ready_says_so_while_there_is_no_replica(
         monkeypatch.setattr(module, "READY_TIMEOUT_S", 30)
         waiting = asyncio.create_task(router.provenance())
         await asyncio.sleep(0)
-        members.publish(silent.app_name, ["r1"])
+        running.publish(silent.app_name, ["r1"])
         assert await waiting == SERVED
 
     asyncio.run(main())
@@ -172,7 +173,7 @@ def test_a_deadline_says_what_the_call_waited_for(
     monkeypatch.setattr(module, "TICK_S", 0.001)
     loads: Served | None = None
     monkeypatch.setattr(Alive, "__await__", lambda self: _answer(loads).__await__())
-    members.publish(silent.app_name, ["r1"])
+    running.publish(silent.app_name, ["r1"])
 
     async def main() -> None:
         nonlocal loads

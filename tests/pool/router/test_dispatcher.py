@@ -12,23 +12,24 @@ import pytest
 from parcels import scored
 
 from polar_ray.errors import EngineError, PoolError
-from polar_ray.planning.shard import Cut
+from polar_ray.planning.shard import Shards
 from polar_ray.pool.router import recovery, retries
+from polar_ray.pool.router.call import Served, Urgency
 from polar_ray.pool.router.dispatcher import Dispatcher
 from polar_ray.pool.router.health import UNRESPONSIVE_S
 from polar_ray.pool.router.outcome import Died, Refused, Unreachable
-from polar_ray.pool.router.placement import EXPRESS_BYTES
-from polar_ray.pool.router.work import Attempt, Order, Served
-from polar_ray.records import provenance
+from polar_ray.pool.router.work import Attempt
+from polar_ray.scores import provenance
+from polar_ray.sizes import SMALL_BYTES
 
-FAT = 10 * EXPRESS_BYTES
+FAT = 10 * SMALL_BYTES
 
 
 class Sent:
     """A parcel at a replica, which the test answers as it likes."""
 
-    def __init__(self, replica: str, table: pa.Table, order: Order, digest: str) -> None:
-        self.replica, self.table, self.order, self.digest = replica, table, order, digest
+    def __init__(self, replica: str, table: pa.Table, urgency: Urgency, digest: str) -> None:
+        self.replica, self.table, self.urgency, self.digest = replica, table, urgency, digest
         self.result: asyncio.Future[pa.Table] = asyncio.get_running_loop().create_future()
 
     @property
@@ -66,7 +67,7 @@ class Cluster:
     async def _send(self, attempt: Attempt) -> pa.Table:
         replica = attempt.member.name
         digest = self.digests.get(replica, "v1")
-        sent = Sent(replica, attempt.request(), attempt.parcel.order, digest)
+        sent = Sent(replica, attempt.request(), attempt.parcel.urgency, digest)
         self.sent.append(sent)
         return await sent.result
 
@@ -98,9 +99,9 @@ class Cluster:
         rows = np.array_split(np.arange(len(texts)), shards)
 
         async def score() -> list[float]:
-            cut = Cut(rows, [cost] * shards, group)
+            sharded = Shards(rows, [cost] * shards, group)
             deadline = self.now + deadline_s
-            result = await self.dispatcher.score(table, cut, rank=rank, deadline=deadline)
+            result = await self.dispatcher.score(table, sharded, rank=rank, deadline=deadline)
             assert provenance(result)
             found: list[float] = result["score"].to_pylist()
             return found
@@ -382,7 +383,7 @@ def test_a_record_that_kills_is_found_in_five_deaths_and_its_neighbours_are_scor
         ]
         assert [await call for call in beside] == [[5000 + n] for n in range(50)]
         assert cluster.dispatcher.counters["deaths"] <= 5
-        assert cluster.dispatcher.counters["convicted"] == 1
+        assert cluster.dispatcher.counters["poison"] == 1
         again = await cluster.call([1233, 1234, 1235])
         assert again == [1233, None, 1235]
         assert born - 3 == cluster.dispatcher.counters["deaths"], "it is remembered"
@@ -762,8 +763,8 @@ def test_a_quarantined_row_has_the_provenance_of_its_call() -> None:
         cluster.dispatcher._quarantine.add(table, 0, cluster.now)
 
         async def score() -> pa.Table:
-            cut = Cut([np.arange(2)], [FAT], None)
-            return await cluster.dispatcher.score(table, cut, rank=0, deadline=cluster.now + 60)
+            sharded = Shards([np.arange(2)], [FAT], None)
+            return await cluster.dispatcher.score(table, sharded, rank=0, deadline=cluster.now + 60)
 
         calls = [asyncio.create_task(score()) for _ in range(2)]
         await settle()
@@ -788,8 +789,8 @@ def test_wrappers_and_their_absence_travel_together() -> None:
 
         async def one(**columns: list[str]) -> pa.Table:
             table = pa.table({**plain, **columns})
-            cut = Cut([np.array([0])], [100], None)
-            return await cluster.dispatcher.score(table, cut, rank=0, deadline=cluster.now + 60)
+            sharded = Shards([np.array([0])], [100], None)
+            return await cluster.dispatcher.score(table, sharded, rank=0, deadline=cluster.now + 60)
 
         calls = [asyncio.create_task(one()), asyncio.create_task(one(wrapper=["pretrain"]))]
         await settle()

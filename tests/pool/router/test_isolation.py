@@ -1,4 +1,4 @@
-"""Who is to blame when replicas are lost: pure decisions with literals."""
+"""Which record ends replicas, and that none is blamed for other losses: literals."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import numpy as np
 import pytest
 from parcels import give, members, parcel
 
+from polar_ray.pool.router.bisect import PARTS, bisect
 from polar_ray.pool.router.isolation import (
     CALM_S,
     CONTROL_S,
     GRACE_S,
-    MAX_VOID_TRIALS,
-    PARTS,
-    WINDOW_S,
+    MAX_INCONCLUSIVE,
     WITNESS_S,
     Isolation,
-    Losses,
-    Verdict,
-    cut,
+    TrialResult,
 )
-from polar_ray.pool.router.placement import Member
-from polar_ray.pool.router.work import Parcel
+from polar_ray.pool.router.losses import WINDOW_S, Losses
+from polar_ray.pool.router.work import Member, Parcel
 
 
 def lose(isolation: Isolation, member: Member, now: float) -> None:
@@ -70,13 +67,13 @@ def test_losses_of_others_weigh_against_the_suspicion_until_they_are_old() -> No
     assert losses.weight(held, 10.0) == 0.25
     assert losses.weight(held, 10.0 + WINDOW_S + 1) == 1.0
     losses.note([], [held.family], 11.0)
-    assert losses.weight(held, 11.0) == 0.25, "a loss with it on board is no other's"
+    assert losses.weight(held, 11.0) == 0.25, "a loss of a replica that held it is no other's"
 
 
 @pytest.mark.parametrize("rows", [2, 15, 64, 65, 100, 4096])
 def test_parts_are_even_and_complete(rows: int) -> None:
     whole = parcel(cost=10 * rows, rows=rows, suspicion=2.0)
-    parts = cut(whole)
+    parts = bisect(whole)
     assert 2 <= len(parts) <= PARTS
     assert max(part.num_rows for part in parts) == -(-rows // PARTS)
     found = np.concatenate([item.rows for part in parts for item in part.items])
@@ -84,16 +81,16 @@ def test_parts_are_even_and_complete(rows: int) -> None:
     assert all(part.family is whole.family and part.suspicion == 2.0 for part in parts)
 
 
-def test_what_is_answered_by_then_is_not_cut() -> None:
+def test_what_is_answered_by_then_is_not_tried() -> None:
     whole = parcel(rows=100)
     whole.items[0].call.open[:90] = False
-    found = np.concatenate([item.rows for part in cut(whole) for item in part.items])
+    found = np.concatenate([item.rows for part in bisect(whole) for item in part.items])
     assert found.tolist() == list(range(90, 100))
 
 
-def test_one_of_4096_is_alone_after_two_cuts() -> None:
-    [part, *_] = cut(parcel(rows=4096))
-    assert cut(part)[0].num_rows == 1
+def test_one_of_4096_is_alone_after_two_bisections() -> None:
+    [part, *_] = bisect(parcel(rows=4096))
+    assert bisect(part)[0].num_rows == 1
 
 
 def test_a_trial_waits_for_calm_and_for_a_witness() -> None:
@@ -103,8 +100,10 @@ def test_a_trial_waits_for_calm_and_for_a_witness() -> None:
     assert first is not None
     pair = members(0, 1)
     isolation.losses.note([], (), 100.0)
-    first.void_trials = 1
-    assert isolation.next_trial(first, pair, 100.0 + CALM_S / 2) is None, "a storm voided one"
+    first.inconclusive_trials = 1
+    assert isolation.next_trial(first, pair, 100.0 + CALM_S / 2) is None, (
+        "a storm made one inconclusive"
+    )
     isolation.observe(pair, 101.0)
     alone = 101.0 + CONTROL_S
     assert isolation.next_trial(first, pair[:1], alone - 1) is None, "another was there lately"
@@ -126,15 +125,15 @@ def test_a_record_that_ends_replicas_while_others_live_is_poison() -> None:
         isolation.lost(now + 1)
         for witness in among:
             witness.heard_at = now + 1.5
-        assert isolation.verdict(now + 1.5) is None, "news of others may still come"
-        _, found = isolation.verdict(now + 1 + GRACE_S) or (None, None)
-        assert found is Verdict.LOST
+        assert isolation.conclude(now + 1.5) is None, "news of others may still come"
+        _, found = isolation.conclude(now + 1 + GRACE_S) or (None, None)
+        assert found is TrialResult.LOST
         assert isolation.is_poison(suspect) is (now == 200.0)
         isolation.add_parts(suspect)
 
 
 @pytest.mark.parametrize("storm", [True, False])
-def test_a_trial_in_a_storm_shows_nothing(storm: bool) -> None:
+def test_a_trial_in_a_storm_is_inconclusive(storm: bool) -> None:
     """Another replica was lost, too, or cannot be heard of."""
     isolation, among = Isolation(), members(0, 0)
     isolation.add(parcel())
@@ -145,29 +144,29 @@ def test_a_trial_in_a_storm_shows_nothing(storm: bool) -> None:
     isolation.lost(101.0)
     if storm:
         isolation.losses.note([], (), 101.5)
-    assert isolation.verdict(101.0 + GRACE_S) is None or storm
-    found = isolation.verdict(101.0 + WITNESS_S + 1)
+    assert isolation.conclude(101.0 + GRACE_S) is None or storm
+    found = isolation.conclude(101.0 + WITNESS_S + 1)
     assert storm or found is not None
     if found is not None:
-        assert found[1] is Verdict.VOID
+        assert found[1] is TrialResult.INCONCLUSIVE
     assert suspect.trials_lost == 0
 
 
-def test_a_suspect_that_comes_home_is_harmless() -> None:
+def test_a_suspect_that_is_scored_is_harmless() -> None:
     isolation, among = Isolation(), members(0, 0)
     isolation.add(parcel())
     suspect = isolation.first()
     assert suspect is not None
     member = tried(isolation, among, suspect, 100.0)
     suspect.items[0].call.end()
-    assert isolation.verdict(100.0) is None, "its caller has left, and it goes on"
+    assert isolation.conclude(100.0) is None, "its caller has left, and it goes on"
     member.attempts[0].settled = True
-    _, found = isolation.verdict(100.0) or (None, None)
-    assert found is Verdict.HARMLESS
+    _, found = isolation.conclude(100.0) or (None, None)
+    assert found is TrialResult.HARMLESS
     assert len(isolation) == 0
 
 
-def test_trials_that_show_nothing_end() -> None:
+def test_inconclusive_trials_end() -> None:
     isolation, suspect = Isolation(), parcel()
-    assert [isolation.try_again(suspect) for _ in range(MAX_VOID_TRIALS)] == [True] * 8
+    assert [isolation.try_again(suspect) for _ in range(MAX_INCONCLUSIVE)] == [True] * 8
     assert not isolation.try_again(suspect)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from parcels import give, members, parcel
 
-from polar_ray.pool.router.placement import EXPRESS_BYTES, Affinity, Member, choose
-from polar_ray.pool.router.work import Parcel
+from polar_ray.pool.router.affinity import Affinity
+from polar_ray.pool.router.placement import choose
+from polar_ray.pool.router.work import Member, Parcel
+from polar_ray.sizes import SMALL_BYTES
 
 
-def chosen(among: list[Member], wanted: Parcel, home: str | None = None) -> str | None:
-    member = choose(among, wanted, 0.0, home)
+def chosen(among: list[Member], wanted: Parcel, preferred: str | None = None) -> str | None:
+    """The name of the replica; `preferred` is the name of the first that had the group before."""
+    before = next((member for member in among if member.name == preferred), None)
+    member = choose(among, wanted, 0.0, before)
     return member and member.name
 
 
@@ -19,8 +23,8 @@ def test_the_emptiest_replica_is_chosen() -> None:
 
 
 def test_small_work_has_a_slot_of_its_own() -> None:
-    assert chosen(members(2, 2), parcel(EXPRESS_BYTES)) == "m0"
-    assert chosen(members(3, 3), parcel(EXPRESS_BYTES)) is None
+    assert chosen(members(2, 2), parcel(SMALL_BYTES)) == "m0"
+    assert chosen(members(3, 3), parcel(SMALL_BYTES)) is None
 
 
 def test_lower_priorities_take_no_slot_from_higher_ones() -> None:
@@ -34,11 +38,11 @@ def test_lower_priorities_take_no_slot_from_higher_ones() -> None:
     assert chosen([full, half], parcel(rank=1)) == "m0", "its work waits for this"
 
 
-def test_a_group_goes_home_unless_somebody_is_idle() -> None:
-    assert chosen(members(1, 1), parcel(), home="m1") == "m1"
-    assert chosen(members(0, 1), parcel(), home="m1") == "m0"
-    assert chosen(members(0, 0), parcel(), home="m1") == "m1"
-    assert chosen(members(1, 2), parcel(), home="m1") == "m0"
+def test_a_group_goes_to_its_replica_unless_another_is_idle() -> None:
+    assert chosen(members(1, 1), parcel(), preferred="m1") == "m1"
+    assert chosen(members(0, 1), parcel(), preferred="m1") == "m0"
+    assert chosen(members(0, 0), parcel(), preferred="m1") == "m1"
+    assert chosen(members(1, 2), parcel(), preferred="m1") == "m0"
 
 
 def test_another_replica_than_those_that_lost_it() -> None:
@@ -49,11 +53,11 @@ def test_another_replica_than_those_that_lost_it() -> None:
 
 
 def test_never_to_a_replica_that_has_it_already() -> None:
-    one, two = members(0, 2)
+    first, second = members(0, 2)
     twice = parcel()
-    give(one, twice)
-    twice.attempts += one.attempts
-    assert chosen([one, two], twice) is None
+    give(first, twice)
+    twice.attempts += first.attempts
+    assert chosen([first, second], twice) is None
 
 
 def test_a_parcel_keeps_to_its_model() -> None:
@@ -65,29 +69,29 @@ def test_a_parcel_keeps_to_its_model() -> None:
 
 
 def test_a_reserved_replica_gets_nothing() -> None:
-    one, two = members(0, 1)
-    one.reserved = True
-    assert chosen([one, two], parcel(EXPRESS_BYTES)) == "m1"
+    first, second = members(0, 1)
+    first.reserved = True
+    assert chosen([first, second], parcel(SMALL_BYTES)) == "m1"
 
 
-def test_the_unresponsive_get_nothing_and_the_resting_only_if_all_rest() -> None:
-    one, two = members(0, 1)
-    one.unresponsive = True
-    assert chosen([one, two], parcel()) == "m1"
-    assert chosen([one], parcel()) is None
-    one.unresponsive, one.resting_until = False, 5.0
-    assert chosen([one, two], parcel()) == "m1"
-    assert chosen([one], parcel()) == "m0"
-    assert choose([one, two], parcel(), 6.0) is one
-    one.serving = False
-    assert choose([one, two], parcel(), 6.0) is two
+def test_the_unresponsive_get_nothing_and_those_in_a_cooldown_only_if_all_are() -> None:
+    first, second = members(0, 1)
+    first.unresponsive = True
+    assert chosen([first, second], parcel()) == "m1"
+    assert chosen([first], parcel()) is None
+    first.unresponsive, first.cooldown_until = False, 5.0
+    assert chosen([first, second], parcel()) == "m1"
+    assert chosen([first], parcel()) == "m0"
+    assert choose([first, second], parcel(), 6.0) is first
+    first.serving = False
+    assert choose([first, second], parcel(), 6.0) is second
 
 
 def test_a_group_is_remembered_until_there_are_too_many() -> None:
     affinity = Affinity()
     affinity.remember(1, "a")
     affinity.remember(None, "b")
-    assert (affinity.home(1), affinity.home(2), affinity.home(None)) == ("a", None, None)
+    assert (affinity.find(1), affinity.find(2), affinity.find(None)) == ("a", "", "")
     for group in range(2, 100_002):
         affinity.remember(group, "c")
-    assert affinity.home(1) is None
+    assert affinity.find(1) == ""

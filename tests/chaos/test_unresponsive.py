@@ -18,26 +18,16 @@ from chaos.observe import since, stats, until
 from processes import replica_pids
 
 from polar_ray.client import connect
-from polar_ray.config import PoolConfig, StubEngineConfig
-from polar_ray.pool.local import pool
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(1800)]
 
-NAME = "gray"
+NAME = "unresponsive"
 CALLS = 300
 REPEATS = 10
 """So much of what the slow replica is late with has been given to others when the load ends."""
 
 COMPUTES_S = 0.1
 Figure = Callable[[str], None]
-
-
-@pytest.fixture
-def three(cluster: None, model: str) -> Iterator[None]:
-    engine = StubEngineConfig(seconds_per_token=2e-5)
-    config = PoolConfig(model=model, num_replicas=3, num_cpus=0.1, engine=engine)
-    with pool(config, name=NAME, route_prefix="/gray"):
-        yield
 
 
 async def load_until(
@@ -91,7 +81,7 @@ def slowed(pid: int, *, runs_s: float, stands_s: float) -> Iterator[None]:
 
 
 def test_a_slow_replica_costs_its_share_and_no_record(
-    three: None, tiny_dir: Path, figure: Figure
+    url: str, tiny_dir: Path, figure: Figure
 ) -> None:
     """One of three gets on for a tenth of the time, in beats that are too short to count as
     silence. There are few callers, so that the others have time to repeat what it is late with."""

@@ -1,7 +1,7 @@
-"""Members: which replicas of a pool run, as Serve tells this process.
+"""Running: which replicas of a pool run, as Serve tells this process.
 
-The meeting point of Serve's request router, which hears it in a thread of its own, and this
-project's router, which acts on it. Knows neither Ray nor asyncio.
+Serve's request router publishes it, from a thread of its own; this project's router watches it and
+acts on it in `membership`. Knows neither Ray nor asyncio.
 """
 
 from __future__ import annotations

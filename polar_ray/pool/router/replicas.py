@@ -1,0 +1,95 @@
+"""The way from the router to a pool's replicas: a Serve handle and the object store."""
+
+import asyncio
+import uuid
+from contextvars import Context
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+    ReplicaUnavailableError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from polar_ray.client.handle import cause
+from polar_ray.errors import PolarRayError
+from polar_ray.pool.replica.reservation import NotReserved
+from polar_ray.pool.router.call import Served
+from polar_ray.pool.router.outcome import Died, Refused, Unreachable
+from polar_ray.pool.router.work import Attempt
+from polar_ray.sizes import SMALL_BYTES
+from polar_ray.stream import encode_arrow, read_arrow
+
+
+class ReplicaHandle:
+    """Calls the replica that is named; raises the outcomes of `router.outcome`."""
+
+    def __init__(self, replicas: DeploymentHandle) -> None:
+        # By reference whatever Serve's defaults: shards travel through the object store.
+        handle = replicas.options(_by_reference=True)
+        self._score, self._heartbeat, self._reserve = handle.score, handle.heartbeat, handle.reserve
+        self._id = uuid.uuid4().hex
+        """This router, for a replica that is reserved for its trial."""
+
+    async def send(self, attempt: Attempt) -> pa.Table:
+        """See `outcome.Send`."""
+        if attempt.cost > SMALL_BYTES:
+            table = await asyncio.to_thread(attempt.request)
+        else:
+            table = attempt.request()
+        if table.nbytes > SMALL_BYTES:
+            shard: bytes | list[ray.ObjectRef] = [await asyncio.to_thread(ray.put, table)]
+        else:
+            shard = encode_arrow(table)
+        result = await _call(
+            self._score,
+            shard,
+            replica=attempt.member.name,
+            rank=attempt.parcel.urgency[0],
+            timeout_s=attempt.timeout_s,
+            trial_of=self._id if attempt.trial else None,
+        )
+        return read_arrow(result)
+
+    async def reserve(self, replica: str) -> None:
+        """See `outcome.Reserve`."""
+        await _call(self._reserve, replica=replica, holder=self._id)
+
+    async def ask(self, replica: str) -> Served | None:
+        """See `health.Ask`."""
+        served: Served | None = await _call(self._heartbeat, replica=replica)
+        return served
+
+
+async def _call(method: DeploymentHandle, *arguments: Any, **options: Any) -> Any:
+    # Several calls travel in it, so it runs in the context of none of them.
+    response = Context().run(method.remote, *arguments, **options)
+    try:
+        return await response
+    except asyncio.CancelledError:
+        # Serve goes on with work that nobody awaits any more, unless it is told.
+        response.cancel()
+        raise
+    except Exception as error:
+        raise outcome(error) from error
+
+
+def outcome(error: Exception) -> Exception:
+    """What became of a parcel, in the words of `router.outcome`; other errors are a replica's."""
+    error = cause(error)
+    if isinstance(error, NotReserved):
+        return Refused(str(error))
+    if isinstance(error, PolarRayError):
+        return error
+    if isinstance(error, ReplicaUnavailableError | DeploymentUnavailableError):
+        return Refused(str(error))
+    if isinstance(error, ActorDiedError):
+        return Died(str(error))
+    if isinstance(error, ActorUnavailableError | BackPressureError | RayServeException | RayError):
+        return Unreachable(str(error))
+    return error
