@@ -34,6 +34,8 @@ NAMESPACE = "polar_ray"
 LEASE_S = 60.0
 RENEW_S = 5.0
 ANSWER_S = 30.0
+TAKEN_DOWN_S = 120.0
+"""Replicas may take a minute to end."""
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _cluster() -> Iterator[None]:
 
 @contextmanager
 def _leased(name: str, with_serve: bool) -> Iterator[None]:
-    """Holds the lease of a pool, and takes the pool away at the end unless another run of the same
+    """Holds the lease of a pool, and takes the pool down at the end unless another run of the same
     job holds it by then."""
     holder = uuid.uuid4().hex
     lease = _take(name, with_serve, holder)
@@ -89,81 +91,70 @@ def _leased(name: str, with_serve: bool) -> Iterator[None]:
     finally:
         over.set()
         renewing.join()
-        if _held(lease, holder):
-            take_down(name, with_serve)
-            ray.kill(lease)
+        try:
+            if ray.get(lease.release.remote(holder), timeout=TAKEN_DOWN_S):
+                ray.kill(lease)
+        except (RayError, TimeoutError) as error:
+            logger.warning("pool %r goes once its lease has run out: %s", name, error)
 
 
 def _take(name: str, with_serve: bool, holder: str) -> Any:
     """The lease of a pool, in this holder's hands."""
+    kind = ray.remote(Lease).options(
+        name=name,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+    )
     until = time.monotonic() + LEASE_S
     while True:
-        lease = (
-            ray.remote(Lease)
-            .options(
-                name=name,
-                namespace=NAMESPACE,
-                lifetime="detached",
-                get_if_exists=True,
-                num_cpus=0,
-                max_restarts=-1,
-            )
-            .remote(name, with_serve, LEASE_S)
-        )
+        lease = kind.remote(name, with_serve)
         try:
-            ray.get(lease.take.remote(holder), timeout=ANSWER_S)
+            ray.get(lease.renew.remote(holder, take=True), timeout=ANSWER_S)
             return lease
         except (RayError, TimeoutError) as error:  # it has run out this moment, and ends
             if time.monotonic() > until:
                 raise JobStopped(f"the lease of pool {name!r} is not to be had: {error}") from None
-        time.sleep(RENEW_S / 5)
+        time.sleep(1)
 
 
 def _renew(lease: Any, holder: str, over: threading.Event) -> None:
     while not over.wait(RENEW_S):
-        if not _held(lease, holder):
-            logger.warning("another run of this job has taken its pool over")
-            return
-
-
-def _held(lease: Any, holder: str) -> bool:
-    """Renews a lease; whether this holder has it. One that does not answer is not another's."""
-    try:
-        return bool(ray.get(lease.renew.remote(holder), timeout=ANSWER_S))
-    except (RayError, TimeoutError) as error:
-        logger.warning("the lease of this job's pool is not renewed: %s", error)
-        return True
-
-
-def take_down(name: str, with_serve: bool) -> None:
-    """Deletes a pool, and Serve if it was started for it and serves nothing else."""
-    serve.delete(name)
-    if with_serve and not serve.status().applications:
-        serve.shutdown()
+        try:
+            if not ray.get(lease.renew.remote(holder), timeout=ANSWER_S):
+                logger.warning("another run of this job has taken its pool over")
+                return
+        except (RayError, TimeoutError) as error:
+            logger.warning("the lease of this job's pool is not renewed: %s", error)
 
 
 class Lease:
-    """Deletes a pool when nobody renews. Begins anew where its node is lost: its holder comes."""
+    """Takes a pool down when nobody renews. Begins anew where its node is lost: its holder comes.
+    `with_serve`: Serve was started for the pool, and goes with it if it serves nothing else."""
 
-    def __init__(self, name: str, with_serve: bool, lease_s: float) -> None:
-        self._name, self._with_serve, self._lease_s = name, with_serve, lease_s
+    def __init__(self, name: str, with_serve: bool) -> None:
+        self._name, self._with_serve = name, with_serve
         self._holder: str | None = None
-        self._until = time.monotonic() + lease_s
+        self._until = time.monotonic() + LEASE_S
         self._lock = threading.Lock()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def take(self, holder: str) -> None:
-        """A new run holds the lease from now on."""
+    def renew(self, holder: str, *, take: bool = False) -> bool:
+        """Whether this one holds the lease, or takes it; if so, for some time more."""
         with self._lock:
-            self._holder = holder
-            self._until = time.monotonic() + self._lease_s
-
-    def renew(self, holder: str) -> bool:
-        """Whether this one holds the lease; if so, for some time more."""
-        with self._lock:
-            self._holder = self._holder or holder
+            if take or self._holder is None:
+                self._holder = holder
             if holder == self._holder:
-                self._until = time.monotonic() + self._lease_s
+                self._until = time.monotonic() + LEASE_S
+            return holder == self._holder
+
+    def release(self, holder: str) -> bool:
+        """Takes the pool down if this one holds the lease; whether it does."""
+        with self._lock:
+            if holder == self._holder:
+                self._take_down()
             return holder == self._holder
 
     def _watch(self) -> None:
@@ -171,13 +162,15 @@ class Lease:
             with self._lock:  # whoever comes while the pool goes finds that this actor has ended
                 left = self._until - time.monotonic()
                 if left <= 0:
-                    self._end()
-            time.sleep(max(left, RENEW_S / 5))
+                    try:
+                        self._take_down()
+                        ray.kill(ray.get_runtime_context().current_actor)
+                        return
+                    except (RayError, RayServeException) as error:
+                        logger.warning("pool %r is not deleted yet: %s", self._name, error)
+            time.sleep(max(left, RENEW_S))
 
-    def _end(self) -> None:
-        try:
-            take_down(self._name, self._with_serve)
-        except (RayError, RayServeException) as error:
-            logger.warning("pool %r is not deleted yet: %s", self._name, error)
-            return
-        ray.kill(ray.get_runtime_context().current_actor)
+    def _take_down(self) -> None:
+        serve.delete(self._name)
+        if self._with_serve and not serve.status().applications:
+            serve.shutdown()

@@ -17,7 +17,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 
-from polar_ray.client.handle import cause
+from polar_ray.client.handle import ROUTER, cause
 from polar_ray.config import RescoreConfig
 from polar_ray.errors import JobStopped, PoolError
 from polar_ray.offline.backups import Backups, Copy, runs
@@ -83,7 +83,7 @@ class TaskExecutor:
     def __init__(self, config: RescoreConfig) -> None:
         self._config = config
         self.made_by = made_by(scoring_for(config))
-        self._handle = serve.get_app_handle(str(config.app_name))
+        self._handle = serve.get_deployment_handle(ROUTER, config.app_name)
         self._replicas = 1
         self._asked_s = float("-inf")
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from examples import GROUPS
 from processes import replica_pids
+from ray.serve.exceptions import RayServeException
 
 from polar_ray.offline import own_pool
 from polar_ray.offline.own_pool import NAMESPACE, Lease
@@ -33,25 +34,44 @@ def until(what: str, is_so: Callable[[], Any]) -> None:
         time.sleep(0.05)
 
 
-def test_the_last_who_took_a_lease_holds_it() -> None:
-    lease = Lease("none", False, 1e9)
+def test_the_last_who_took_a_lease_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(own_pool.serve, "delete", deleted.append)
+    lease = Lease("mine", with_serve=False)
     assert lease.renew("first"), "a lease whose node was lost is its holder's again"
     assert not lease.renew("second")
-    lease.take("second")
-    assert lease.renew("second")
+    assert lease.renew("second", take=True)
     assert not lease.renew("first")
+    assert not lease.release("first")
+    assert deleted == []
+    assert lease.release("second")
+    assert deleted == ["mine"]
 
 
 def test_a_lease_that_nobody_renews_deletes_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[tuple[str, bool]] = []
-    monkeypatch.setattr(own_pool, "take_down", lambda *what: done.append(what))
-    monkeypatch.setattr(own_pool.ray, "kill", lambda actor: done.append(actor))
-    monkeypatch.setattr(
-        own_pool.ray, "get_runtime_context", lambda: type("Context", (), {"current_actor": "me"})
-    )
-    Lease("left", True, 0.0)
+    done: list[str] = []
+
+    class Status:
+        applications: ClassVar[dict[str, Any]] = {}
+
+    class Context:
+        current_actor = "me"
+
+    def delete(name: str) -> None:
+        done.append(name)
+        if len(done) == 1:
+            raise RayServeException("the controller is away")
+
+    monkeypatch.setattr(own_pool, "LEASE_S", 0.0)
+    monkeypatch.setattr(own_pool, "RENEW_S", 0.01)
+    monkeypatch.setattr(own_pool.serve, "delete", delete)
+    monkeypatch.setattr(own_pool.serve, "status", Status)
+    monkeypatch.setattr(own_pool.serve, "shutdown", lambda: done.append("serve"))
+    monkeypatch.setattr(own_pool.ray, "get_runtime_context", Context)
+    monkeypatch.setattr(own_pool.ray, "kill", done.append)
+    Lease("left", with_serve=True)
     until("it ends", lambda: "me" in done)
-    assert done[0] == ("left", True)
+    assert done == ["left", "left", "serve", "me"]
 
 
 class Driver:

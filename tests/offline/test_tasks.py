@@ -17,7 +17,7 @@ from processes import kill, own, replica_pids
 
 from polar_ray.config import PoolConfig, RescoreConfig, ScorerConfig, StubEngineConfig
 from polar_ray.encoding import load_tokenizer
-from polar_ray.errors import ConfigError, JobStopped
+from polar_ray.errors import JobStopped, PoolError
 from polar_ray.offline import rescore
 from polar_ray.pool.local import pool as serving
 from polar_ray.scorer import Scorer
@@ -170,7 +170,7 @@ def test_a_record_that_ends_replicas_is_an_error_of_its_own_row(
 def test_what_a_task_raises_is_raised_here(
     running: str, source: str, tiny_dir: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="'no/such' is not a directory"):
+    with pytest.raises(PoolError, match="ConfigError: model='no/such' is not a directory"):
         rescore(config(tiny_dir, model="no/such"), source, str(tmp_path / "out"))
     data = bytearray(Path(source).read_bytes())
     data[4:300] = b"\xff" * 296
