@@ -241,30 +241,38 @@ class RescoreConfig(HostConfig):
     """Put before the names of the columns that are added."""
 
     num_workers: int = Field(default=0, ge=0)
-    """Actors on the Ray cluster, each with a scorer. 0: one scorer in this process, without Ray; it
-    cannot survive a record that ends the process, as workers do."""
+    """Replicas of a pool that is started for the job, on the Ray cluster at hand or a local one. 0:
+    one scorer in this process, without Ray; it cannot survive a record that ends the process, as
+    a pool does."""
 
     num_cpus: float = Field(default=1, ge=0)
-    """CPUs that Ray reserves for each worker."""
+    """CPUs that Ray reserves for each replica."""
 
     num_gpus: float = Field(default=0, ge=0)
-    """GPUs that Ray reserves for each worker."""
+    """GPUs that Ray reserves for each replica."""
 
     app_name: str | None = None
-    """A running pool of this Ray cluster that scores instead."""
+    """A running pool of this Ray cluster that scores instead; tasks on all its nodes read and write
+    the files."""
 
     address: str | None = None
-    """A running pool elsewhere, "http://host:port", that scores instead."""
+    """A running pool elsewhere, "http://host:port", that scores instead; this process reads and
+    writes the files."""
 
     timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
     """Deadline of one call of a pool."""
 
+    patience_s: float = Field(default=3600, gt=0, le=LONGEST_S)
+    """How long a pool may fail to score a part, because it restarts or has more urgent work, before
+    the job stops."""
+
     rows_per_part: int = Field(default=4096, ge=1)
     """Rows of one output file. What is at work when the job is killed is done again: at most
-    `in_flight` parts for each worker."""
+    `in_flight` parts, or twice as many for each replica."""
 
     in_flight: int = Field(default=3, ge=1)
-    """Parts that a worker has at once: one in the engine, the others being read or written."""
+    """Parts that are at work at once, one being scored, the others being read or written; with a
+    pool of this cluster, tasks for each of its replicas, which have two parts at work."""
 
     group: Literal["auto", "always", "never"] = "auto"
     """Bring records of one prompt and reference together across parts; rows then leave in the order

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-TITLE = b"ray::ScoringActor"
+TITLE = b"ray::rescore"
 MARK = "POLAR_RAY_TEST_MARK"
 """Environment variable that a test gives to the processes that it starts."""
 
 
 def titled(title: bytes = TITLE) -> list[int]:
-    """Ids of processes by their title, which Ray sets for actors."""
+    """Ids of processes by their title, which Ray sets for actors and tasks."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):

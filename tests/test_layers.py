@@ -35,10 +35,10 @@ LAYERS = {
     "pool": 5,
     "train": 5,
     "evaluate": 5,
-    "offline": 5,
+    "offline": 6,
     "verify": 5,
-    "demo": 6,
-    "cli": 7,
+    "demo": 7,
+    "cli": 8,
 }
 ALLOWED = {
     "ray": {
@@ -51,7 +51,8 @@ ALLOWED = {
         "pool/ingress.py",
         "pool/router/request_router.py",
         "client/handle.py",
-        "offline/cluster.py",
+        "offline/own_pool.py",
+        "offline/tasks.py",
     },
     "torch": {"model", "engine", "train", "verify"},
     "fastapi": {"pool/http/routes.py", "pool/http/bodies.py"},

@@ -1,4 +1,4 @@
-"""Reading: what a file holds, and the rows of a unit, from parquet, Arrow and jsonl.
+"""Reading: what a file holds, and the rows of a split, from parquet, Arrow and jsonl.
 
 Raises `Unreadable`, which names the file, for what is not what its name says.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polar_ray.data.lines import Lines, measure
-from polar_ray.data.splits import Extent, Unit
+from polar_ray.data.splits import Extent, Split
 from polar_ray.data.storage import InputFile
 from polar_ray.records import row_error
 
@@ -92,8 +92,8 @@ def _parse(line: bytes) -> Any:
 
 
 class Reader:
-    """The rows of units, one at a time. Goes on where it stopped, so that a large row group that
-    several units share is decoded once and not from its beginning for each."""
+    """The rows of splits, one at a time. Goes on where it stopped, so that a large row group that
+    several splits share is decoded once and not from its beginning for each."""
 
     def __init__(self, filesystem: Any, schema: pa.Schema) -> None:
         self._filesystem = filesystem
@@ -108,23 +108,22 @@ class Reader:
         self._source: Any = None
         self._lines: Lines | None = None
 
-    def read(self, unit: Unit) -> Rows:
-        """All rows of a unit in the columns of the whole dataset."""
-        assert unit.path is not None
+    def read(self, split: Split) -> Rows:
+        """All rows of a split in the columns of the whole dataset."""
         try:
-            if unit.format == "jsonl":
-                if self._lines is None or self._lines.path != unit.path:
+            if split.format == "jsonl":
+                if self._lines is None or self._lines.path != split.path:
                     self.close()
-                    self._lines = Lines(self._filesystem, unit.path)
-                lines = list(self._lines.read(unit.start, unit.stop))
-                return rows_of(lines, self._schema, unit.path)
-            table = self._range(unit)
+                    self._lines = Lines(self._filesystem, split.path)
+                lines = list(self._lines.read(split.start, split.stop))
+                return rows_of(lines, self._schema, split.path)
+            table = self._range(split)
             return Rows(_with_columns(table, self._schema), {})
         except (pa.ArrowException, OSError, ValueError) as error:
             self.close()
             if isinstance(error, FileNotFoundError | PermissionError):
                 raise
-            raise _unreadable(str(unit), error) from None
+            raise _unreadable(str(split), error) from None
 
     def close(self) -> None:
         """Lets go of the open file."""
@@ -134,19 +133,18 @@ class Reader:
             self._lines.close()
         self._source, self._path, self._held, self._lines = None, None, None, None
 
-    def _range(self, unit: Unit) -> pa.Table:
-        assert unit.path is not None
-        ahead = [first for first in self._groups if self._at < first <= unit.start]
-        if self._path != unit.path or self._at > unit.start or ahead:
-            self._open(unit.path, unit.format, unit.start)
+    def _range(self, split: Split) -> pa.Table:
+        ahead = [first for first in self._groups if self._at < first <= split.start]
+        if self._path != split.path or self._at > split.start or ahead:
+            self._open(split.path, split.format, split.start)
         parts: list[pa.RecordBatch] = []
-        while self._at < unit.stop:
+        while self._at < split.stop:
             batch = self._held if self._held is not None else next(self._rest, None)
             self._held = None
             if batch is None:
                 raise ValueError(f"it ends after {self._at} rows")
-            skip = max(0, min(unit.start - self._at, batch.num_rows))
-            take = min(batch.num_rows, unit.stop - self._at)
+            skip = max(0, min(split.start - self._at, batch.num_rows))
+            take = min(batch.num_rows, split.stop - self._at)
             if take > skip:
                 parts.append(batch.slice(skip, take - skip))
             if take < batch.num_rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -156,17 +157,20 @@ def _translate(pattern: str) -> str:
     return "".join(kinds.get(piece, re.escape(piece)) for piece in pieces)
 
 
-def write_whole(where: Place, name: str, data: bytes | pa.Buffer) -> None:
-    """A file that appears complete or not at all, in place of one of that name.
+def write_whole(where: Place, name: str, data: bytes | pa.Buffer, *, replace: bool = True) -> bool:
+    """A file that appears complete or not at all, in place of one of that name; with
+    `replace=False`, one that is there stays. Whether it was written.
 
     Local files are written beside, synced and renamed; object stores show an object when its
-    upload ends.
+    upload ends, and what appears there during it is replaced.
     """
     path = where.within(name)
+    if not replace and where.filesystem.get_file_info(path).type == pafs.FileType.File:
+        return False
     if not isinstance(where.filesystem, pafs.LocalFileSystem):
         with where.filesystem.open_output_stream(path) as stream:
             stream.write(data)
-        return
+        return True
     folder = os.path.dirname(path)
     own = f"{os.getpid()}-{threading.get_ident()}"
     beside = f"{folder}/.{os.path.basename(path)}.{own}{PARTIAL}"
@@ -175,10 +179,27 @@ def write_whole(where: Place, name: str, data: bytes | pa.Buffer) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
+        if replace or not _linked(beside, path):
+            os.replace(beside, path)
+    except FileExistsError:
+        return False
+    finally:
         Path(beside).unlink(missing_ok=True)
+    return True
+
+
+def _linked(beside: str, path: str) -> bool:
+    """Gives a file a second name, as a rename does not, only where that is free; False on a
+    filesystem that has one name for a file."""
+    try:
+        os.link(beside, path)
+    except FileExistsError:
         raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        return False
+    return True
 
 
 def read_whole(where: Place, name: str) -> bytes | None:

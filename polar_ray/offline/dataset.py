@@ -24,9 +24,8 @@ import pyarrow as pa
 from polar_ray.config import RescoreConfig
 from polar_ray.data.columns import columns_for
 from polar_ray.errors import ConfigError
-from polar_ray.offline.crew import scoring_for
 from polar_ray.offline.parts import check_columns, with_scores
-from polar_ray.offline.work import scored
+from polar_ray.offline.scoring import made_by, scored, scoring_for
 from polar_ray.records import METADATA_PREFIX, provenance
 
 OF_JOBS = (
@@ -53,6 +52,7 @@ class ScoreBatches:
                 "map_batches (compute=, num_cpus=, num_gpus=, batch_size=)"
             )
         self._scoring = scoring_for(self._config)
+        self._made_by = made_by(self._scoring)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The same rows in the same order, with their scores; who made them is in the metadata.
@@ -66,7 +66,7 @@ class ScoreBatches:
             )
         check_columns(batch.schema, self._config.prefix)
         columns = columns_for(self._config, batch.schema)
-        scores = scored(batch, columns, self._scoring, self._scoring.made_by)
+        scores = scored(batch, columns, self._scoring, self._made_by)
         made = {f"{METADATA_PREFIX}{key}": value for key, value in provenance(scores).items()}
         table = with_scores(batch, scores, self._config.prefix)
         return table.replace_schema_metadata({**(batch.schema.metadata or {}), **made})

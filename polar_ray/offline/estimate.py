@@ -11,13 +11,14 @@ from polar_ray.data.formats import Reader, Unreadable
 from polar_ray.data.splits import cut
 from polar_ray.data.storage import place
 from polar_ray.errors import JobStopped
+from polar_ray.offline.executor import THREADS
 from polar_ray.offline.inputs import Input
 from polar_ray.planning import pack
 from polar_ray.scorer import Scorer
 
-SAMPLE_UNITS = 4
+SAMPLE_SPLITS = 4
 SAMPLE_ROWS = 512
-"""Of each sampled unit: one run of neighbours, so that what they share shows."""
+"""Of each sampled split: one run of neighbours, so that what they share shows."""
 
 
 def estimate(config: RescoreConfig, given: Input, tokens_per_s: float | None) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def estimate(config: RescoreConfig, given: Input, tokens_per_s: float | None) ->
 
     A pool's tokenizer is not known here, so with a pool there are no tokens.
     """
-    units = cut(given.extents, config.rows_per_part)
+    splits = cut(given.extents, config.rows_per_part)
     rows = given.estimated_rows
     found: dict[str, Any] = {
         "files": len(given.files),
@@ -35,22 +36,22 @@ def estimate(config: RescoreConfig, given: Input, tokens_per_s: float | None) ->
         "rows_are_estimated": given.rows is None,
         "columns": asdict(given.columns),
         "kept_columns": given.schema.names,
-        "parts": len(units),
+        "parts": len(splits),
         "most_rows_redone_after_a_kill": config.rows_per_part
         * config.in_flight
-        * max(1, config.num_workers),
+        * max(1, THREADS * config.num_workers),
     }
-    if config.uses_pool or not units:
+    if config.uses_pool or not splits:
         return found
-    step = max(1, len(units) // SAMPLE_UNITS)
+    step = max(1, len(splits) // SAMPLE_SPLITS)
     # Tokens need no weights.
     scorer = Scorer(config.scorer.model_copy(update={"engine": StubEngineConfig()}))
     reader = Reader(place(given.source).filesystem, given.schema)
     tokens = computed = seen = truncated = 0
     errors: Counter[str] = Counter()
-    for unit in units[::step][:SAMPLE_UNITS]:
+    for split in splits[::step][:SAMPLE_SPLITS]:
         try:
-            table = reader.read(unit).table
+            table = reader.read(split).table
         except Unreadable as error:
             raise JobStopped(str(error)) from None
         mapped = given.columns.apply(table.slice(0, SAMPLE_ROWS))

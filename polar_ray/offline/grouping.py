@@ -1,9 +1,9 @@
 """Locality: records that share prompt and reference brought together, where that pays.
 
-Within a unit the engine finds what records share by itself; what is lost is what they share with
-records of other units. `saving` estimates how much that is, from hashes alone. Where it pays, each
-run of units is written out once as a *spill*, its rows sorted by bucket (a range of group hashes),
-and the work is cut anew from the buckets.
+Within a split the engine finds what records share by itself; what is lost is what they share with
+records of other splits. `saving` estimates how much that is, from hashes alone. Where it pays, each
+run of splits is written once as a *shuffle file*, its rows sorted by bucket (a range of group
+hashes), and the work is cut anew from the buckets.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polar_ray.data.columns import Columns
+from polar_ray.data.formats import Rows
+from polar_ray.data.splits import Split
 from polar_ray.data.storage import Place, write_whole
 from polar_ray.planning.shard import row_groups
 
@@ -28,18 +31,30 @@ PAYS_FROM = 0.1
 to write it once, which is little beside scoring, but not nothing."""
 
 MOST_KEPT = 200_000
-"""Group hashes that a unit's sample may add; above it, a part of the hashes stands for all."""
+"""Group hashes that a split's sample may add; above it, a part of the hashes stands for all."""
 
-UNITS_PER_SPILL = 8
-"""Units that are spilled, and cut from a bucket, together: fewer and larger pieces of spills."""
+SPLITS_PER_SHUFFLE = 8
+"""Splits that are shuffled, and cut from a bucket, together: fewer and larger pieces of files."""
+
+SHUFFLE = "_shuffle-"
 
 ERROR = "__polar_ray_error"
-"""Column of spills with the reason of rows that could not be read."""
+"""Column of shuffle files with the reason of rows that could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSplit(Split):
+    """Rows of a bucket of grouped records, whose number is `bucket`."""
+
+    bucket: int
+
+    def __str__(self) -> str:
+        return f"bucket {self.bucket}, rows {self.start} to {self.stop}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The groups of one unit: their hashes, and bytes of prompt and reference that each costs."""
+    """The groups of one split: their hashes, and bytes of prompt and reference that each costs."""
 
     hashes: Hashes
     stem_bytes: npt.NDArray[np.int64]
@@ -66,7 +81,7 @@ def _hash(row: dict[str, Any]) -> int:
 
 
 def sample(request: pa.Table) -> Sample:
-    """What `saving` needs to know of a unit."""
+    """What `saving` needs to know of a split."""
     hashes, first = group_hashes(request)
     prompts, references, outputs = (_bytes(request[n]) for n in ("prompt", "reference", "output"))
     stems = 2 * prompts[first] + references[first]  # the prompt stands before either response
@@ -103,7 +118,7 @@ def saving(samples: Iterable[Sample]) -> float:
 
 
 def most_saving(samples: Iterable[Sample]) -> float:
-    """The share of bytes in prompts and references, each once per unit: no grouping saves more."""
+    """The share of bytes in prompts and references, each once per split: no grouping saves more."""
     stems, total = 0, 0
     for one in samples:
         stems += int(one.stem_bytes.sum())
@@ -113,7 +128,7 @@ def most_saving(samples: Iterable[Sample]) -> float:
 
 def num_buckets(rows: int, rows_per_part: int) -> int:
     """Buckets that hold a handful of parts each."""
-    return max(1, -(-rows // (rows_per_part * UNITS_PER_SPILL)))
+    return max(1, -(-rows // (rows_per_part * SPLITS_PER_SHUFFLE)))
 
 
 def bucket_of(hashes: Hashes, count: int) -> npt.NDArray[np.int64]:
@@ -123,8 +138,25 @@ def bucket_of(hashes: Hashes, count: int) -> npt.NDArray[np.int64]:
     return buckets
 
 
-def write_spill(
-    where: Place, name: str, rows: pa.Table, request: pa.Table, errors: dict[int, str], count: int
+def cut_buckets(sizes: Sequence[int], rows: int, size_bytes: int) -> list[Split]:
+    """Buckets of so many rows each, which hold `size_bytes` in all, in pieces of about `rows`."""
+    total = max(1, sum(sizes))
+    splits: list[Split] = []
+    for bucket, size in enumerate(sizes):
+        for start in range(0, size, rows):
+            stop = min(start + rows, size)
+            share = size_bytes * (stop - start) // total
+            splits.append(BucketSplit(len(splits), "", "grouped", start, stop, share, bucket))
+    return splits
+
+
+def shuffle_name(number: int) -> str:
+    """Name of a shuffle file."""
+    return f"{SHUFFLE}{number:06d}.arrow"
+
+
+def write_shuffle(
+    where: Place, number: int, rows: pa.Table, request: pa.Table, errors: dict[int, str], count: int
 ) -> list[int]:
     """Writes rows sorted by group, one record batch for each of `count` buckets; their sizes."""
     hashes, _ = group_hashes(request)
@@ -140,7 +172,7 @@ def write_spill(
             piece = table.slice(at, size).combine_chunks().to_batches()
             writer.write_batch(piece[0] if piece else _empty(table.schema))
             at += size
-    write_whole(where, name, sink.getvalue())
+    write_whole(where, shuffle_name(number), sink.getvalue())
     return [int(size) for size in sizes]
 
 
@@ -148,20 +180,23 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema)
 
 
-def spill_sizes(where: Place, name: str) -> list[int]:
-    """Rows of each bucket in a spill that an earlier run wrote."""
-    with where.filesystem.open_input_file(where.within(name)) as source:
+def shuffle_sizes(where: Place, number: int) -> list[int]:
+    """Rows of each bucket in a shuffle file that an earlier run wrote."""
+    with where.filesystem.open_input_file(where.within(shuffle_name(number))) as source:
         file = pa.ipc.open_file(source)
         return [file.get_batch(i).num_rows for i in range(file.num_record_batches)]
 
 
-def read_bucket(
-    where: Place, names: Sequence[str], bucket: int
-) -> tuple[pa.Table, list[str | None]]:
-    """The rows of one bucket out of all spills, unsorted, and why some could not be read."""
+def read_bucket(where: Place, num_files: int, bucket: int, columns: Columns) -> Rows:
+    """The rows of one bucket out of all shuffle files, sorted by group."""
     pieces = []
-    for name in names:
-        with where.filesystem.open_input_file(where.within(name)) as source:
+    for number in range(num_files):
+        with where.filesystem.open_input_file(where.within(shuffle_name(number))) as source:
             pieces.append(pa.ipc.open_file(source).get_batch(bucket))
     table = pa.Table.from_batches(pieces)
-    return table.drop_columns([ERROR]), table[ERROR].to_pylist()
+    reasons = table[ERROR].to_pylist()
+    table = table.drop_columns([ERROR])
+    hashes, _ = group_hashes(columns.apply(table).table)
+    order = np.argsort(hashes, kind="stable")
+    errors = {i: r for i, at in enumerate(order) if (r := reasons[at]) is not None}
+    return Rows(table.take(pa.array(order)), errors)

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from polar_ray.config import RescoreConfig
-from polar_ray.data.splits import Unit, cut, cut_buckets
+from polar_ray.data.splits import Split, cut
 from polar_ray.data.storage import (
     names_in,
     place,
@@ -24,27 +24,25 @@ from polar_ray.data.storage import (
     within_each_other,
     write_whole,
 )
-from polar_ray.errors import ConfigError, DeviceLost, JobStopped
+from polar_ray.errors import ConfigError, DeviceLost, JobStopped, PoolError
 from polar_ray.offline import grouping
-from polar_ray.offline.crew import Call, Crew, hire
+from polar_ray.offline.executor import Executor, open_executor
 from polar_ray.offline.identity import JOB, MANIFEST, check_same, fingerprint, identity
 from polar_ray.offline.inputs import Input, in_parallel, open_input, stop_unless_skipped
-from polar_ray.offline.parts import Written, digest_of, read_report
+from polar_ray.offline.parts import Written, digest_of, part_name, read_report
 from polar_ray.offline.progress import Progress
-from polar_ray.offline.stats import Tally
-from polar_ray.offline.work import Job, Problem
+from polar_ray.offline.stats import Stats
+from polar_ray.offline.work import Call, Job, Problem
 
 Listener = Callable[[dict[str, Any]], None]
 """Hears of every step as a JSON object with an `event`."""
-
-SPILL = "_spill-"
 
 
 @dataclass(slots=True)
 class Layout:
     """How the work is cut."""
 
-    units: list[Unit]
+    splits: list[Split]
     num_buckets: int = 0
     """Of grouped records; 0 where rows stay as they are."""
 
@@ -62,33 +60,30 @@ def rescore(
         raise ConfigError(f"what is written to {out!r} would be read as {source!r}; part them")
     # Mistakes are found before a model is loaded.
     where.filesystem.create_dir(where.path, recursive=True)
-    crew = hire(config)
-    listen({"event": "loaded", "made_by": crew.made_by})
-    try:
-        return _Run(config, given, out, crew, listen).run()
-    finally:
-        crew.close()
+    with open_executor(config, out) as executor:
+        listen({"event": "loaded", "made_by": executor.made_by})
+        return _Run(config, given, out, executor, listen).run()
 
 
 class _Run:
     """One run of a job, from the folder as it is to the manifest."""
 
     def __init__(
-        self, config: RescoreConfig, given: Input, out: str, crew: Crew, listen: Listener
+        self, config: RescoreConfig, given: Input, out: str, executor: Executor, listen: Listener
     ) -> None:
         self.config = config
         self.given = given
         self.where = place(out)
-        self.crew = crew
+        self.executor = executor
         self.listen = listen
         self.problems = list(given.skipped)
         self.written: dict[str, Written] = {}
-        self.identity = identity(config, crew.made_by, given.files, given.schema, given.columns)
+        self.identity = identity(config, executor.made_by, given.files, given.schema, given.columns)
         self.job = Job(
             source=given.source,
             out=out,
             fingerprint=fingerprint(self.identity),
-            made_by=crew.made_by,
+            made_by=executor.made_by,
             schema=given.schema,
             columns=given.columns,
             prefix=config.prefix,
@@ -99,23 +94,23 @@ class _Run:
         remove_partial(self.where)
         layout = self._layout()
         progress = self._resume(layout)
-        missing = [unit for unit in layout.units if unit.part not in self.written]
-        self.listen({"event": "start", "parts": len(layout.units), "missing": len(missing)})
-        self._check_errors(progress.tally)
-        calls = [Call("score", (unit,)) for unit in missing]
+        missing = [split for split in layout.splits if part_name(split) not in self.written]
+        self.listen({"event": "start", "parts": len(layout.splits), "missing": len(missing)})
+        self._check_errors(progress.stats)
+        calls = [Call("score", (split,)) for split in missing]
         with closing(self._work(progress, calls)) as results:
             for call, result in results:
                 if isinstance(result, Problem):
                     self._skip(result)
                     continue
                 self.written[result.name] = result
-                progress.add(result.report, call.arguments[0].size_bytes)
-                self._check_errors(progress.tally)
+                progress.add(result.report, call.size_bytes)
+                self._check_errors(progress.stats)
         return self._finish(layout, progress)
 
     def _layout(self) -> Layout:
         """The layout of the folder's job, or a new one, which is then the folder's."""
-        units = cut(self.given.extents, self.config.rows_per_part)
+        splits = cut(self.given.extents, self.config.rows_per_part)
         stored = read_whole(self.where, JOB)
         if stored is not None:
             known = orjson.loads(stored)
@@ -124,15 +119,15 @@ class _Run:
         else:
             if taken := [name for name in names_in(self.where) if name.endswith(".parquet")]:
                 raise ConfigError(f"{self.job.out} holds other files, such as {taken[0]}")
-            buckets = self._choose_buckets(units)
+            buckets = self._choose_buckets(splits)
             entry = {"identity": self.identity, "num_buckets": buckets}
             write_whole(self.where, JOB, orjson.dumps(entry, option=orjson.OPT_INDENT_2))
         if not buckets:
-            return Layout(units)
+            return Layout(splits)
         if self._is_finished():
-            # Spills are gone, and so is the need for them.
+            # Shuffle files are gone, and so is the need for them.
             return Layout([], buckets)
-        return self._spilled(units, buckets)
+        return self._shuffled(splits, buckets)
 
     def _is_finished(self) -> bool:
         """Whether there is a manifest and all that it lists. One that lists more is taken away."""
@@ -145,55 +140,53 @@ class _Run:
         self.where.filesystem.delete_file(self.where.within(MANIFEST))
         return False
 
-    def _choose_buckets(self, units: list[Unit]) -> int:
+    def _choose_buckets(self, splits: list[Split]) -> int:
         """How many buckets to group records into; 0 for as they are."""
         count = grouping.num_buckets(self.given.estimated_rows, self.config.rows_per_part)
-        if self.config.group == "never" or len(units) < 2:
+        if self.config.group == "never" or len(splits) < 2:
             return 0
         if self.config.group == "always":
             return count
         progress = self._progress("measure")
-        first = self._samples(progress, units[:: max(1, len(units) // 16)][:16])
-        # No unit can lose more than what all its prompts and references cost it.
-        most = max_saving = grouping.most_saving(first)
-        if most >= grouping.PAYS_FROM:
-            max_saving = grouping.saving(self._samples(progress, units))
-        self.listen({"event": "grouping", "saving": round(max_saving, 4)})
-        return count if max_saving >= grouping.PAYS_FROM else 0
+        first = self._samples(progress, splits[:: max(1, len(splits) // 16)][:16])
+        # No split can lose more than what all its prompts and references cost it.
+        saving = grouping.most_saving(first)
+        if saving >= grouping.PAYS_FROM:
+            saving = grouping.saving(self._samples(progress, splits))
+        self.listen({"event": "grouping", "saving": round(saving, 4)})
+        return count if saving >= grouping.PAYS_FROM else 0
 
-    def _samples(self, progress: Progress, units: Sequence[Unit]) -> Iterator[grouping.Sample]:
-        for call, result in self._work(progress, [Call("sample", (unit,)) for unit in units]):
-            progress.add(None, call.arguments[0].size_bytes)
+    def _samples(self, progress: Progress, splits: Sequence[Split]) -> Iterator[grouping.Sample]:
+        for call, result in self._work(progress, [Call("sample", (split,)) for split in splits]):
+            progress.add(None, call.size_bytes)
             if isinstance(result, Problem):
                 stop_unless_skipped(self.config, [result])
             else:
                 yield result
 
-    def _spilled(self, units: list[Unit], buckets: int) -> Layout:
-        """Writes the spills that are missing and cuts the work from their buckets."""
+    def _shuffled(self, splits: list[Split], buckets: int) -> Layout:
+        """Writes the shuffle files that are missing and cuts the work from their buckets."""
         self.job = replace(self.job, num_buckets=buckets)
-        step = grouping.UNITS_PER_SPILL
-        runs = [tuple(units[at : at + step]) for at in range(0, len(units), step)]
-        names = [f"{SPILL}{number:06d}.arrow" for number in range(len(runs))]
+        step = grouping.SPLITS_PER_SHUFFLE
+        starts = range(0, len(splits), step)
         on_disk = names_in(self.where)
-        there = [name for name in names if name in on_disk]
-        found = in_parallel(lambda name: grouping.spill_sizes(self.where, name), there)
+        there = [n for n in range(len(starts)) if grouping.shuffle_name(n) in on_disk]
+        found = in_parallel(lambda n: grouping.shuffle_sizes(self.where, n), there)
         sizes = dict(zip(there, found, strict=True))
         progress = self._progress("group")
         calls = [
-            Call("spill", (name, run))
-            for name, run in zip(names, runs, strict=True)
-            if name not in sizes
+            Call("shuffle", tuple(splits[start : start + step]), number)
+            for number, start in enumerate(starts)
+            if number not in sizes
         ]
-        for call, (spilled, problems) in self._work(progress, calls):
+        for call, (shuffled, problems) in self._work(progress, calls):
             for problem in problems:
                 self._skip(problem)
-            name, run = call.arguments
-            sizes[name] = spilled
-            progress.add(None, sum(unit.size_bytes for unit in run))
-        self.job = replace(self.job, spills=tuple(names))
-        totals = [sum(column) for column in zip(*(sizes[name] for name in names), strict=True)]
-        cut_again = cut_buckets(totals, self.config.rows_per_part, self.given.size_bytes)
+            sizes[call.number] = shuffled
+            progress.add(None, call.size_bytes)
+        self.job = replace(self.job, num_shuffles=len(starts))
+        totals = [sum(column) for column in zip(*sizes.values(), strict=True)]
+        cut_again = grouping.cut_buckets(totals, self.config.rows_per_part, self.given.size_bytes)
         return Layout(cut_again, buckets)
 
     def _resume(self, layout: Layout) -> Progress:
@@ -201,7 +194,7 @@ class _Run:
         on_disk = names_in(self.where)
         there = [name for name in sorted(on_disk) if name.endswith(".parquet")]
         progress = self._progress("score")
-        sizes = {unit.part: unit.size_bytes for unit in layout.units}
+        sizes = {part_name(split): split.size_bytes for split in layout.splits}
 
         def known(name: str) -> Written:
             report = read_report(self.where, name, self.job.fingerprint)
@@ -218,14 +211,14 @@ class _Run:
     def _work(
         self, progress: Progress, calls: Sequence[Call]
     ) -> Generator[tuple[Call, Any], None, None]:
-        """Does calls and reports; errors of the disk and of this process's device end the run, not
-        the job."""
+        """Does calls and reports; errors of the disk, of this process's device and of the pool end
+        the run, not the job."""
         try:
-            with closing(self.crew.work(self.job, calls)) as results:
+            with closing(self.executor.work(self.job, calls)) as results:
                 for call, result in results:
                     yield call, result
                     self.listen(progress.snapshot(time.monotonic()))
-        except (OSError, DeviceLost) as error:
+        except (OSError, DeviceLost, PoolError) as error:
             raise JobStopped(f"{error}. Parts that were written stay; run this again") from None
 
     def _skip(self, problem: Problem) -> None:
@@ -233,12 +226,12 @@ class _Run:
         self.problems.append(problem)
         self.listen({"event": "skipped", **asdict(problem)})
 
-    def _check_errors(self, tally: Tally) -> None:
+    def _check_errors(self, stats: Stats) -> None:
         most = self.config.max_errors
-        if most is not None and tally.num_errors > most:
-            kinds = ", ".join(f"{n} {code}" for code, n in tally.errors.most_common())
+        if most is not None and stats.num_errors > most:
+            kinds = ", ".join(f"{n} {code}" for code, n in stats.errors.most_common())
             raise JobStopped(
-                f"{tally.num_errors} rows without a score, max_errors is {most}: {kinds}. Parts "
+                f"{stats.num_errors} rows without a score, max_errors is {most}: {kinds}. Parts "
                 "that were written stay; run this again with a larger one to go on"
             )
 
@@ -255,10 +248,10 @@ class _Run:
             }
 
         summary = {
-            "made_by": self.crew.made_by,
+            "made_by": self.executor.made_by,
             "fingerprint": self.job.fingerprint,
             "grouped": bool(layout.num_buckets),
-            **progress.tally.to_json(),
+            **progress.stats.to_json(),
             "skipped": [asdict(problem) for problem in self.problems],
         }
         manifest = {**summary, "files": in_parallel(entry, sorted(self.written))}
@@ -266,7 +259,8 @@ class _Run:
         if old is None or orjson.loads(old).get("files") != manifest["files"]:
             data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
             write_whole(self.where, MANIFEST, data)
-        for name in (name for name in names_in(self.where) if name.startswith(SPILL)):
+        remove_partial(self.where)
+        for name in (name for name in names_in(self.where) if name.startswith(grouping.SHUFFLE)):
             self.where.filesystem.delete_file(self.where.within(name))
         self.listen({**progress.snapshot(time.monotonic()), **summary, "event": "done"})
         return manifest

@@ -1,7 +1,7 @@
-"""Parts: the input's rows with their scores, one parquet file for each unit.
+"""Parts: the input's rows with their scores, one parquet file for each split.
 
 A part names the job that it belongs to and carries its own report, so that finding it whole is
-all it takes to know that its unit is done.
+all it takes to know that its split is done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import FileType
 
+from polar_ray.data.splits import Split
 from polar_ray.data.storage import Place, write_whole
 from polar_ray.errors import ConfigError
 from polar_ray.offline.stats import PartReport, report_of
@@ -37,7 +39,11 @@ def write_part(
     where: Place, name: str, rows: pa.Table, scores: pa.Table, *, fingerprint: str, prefix: str,
     left_out: frozenset[str] = frozenset(),
 ) -> Written:  # fmt: skip
-    """Writes rows beside their scores; the file appears complete or not at all."""
+    """Writes rows beside their scores; the file appears complete or not at all.
+
+    Of two tasks that write the same part, the first has written it: the scores of a second forward
+    may differ in their last digits, and nothing that was reported may change.
+    """
     report = report_of(scores, left_out)
     made = {f"{METADATA_PREFIX}{key}": value for key, value in provenance(scores).items()}
     metadata = {**made, FINGERPRINT: fingerprint, REPORT: orjson.dumps(asdict(report))}
@@ -45,8 +51,24 @@ def write_part(
     table = with_scores(rows, scores, prefix).replace_schema_metadata(metadata)
     pq.write_table(table, sink, compression="zstd")
     data = sink.getvalue()
-    write_whole(where, name, data)
+    if not write_whole(where, name, data, replace=False):
+        found = find_part(where, name, fingerprint)
+        assert found is not None
+        return found
     return Written(name, data.size, sha256(data).hexdigest(), report)
+
+
+def part_name(split: Split) -> str:
+    """Name of the file that a split becomes."""
+    return f"part-{split.number:06d}.parquet"
+
+
+def find_part(where: Place, name: str, fingerprint: str) -> Written | None:
+    """A part that is there already; its digest is left to be computed (`digest_of`)."""
+    info = where.filesystem.get_file_info(where.within(name))
+    if info.type != FileType.File:
+        return None
+    return Written(name, info.size, "", read_report(where, name, fingerprint))
 
 
 def with_scores(rows: pa.Table, scores: pa.Table, prefix: str) -> pa.Table:

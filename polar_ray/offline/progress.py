@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from polar_ray.offline.stats import PartReport, Tally
+from polar_ray.offline.stats import PartReport, Stats
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Progress:
 
     total_rows: int | None
     started_s: float
-    tally: Tally = field(default_factory=Tally)
+    stats: Stats = field(default_factory=Stats)
     """All parts of the job, those of earlier runs included."""
 
     done_bytes: int = 0
@@ -30,7 +30,7 @@ class Progress:
 
     def resume(self, report: PartReport, size_bytes: int) -> None:
         """Counts a part that an earlier run wrote."""
-        self.tally.add(report)
+        self.stats.add(report)
         self.done_bytes += size_bytes
         self.resumed_rows += report.rows
         self.resumed_tokens += report.tokens
@@ -39,7 +39,7 @@ class Progress:
     def add(self, report: PartReport | None, size_bytes: int) -> None:
         """Counts what this run did; in other stages than scoring there is no report."""
         if report is not None:
-            self.tally.add(report)
+            self.stats.add(report)
         self.done_bytes += size_bytes
 
     def snapshot(self, now_s: float) -> dict[str, Any]:
@@ -50,14 +50,14 @@ class Progress:
         return {
             "event": "progress",
             "stage": self.stage,
-            "rows": self.tally.rows,
+            "rows": self.stats.rows,
             "total_rows": self.total_rows,
             "resumed_rows": self.resumed_rows,
             "share": round(self.done_bytes / max(1, self.total_bytes), 4),
-            "tokens": self.tally.tokens,
-            "rows_per_s": round((self.tally.rows - self.resumed_rows) / seconds, 1),
-            "tokens_per_s": round((self.tally.tokens - self.resumed_tokens) / seconds, 1),
+            "tokens": self.stats.tokens,
+            "rows_per_s": round((self.stats.rows - self.resumed_rows) / seconds, 1),
+            "tokens_per_s": round((self.stats.tokens - self.resumed_tokens) / seconds, 1),
             "seconds": round(seconds, 1),
             "eta_s": round(left * seconds / done, 1) if done else None,
-            "errors": dict(sorted(self.tally.errors.items())),
+            "errors": dict(sorted(self.stats.errors.items())),
         }

@@ -48,7 +48,7 @@ def report_of(scores: pa.Table, left_out: frozenset[str] = frozenset()) -> PartR
 
 
 @dataclass(slots=True)
-class Tally:
+class Stats:
     """The sum of part reports."""
 
     parts: int = 0

@@ -1,4 +1,4 @@
-"""Units cover their input exactly once, whatever its format and however it is cut."""
+"""Splits cover their input exactly once, whatever its format and however it is cut."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pyarrow import fs as pafs
 from polar_ray.data import lines as lines_module
 from polar_ray.data.formats import Reader, Rows, Unreadable, extent, rows_of
 from polar_ray.data.lines import Lines
-from polar_ray.data.splits import UNIT_BYTES, cut, cut_buckets
+from polar_ray.data.splits import SPLIT_BYTES, cut
 from polar_ray.data.storage import InputFile, list_files
 
 PACKED = ["jsonl.gz", "jsonl.zst", "jsonl.bz2"]
@@ -30,9 +30,9 @@ NUMBERS = pa.table({"n": list(range(100)), "text": [f"row {n}" for n in range(10
 def read_all(path: Path, rows: int, order: int = 1) -> list[Rows]:
     [file] = list_files(str(path))
     whole, schema = extent(LOCAL, file)
-    units = cut([whole], rows)
+    splits = cut([whole], rows)
     reader = Reader(LOCAL, schema)
-    found = {unit.number: reader.read(unit) for unit in units[::order]}
+    found = {split.number: reader.read(split) for split in splits[::order]}
     reader.close()
     return [found[number] for number in sorted(found)]
 
@@ -196,8 +196,8 @@ def most_kib():
 before = most_kib()
 whole, schema = extent(fs.LocalFileSystem(), file)
 reader = Reader(fs.LocalFileSystem(), schema)
-units = cut([whole], 1000)
-rows = reader.read(units[0]).table.num_rows + reader.read(units[-1]).table.num_rows
+splits = cut([whole], 1000)
+rows = reader.read(splits[0]).table.num_rows + reader.read(splits[-1]).table.num_rows
 print(whole.length, rows, most_kib() - before >> 10)
 """
     for name, row, again in (
@@ -217,10 +217,10 @@ print(whole.length, rows, most_kib() - before >> 10)
         length, rows, grown_mib = map(int, done.stdout.split())
         assert length > 500 << 20
         assert rows > 0
-        assert grown_mib < 2 * UNIT_BYTES >> 20, f"{name}: {grown_mib} MiB"
+        assert grown_mib < 2 * SPLIT_BYTES >> 20, f"{name}: {grown_mib} MiB"
 
 
-def test_a_line_longer_than_its_unit_is_read_whole(tmp_path: Path) -> None:
+def test_a_line_longer_than_its_split_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps({"t": "x" * n}) + "\n" for n in [1] * 50 + [300_000, 2]))
     parts = read_all(path, 1)
@@ -281,22 +281,13 @@ def test_files_that_lack_a_column_have_nulls_there(tmp_path: Path) -> None:
     path = tmp_path / "in.parquet"
     write(path, NUMBERS.select(["n"]), 50)
     [file] = list_files(str(path))
-    [unit] = cut([extent(LOCAL, file)[0]], 100)
-    table = Reader(LOCAL, NUMBERS.schema).read(unit).table
+    [split] = cut([extent(LOCAL, file)[0]], 100)
+    table = Reader(LOCAL, NUMBERS.schema).read(split).table
     assert table.schema == NUMBERS.schema
     assert table["text"].null_count == 100
 
 
-@given(st.lists(st.integers(0, 50), max_size=6), st.integers(1, 20))
-def test_buckets_are_cut_exactly(sizes: list[int], rows: int) -> None:
-    units = cut_buckets(sizes, rows, 1000)
-    assert [unit.number for unit in units] == list(range(len(units)))
-    for bucket, size in enumerate(sizes):
-        inside = [(u.start, u.stop) for u in units if u.bucket == bucket]
-        assert [row for start, stop in inside for row in range(start, stop)] == list(range(size))
-
-
-def test_empty_files_have_no_units() -> None:
+def test_empty_files_have_no_splits() -> None:
     whole, _ = (InputFile("f.parquet", 10, ""), None)
     from polar_ray.data.splits import Extent
 

@@ -100,7 +100,7 @@ def test_a_pool_that_changes_its_model_ends_the_pipeline(
                 {f"polar_ray.{key}": value for key, value in made.items()}
             )
 
-    monkeypatch.setattr("polar_ray.client.connect", lambda **_: Changing())
+    monkeypatch.setattr("polar_ray.offline.scoring.connect", lambda **_: Changing())
     score = ScoreBatches(RescoreConfig(address="http://x", **COLUMNS))  # type: ignore[arg-type]
     assert score(TABLE.slice(0, 5)).num_rows == 5
     with pytest.raises(JobStopped, match="model changed while the job ran"):

@@ -1,7 +1,8 @@
-"""What records share across units: estimated from hashes, and brought together by spills."""
+"""What records share across splits: estimated from hashes, and brought together by shuffling."""
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from examples import GROUPS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polar_ray.data.columns import Columns
 from polar_ray.data.storage import place
 from polar_ray.offline import grouping
 
@@ -35,7 +37,7 @@ def test_hashes_name_groups_across_tables() -> None:
 
 
 def test_saving_by_hand() -> None:
-    # Stems cost 2 * 1 + 3 = 5 bytes, outputs 5; two units share one stem of two each.
+    # Stems cost 2 * 1 + 3 = 5 bytes, outputs 5; two splits share one stem of two each.
     one = grouping.sample(table([("p", "rrr", "o"), ("p", "rrr", "oo"), ("q", "rrr", "oo")]))
     other = grouping.sample(table([("p", "rrr", "ooooo"), ("s", "rrr", "")]))
     assert sorted(one.stem_bytes.tolist()) == [5, 5]
@@ -67,24 +69,36 @@ def test_buckets_are_ranges_of_hashes(values: list[int], count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
-def test_spills_hold_every_row_in_its_bucket(tmp_path: Path, count: int) -> None:
+def test_shuffle_files_hold_every_row_in_its_bucket(tmp_path: Path, count: int) -> None:
     rows = pa.Table.from_pylist([{**row, "n": n} for n, row in enumerate(GROUPS)])
     where = place(str(tmp_path))
-    request = rows.select(["prompt", "reference", "output"])
-    sizes = grouping.write_spill(where, "one", rows, request, {2: "bad"}, count)
-    grouping.write_spill(where, "two", rows.slice(0, 0), request.slice(0, 0), {}, count)
-    assert grouping.spill_sizes(where, "one") == sizes
-    assert sum(grouping.spill_sizes(where, "two")) == 0
-    found = [grouping.read_bucket(where, ["one", "two"], bucket) for bucket in range(count)]
-    assert sorted(n for part, _ in found for n in part["n"].to_pylist()) == list(range(12))
-    reasons = {n: r for part, rs in found for n, r in zip(part["n"].to_pylist(), rs, strict=True)}
-    assert {n: r for n, r in reasons.items() if r} == {2: "bad"}
-    for part, _ in found:
-        assert part.schema == rows.schema
-    groups = [set(part["prompt"].to_pylist()) for part, _ in found]
+    columns = Columns("prompt", "reference", "output")
+    request = columns.apply(rows).table
+    sizes = grouping.write_shuffle(where, 0, rows, request, {2: "bad"}, count)
+    grouping.write_shuffle(where, 1, rows.slice(0, 0), request.slice(0, 0), {}, count)
+    assert grouping.shuffle_sizes(where, 0) == sizes
+    assert sum(grouping.shuffle_sizes(where, 1)) == 0
+    found = [grouping.read_bucket(where, 2, bucket, columns) for bucket in range(count)]
+    assert sorted(n for part in found for n in part.table["n"].to_pylist()) == list(range(12))
+    bad = [part.table["n"][at].as_py() for part in found for at in part.errors]
+    assert bad == [2]
+    for part in found:
+        assert part.table.schema == rows.schema
+        prompts = part.table["prompt"].to_pylist()
+        assert len(list(groupby(prompts))) == len(set(prompts)), "a group stands in two places"
+    groups = [set(part.table["prompt"].to_pylist()) for part in found]
     assert sum(map(len, groups)) == 4
+
+
+@given(st.lists(st.integers(0, 50), max_size=6), st.integers(1, 20))
+def test_buckets_are_cut_exactly(sizes: list[int], rows: int) -> None:
+    splits = grouping.cut_buckets(sizes, rows, 1000)
+    assert [split.number for split in splits] == list(range(len(splits)))
+    for bucket, size in enumerate(sizes):
+        inside = [(s.start, s.stop) for s in splits if s.bucket == bucket]
+        assert [row for start, stop in inside for row in range(start, stop)] == list(range(size))
 
 
 def test_the_number_of_buckets_follows_the_rows() -> None:
     assert grouping.num_buckets(0, 100) == 1
-    assert grouping.num_buckets(100 * grouping.UNITS_PER_SPILL * 5, 100) == 5
+    assert grouping.num_buckets(100 * grouping.SPLITS_PER_SHUFFLE * 5, 100) == 5

@@ -307,17 +307,17 @@ def test_compressed_jsonl_is_read_and_a_damaged_archive_is_named(
 def test_a_full_disk_ends_the_run_and_not_the_job(
     config: Config, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace, done = os.replace, []
+    link, done = os.link, []
 
     def full(old: str, new: str) -> None:
         if "part-" in str(new):
             done.append(new)
             if len(done) > 2:
                 raise OSError(28, "No space left on device")
-        replace(old, new)
+        link(old, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
+        patch.setattr(os, "link", full)
         with pytest.raises(JobStopped, match=r"No space left.*run this again"):
             rescore(config(), str(source), str(out))
     assert len(list(out.glob("part-*"))) == 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polar_ray.offline.progress import Progress
-from polar_ray.offline.stats import BIN_WIDTH, PartReport, Tally, report_of
+from polar_ray.offline.stats import BIN_WIDTH, PartReport, Stats, report_of
 from polar_ray.records import score_table
 
 rows = st.lists(st.none() | st.floats(-50, 50, width=32), max_size=20)
@@ -31,7 +31,7 @@ def scored(values: list[float | None]) -> PartReport:
 
 @given(rows, rows)
 def test_parts_add_up_to_the_whole(one: list[float | None], other: list[float | None]) -> None:
-    apart, together = Tally(), Tally()
+    apart, together = Stats(), Stats()
     for part in (one, other):
         apart.add(PartReport(**orjson.loads(orjson.dumps(asdict(scored(part))))))
     together.add(scored(one + other))
@@ -44,11 +44,11 @@ def test_parts_add_up_to_the_whole(one: list[float | None], other: list[float | 
 
 
 def test_bins_begin_at_their_edge() -> None:
-    tally = Tally()
-    tally.add(scored([0.0, 0.24, 0.25, -0.01, 1.0]))
-    assert tally.bars() == [(-0.25, 1), (0.0, 2), (0.25, 1), (0.5, 0), (0.75, 0), (1.0, 1)]
+    stats = Stats()
+    stats.add(scored([0.0, 0.24, 0.25, -0.01, 1.0]))
+    assert stats.bars() == [(-0.25, 1), (0.0, 2), (0.25, 1), (0.5, 0), (0.75, 0), (1.0, 1)]
     assert BIN_WIDTH == 0.25
-    assert Tally().bars() == []
+    assert Stats().bars() == []
 
 
 def test_progress_tells_speed_of_this_run_and_time_left() -> None:

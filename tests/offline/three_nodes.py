@@ -1,6 +1,6 @@
-"""A rescoring job on three local nodes, one of which is taken away with its workers. Run by
+"""A rescoring job on three local nodes, one of which is taken away with replicas and tasks. Run by
 `test_chaos.py` in a process of its own: `python three_nodes.py CHECKPOINT IN OUT CPUS`, where CPUS
-is how many each of the two nodes with workers has. Prints what became of the workers as JSON."""
+is how many each of the two nodes with replicas has. Prints what became of these as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import ray
-from processes import below, titled
+from processes import replica_pids
+from ray import serve
 from ray.cluster_utils import Cluster
 
 from polar_ray.config import RescoreConfig
@@ -29,7 +30,7 @@ QUICK = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500}
 
 
 def main(model: str, source: str, out: str, cpus: int) -> None:
-    """One node without workers, two with them; one of these goes when a third is done."""
+    """One node without replicas, two with them; one of these goes when a third is done."""
     node = {"object_store_memory": 200_000_000}
     cluster = Cluster(
         initialize_head=True,
@@ -38,7 +39,7 @@ def main(model: str, source: str, out: str, cpus: int) -> None:
     nodes = [cluster.add_node(num_cpus=cpus, **node) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
     room = min(cpus, WORKERS)
-    """Workers for which the other node has place."""
+    """Replicas for which the other node has place."""
 
     seen: dict[str, Any] = {}
 
@@ -78,8 +79,8 @@ def until(is_so: Callable[[], bool]) -> None:
 
 
 def ours() -> set[int]:
-    """Processes of this job's workers."""
-    return {pid for pid in titled() if below(pid, os.getpid())}
+    """Processes of the replicas of this job's pool."""
+    return {pid for name in serve.status().applications for pid in replica_pids(name)}
 
 
 if __name__ == "__main__":

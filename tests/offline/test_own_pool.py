@@ -1,0 +1,145 @@
+"""The lease of a job's own pool: who holds it, and what goes when nobody does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from examples import GROUPS
+from processes import replica_pids
+from ray.serve.exceptions import RayServeException
+
+from polar_ray.offline import own_pool
+from polar_ray.offline.own_pool import NAMESPACE, Lease
+
+pytestmark = pytest.mark.ray
+
+ROWS = 400
+GUARD_S = 300.0
+
+
+def until(what: str, is_so: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + GUARD_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"not within {GUARD_S:g} s: {what}"
+        time.sleep(0.05)
+
+
+def test_the_last_who_took_a_lease_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(own_pool.serve, "delete", deleted.append)
+    lease = Lease("mine", with_serve=False)
+    assert lease.renew("first"), "a lease whose node was lost is its holder's again"
+    assert not lease.renew("second")
+    assert lease.renew("second", take=True)
+    assert not lease.renew("first")
+    assert not lease.release("first")
+    assert deleted == []
+    assert lease.release("second")
+    assert deleted == ["mine"]
+
+
+def test_a_lease_that_nobody_renews_deletes_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Status:
+        applications: ClassVar[dict[str, Any]] = {}
+
+    class Context:
+        current_actor = "me"
+
+    def delete(name: str) -> None:
+        done.append(name)
+        if len(done) == 1:
+            raise RayServeException("the controller is away")
+
+    monkeypatch.setattr(own_pool, "LEASE_S", 0.0)
+    monkeypatch.setattr(own_pool, "RENEW_S", 0.01)
+    monkeypatch.setattr(own_pool.serve, "delete", delete)
+    monkeypatch.setattr(own_pool.serve, "status", Status)
+    monkeypatch.setattr(own_pool.serve, "shutdown", lambda: done.append("serve"))
+    monkeypatch.setattr(own_pool.ray, "get_runtime_context", Context)
+    monkeypatch.setattr(own_pool.ray, "kill", done.append)
+    Lease("left", with_serve=True)
+    until("it ends", lambda: "me" in done)
+    assert done == ["left", "left", "serve", "me"]
+
+
+class Driver:
+    """A rescoring job in a process of its own, on this test's cluster; waits at each event until
+    more parts are allowed than there are."""
+
+    def __init__(self, tiny_dir: Path, source: Path, out: Path, allowed: Path) -> None:
+        import ray
+
+        settings = {"model": str(tiny_dir), "engine.type": "stub", "rows_per_part": 10}
+        settings |= {"num_workers": 2, "num_cpus": 0.1, "group": "never", "in_flight": 1}
+        script = str(Path(__file__).with_name("gated_job.py"))
+        arguments = [str(source), str(out), str(allowed), orjson.dumps(settings).decode()]
+        address = ray.get_runtime_context().gcs_address
+        self.process = subprocess.Popen(
+            [sys.executable, script, *arguments], env={**os.environ, "RAY_ADDRESS": address}
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def names() -> list[str]:
+    from ray import serve
+
+    return [name for name in serve.status().applications if name.startswith("rescore-")]
+
+
+def leases() -> list[str]:
+    from ray.util import list_named_actors
+
+    found = list_named_actors(all_namespaces=True)
+    return [one["name"] for one in found if one["namespace"] == NAMESPACE]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    rows = [{**GROUPS[n % 12], "output": f"output {n}", "n": n} for n in range(ROWS)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    return tmp_path / "in.parquet"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_pool_of_a_killed_driver_is_the_next_runs_or_goes(
+    cluster: None, tiny_dir: Path, source: Path, tmp_path: Path
+) -> None:
+    out, allowed = tmp_path / "out", tmp_path / "allowed"
+    allowed.write_text("3")
+    first = Driver(tiny_dir, source, out, allowed)
+    until("parts are written", lambda: len(list(out.glob("*.parquet"))) >= 3)
+    first.kill()
+    [name], replicas = names(), set(replica_pids(*names()))
+    assert len(replicas) == 2
+    allowed.write_text("1000")
+    second = Driver(tiny_dir, source, out, allowed)
+    assert second.process.wait() == 0
+    assert replicas == set(replica_pids(name)) or not replica_pids(name)
+    table = pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("part-*"))])
+    assert table["n"].to_pylist() == list(range(ROWS))
+    assert names() == []
+    until("the lease ends with the pool", lambda: not leases())
+
+    allowed.write_text("3")
+    third = Driver(tiny_dir, source, tmp_path / "other", allowed)
+    until("it scores", lambda: len(list((tmp_path / "other").glob("*.parquet"))) >= 3)
+    third.kill()
+    assert len(names()) == len(leases()) == 1
+    until("nobody renews the lease", lambda: not names() and not leases())
+    assert not replica_pids("rescore-")
