@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -45,6 +45,7 @@ __all__ = [
     "Batch",
     "Message",
     "Record",
+    "Records",
     "Unread",
     "bad_wrapper",
     "check_scores",
@@ -96,11 +97,15 @@ class Unread:
     error: str
 
 
+Records: TypeAlias = Iterable[Record | Mapping[str, Any]] | pa.Table
+"""What callers give: records, or a table of them."""
+
+
 class _BadRow(Exception):
     """Carries a row's error text out of the parsing functions of this file."""
 
 
-def to_batch(records: Iterable[Record | Mapping[str, Any]] | pa.Table) -> Batch:
+def to_batch(records: Records) -> Batch:
     """Records, or a table of them (Arrow's, or a data frame that exports one), as a checked batch.
 
     Raises `RecordError` if this is no batch at all (a string, a column that does not exist). A

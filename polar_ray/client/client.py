@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol
 from weakref import WeakKeyDictionary
 
 import pyarrow as pa
@@ -20,22 +20,22 @@ from polar_ray.client.coalesce import Coalescer, Send
 from polar_ray.client.waiting import Waiting
 from polar_ray.config import Priority, check_priority, check_timeout
 from polar_ray.errors import PolarRayError, ScoreError
-from polar_ray.records import Record, to_batch
+from polar_ray.records import Records, to_batch
 from polar_ray.scores import with_row_errors
 
-Records: TypeAlias = "Iterable[Record | Mapping[str, Any]] | pa.Table"
 OnError = Literal["raise", "none", "nan"]
 
 
 class Transport(Protocol):
-    """One way to a pool. Both calls raise this project's errors only, by the deadline."""
+    """One way to a pool. Both sends take a table, or what it `carries`, and raise this project's
+    errors only, by the deadline."""
 
-    def carries(self, records: Any) -> bool:
+    def carries(self, records: object) -> bool:
         """True for what the pool can take as it is, such as a reference to a table."""
         ...
 
-    def send(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table: ...
-    async def send_async(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table: ...
+    def send(self, batch: object, timeout_s: float, priority: Priority) -> pa.Table: ...
+    async def send_async(self, batch: object, timeout_s: float, priority: Priority) -> pa.Table: ...
     def why_waiting(self) -> str:
         """What calls wait for, as a sentence; asked from another thread. Raises nothing."""
         ...
@@ -110,7 +110,7 @@ class Client:
         """Has `tell`, instead of the log, called with what a call waits for; from a thread."""
         self._waiting.tell = tell
 
-    def _send(self, batch: Any, timeout_s: float) -> pa.Table:
+    def _send(self, batch: object, timeout_s: float) -> pa.Table:
         backoff = Backoff(timeout_s)
         with self._waiting.call():
             while True:
@@ -120,7 +120,7 @@ class Client:
                     time.sleep(backoff.wait_s(error))
                 timeout_s = backoff.left_s
 
-    async def _send_async(self, send: Send, batch: Any, timeout_s: float) -> pa.Table:
+    async def _send_async(self, send: Send, batch: object, timeout_s: float) -> pa.Table:
         backoff = Backoff(timeout_s)
         with self._waiting.call():
             while True:

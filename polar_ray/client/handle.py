@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -55,11 +54,11 @@ class HandleTransport:
                 f"Start one with `serve run --name {app_name} polar_ray:app`"
             ) from None
 
-    def carries(self, records: Any) -> bool:
+    def carries(self, records: object) -> bool:
         """References are resolved on their way to the router; the text never comes here."""
         return isinstance(records, ray.ObjectRef)
 
-    def send(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table:
+    def send(self, batch: object, timeout_s: float, priority: Priority) -> pa.Table:
         """The result table of a batch or of a reference to one."""
         if _in_event_loop():
             raise PoolError("score would block this event loop; await score_async instead")
@@ -70,7 +69,7 @@ class HandleTransport:
             except Exception as error:
                 raise self._translate(error, time.monotonic() - started) from None
 
-    async def send_async(self, batch: Any, timeout_s: float, priority: Priority) -> pa.Table:
+    async def send_async(self, batch: object, timeout_s: float, priority: Priority) -> pa.Table:
         """`send` for an event loop."""
         started = time.monotonic()
         with self._call(batch, timeout_s, priority) as response:
@@ -91,7 +90,7 @@ class HandleTransport:
 
     @contextmanager
     def _call(
-        self, batch: Any, timeout_s: float, priority: Priority
+        self, batch: object, timeout_s: float, priority: Priority
     ) -> Iterator[DeploymentResponse]:
         """One call of the router, which is told to stop if it is left by an exception."""
         try:

@@ -7,7 +7,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 import orjson
@@ -78,7 +77,7 @@ class HttpTransport:
         except (ImportError, ValueError, OSError) as error:
             raise ConfigError(f"proxy or certificate settings for HTTP: {error}") from None
 
-    def carries(self, records: Any) -> bool:
+    def carries(self, records: object) -> bool:
         """Only bytes cross this border; everything becomes a table first."""
         return False
 

@@ -10,9 +10,8 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -78,10 +77,14 @@ class Tokens:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+Refuse = Callable[[Scope, AuthError], Awaitable[ASGIApp]]
+"""Makes the answer to what is not allowed."""
+
+
 class Guard:
     """ASGI middleware in front of all routes, also those that nobody has thought of yet."""
 
-    def __init__(self, app: ASGIApp, tokens: Callable[[], Tokens | None], refuse: Any) -> None:
+    def __init__(self, app: ASGIApp, tokens: Callable[[], Tokens | None], refuse: Refuse) -> None:
         self._app, self._tokens, self._refuse = app, tokens, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,14 +27,14 @@ from polar_ray.planning.shard import shard_table
 from polar_ray.pool.http.auth import Tokens
 from polar_ray.pool.http.bodies import Admit, Read
 from polar_ray.pool.http.port import check_alone
-from polar_ray.pool.http.routes import build_http
+from polar_ray.pool.http.routes import Scoring, build_http
 from polar_ray.pool.router import running
 from polar_ray.pool.router.admission import Admission
 from polar_ray.pool.router.dispatcher import Dispatcher
 from polar_ray.pool.router.reasons import State, waiting_reason
 from polar_ray.pool.router.replicas import ReplicaHandle
 from polar_ray.pool.settings import check_binding, check_environment
-from polar_ray.records import Batch, to_batch
+from polar_ray.records import Batch, Records, to_batch
 from polar_ray.scores import empty_scores, with_row_errors
 from polar_ray.sizes import SMALL_ROWS
 
@@ -54,8 +54,9 @@ def build_ingress() -> Any:
     """The HTTP app of a router deployment."""
 
     # Runs on the replica. The router is looked up by request: it does not exist yet here.
-    def router() -> Any:
-        return serve.get_replica_context().servable_object
+    def router() -> Scoring:
+        scoring: Scoring = serve.get_replica_context().servable_object
+        return scoring
 
     return build_http(router)
 
@@ -81,7 +82,7 @@ class Router:
         self._changed = asyncio.Event()
 
     async def score(
-        self, records: Any, timeout_s: float | None = None, priority: str = "train"
+        self, records: Records, timeout_s: float | None = None, priority: str = "train"
     ) -> pa.Table:
         """The result table of a list of records or an Arrow table (a reference to either is
         resolved by Ray on the way here).
@@ -253,7 +254,7 @@ def _http_address() -> tuple[str, int] | None:
     return options.host, options.port
 
 
-async def _read(records: Any, admit: Admit) -> Batch:
+async def _read(records: Records, admit: Admit) -> Batch:
     small = isinstance(records, list | pa.Table) and len(records) <= SMALL_ROWS
     batch = to_batch(records) if small else await asyncio.to_thread(to_batch, records)
     admit(batch.table.nbytes)

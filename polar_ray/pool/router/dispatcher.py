@@ -19,6 +19,7 @@ from polar_ray.errors import PoolError
 from polar_ray.planning.shard import Shards
 from polar_ray.pool.router.affinity import Affinity
 from polar_ray.pool.router.call import Call, Item, Served, calls_of
+from polar_ray.pool.router.calls import Calls
 from polar_ray.pool.router.health import Ask
 from polar_ray.pool.router.isolation import LONGEST_TRIAL_S
 from polar_ray.pool.router.outcome import Reserve, Send, Unreachable
@@ -48,9 +49,7 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._send, self._clock = send, clock
-        self._calls: dict[Call, dict[Parcel, None]] = {}
-        """Those that are open, with the parcels that were sent with rows of each."""
-
+        self._calls = Calls()
         self._queue = Queue()
         self._attempts: dict[Attempt, None] = {}
         self._affinity = Affinity()
@@ -117,15 +116,14 @@ class Dispatcher:
         self._num_calls += 1
         urgency = (rank, deadline, self._num_calls)
         call = Call(table, shards, urgency, asyncio.get_running_loop().create_future())
-        self._calls[call] = {}
+        self._calls.add(call)
         try:
             self._begin(call)
             await call.done
             return call.result(self._membership.provenance(call.digest))
         finally:
-            self._recovery.evidence.keep(call, self._calls[call])
-            self._end(call)
-            del self._calls[call]
+            self._recovery.evidence.keep(call, self._calls.sent_for(call))
+            self._calls.remove(call)
 
     def give_up(self, reason: str, *, held: bool = False) -> None:
         """No replica will come: calls that wait for one fail with a `PoolError`, from now on, too.
@@ -152,31 +150,18 @@ class Dispatcher:
             self._queue.push(Parcel([item], item.urgency))
         self._wake()
 
-    def _end(self, call: Call) -> None:
-        """Nobody waits for its rows any more: replicas need not work on them."""
-        call.end()
-        self._cancel_answered(call)
-        self._calls[call].clear()
-
-    def _cancel_answered(self, call: Call, family: object = None) -> None:
-        """Stops replicas from working on what is answered: all that was sent with rows of the call,
-        or only the parcels of one family."""
-        for parcel in self._calls[call]:
-            if family in (None, parcel.family):
-                parcel.cancel_if_answered()
-
     def _report_poison(self) -> None:
         """A record was found to be poison: all calls that have sent the same get it reported."""
         now = self._clock()
         for call in self._calls:
             if call.report_poison(self._quarantine.find(call.table, now)):
-                self._cancel_answered(call)
+                self._calls.cancel_answered(call)
 
     def _restart(self, call: Call) -> None:
         """Begins a call again, so that its scores are of one model."""
         if call.digest is not None:
             call.left_models.add(call.digest)
-        self._end(call)
+        self._calls.end(call)
         call.restarts += 1
         self._restarts += 1
         if call.restarts > MAX_RESTARTS:
@@ -248,10 +233,9 @@ class Dispatcher:
 
     def _start(self, parcel: Parcel, member: Member, now: float, *, trial: bool = False) -> Attempt:
         parcel.digest = member.digest
+        self._calls.note_sent(parcel)
         for item in parcel.items:
             item.call.digest = member.digest
-            if (sent := self._calls.get(item.call)) is not None:  # a suspect's caller may be gone
-                sent[parcel] = None
             self._affinity.remember(item.group, member.name)
         self._num_attempts += 1
         left = LONGEST_TRIAL_S if trial else max(item.urgency[1] for item in parcel.items) - now
@@ -312,6 +296,6 @@ class Dispatcher:
                 continue
             if item.call.digest == member.digest:
                 item.call.answer(item, part)
-                self._cancel_answered(item.call, parcel.family)
+                self._calls.cancel_answered(item.call, parcel.family)
             else:
                 self._restart(item.call)
