@@ -6,6 +6,7 @@ gets what in `pool.router.placement`.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -76,6 +77,9 @@ class Router:
         if (listening := _http_address()) is not None:
             check_binding(listening[0], has_tokens=path is not None)
             check_alone(*listening)
+            # What is loaded by now stays: full collections, which large JSON bodies cause and in
+            # which nothing else runs, need not visit its 150 000 objects.
+            gc.freeze()
         self._able_at = time.monotonic()
         self._ticking: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
