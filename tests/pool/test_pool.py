@@ -295,7 +295,9 @@ def test_a_call_outlives_its_replica_and_http_asks_for_a_token(
         client = connect(app_name="mortal")
         for victim in range(2):
             # The first time one of two, the second time what has come up since then.
-            killer = threading.Timer(1.0, os.kill, (replica_pids("mortal")[victim], signal.SIGKILL))
+            while len(pids := replica_pids("mortal")) <= victim:
+                time.sleep(0.1)
+            killer = threading.Timer(1.0, os.kill, (pids[victim], signal.SIGKILL))
             killer.start()
             assert_same(client.score_table(BATCH, timeout_s=120), stub.score(BATCH))
             killer.join()
