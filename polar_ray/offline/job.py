@@ -237,6 +237,13 @@ class _Run:
 
     def _finish(self, layout: Layout, progress: Progress) -> dict[str, Any]:
         """Writes the manifest; only now is the output whole."""
+        there = names_in(self.where)
+        if absent := sorted(self.written.keys() - there.keys()):
+            raise JobStopped(
+                f"{len(absent)} parts are not in {self.job.out!r}, such as {absent[0]}: somebody "
+                "took them away, or it is not the same folder on every node; run this again, with "
+                "a folder that all nodes share"
+            )
 
         def entry(name: str) -> dict[str, Any]:
             one = self.written[name]
@@ -260,7 +267,7 @@ class _Run:
             data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
             write_whole(self.where, MANIFEST, data)
         remove_partial(self.where)
-        for name in (name for name in names_in(self.where) if name.startswith(grouping.SHUFFLE)):
+        for name in (name for name in there if name.startswith(grouping.SHUFFLE)):
             self.where.filesystem.delete_file(self.where.within(name))
         self.listen({**progress.snapshot(time.monotonic()), **summary, "event": "done"})
         return manifest

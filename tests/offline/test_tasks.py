@@ -151,7 +151,7 @@ def test_what_is_stopped_is_done_by_another(
         kill(*stopped)
     figure(f"the whole job with a stopped {what} took {time.monotonic() - began:.1f} s")
     late = [record for record in caplog.records if record.message.startswith("late: ")]
-    assert bool(late) == (what == "task")
+    assert late or what == "replica"
     check(tmp_path / "out", tiny_dir)
 
 
