@@ -62,7 +62,7 @@ def own_pool(config: RescoreConfig, out: str) -> Iterator[str]:
             if there is None or there.status != ApplicationStatus.RUNNING:
                 if there is not None:
                     serve.delete(name)
-                start(settings, name=name, route_prefix=f"/{name}")
+                start(settings, name=name, route_prefix=f"/{name}", timeout_s=config.patience_s)
             yield name
 
 
@@ -103,24 +103,18 @@ def _leased(name: str, *, with_serve: bool) -> Iterator[None]:
 
 def _take(name: str, with_serve: bool, holder: str) -> Any:
     """The lease of a pool, in this holder's hands."""
-    kind = ray.remote(Lease).options(
-        name=name,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0,
-        max_restarts=-1,
-    )
-    until = time.monotonic() + LEASE_S
-    while True:
+    options = {"lifetime": "detached", "get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
+    kind = ray.remote(Lease).options(name=name, namespace=NAMESPACE, **options)
+    for tries_left in (2, 1, 0):
         lease = kind.remote(name, with_serve)
         try:
-            ray.get(lease.renew.remote(holder, take=True), timeout=ANSWER_S)
-            return lease
-        except (RayError, TimeoutError) as error:  # it has run out this moment, and ends
-            if time.monotonic() > until:
+            ray.get(lease.renew.remote(holder, take=True), timeout=TAKEN_DOWN_S)
+            break
+        except (RayError, TimeoutError) as error:  # it had run out, and has ended with the pool
+            if not tries_left:
                 raise JobStopped(f"the lease of pool {name!r} is not to be had: {error}") from None
         time.sleep(1)
+    return lease
 
 
 def _renew(lease: Any, holder: str, over: threading.Event) -> None:
