@@ -263,8 +263,8 @@ class RescoreConfig(HostConfig):
     """Deadline of one call of a pool."""
 
     patience_s: float = Field(default=3600, gt=0, le=LONGEST_S)
-    """How long a pool may fail to score a part, because it restarts or has more urgent work, before
-    the job stops."""
+    """How long a pool may take to start, or fail to score a part because it restarts or has more
+    urgent work, before the job stops."""
 
     rows_per_part: int = Field(default=4096, ge=1)
     """Rows of one output file. What is at work when the job is killed is done again: at most

@@ -9,8 +9,8 @@ nothing for far longer than the others did. Calls may be repeated, so the first 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from polar_ray.data.storage import compression
@@ -21,7 +21,9 @@ MOST_CALLS = 8
 """Of a run, where the input does not ask for more: they share what was opened and decoded."""
 
 MOST_READINGS = 16
-"""Runs for one compressed file, which each of them unpacks from its beginning."""
+"""Runs for one file that can only be read from its beginning, as each of them does."""
+
+SEEKABLE = ("parquet", "arrow", "jsonl")
 
 LATE_FACTOR = 2.0
 """A run without a result for so many times the longest that a recent one took is late."""
@@ -38,11 +40,12 @@ class Run:
     """Neighbouring calls, which a task does in order."""
 
     calls: Sequence[Call]
-    since_s: float
+    since_s: float = 0.0
     """When it last had a result, or was given to a task."""
 
     done: int = 0
-    copies: list[Copy] = field(default_factory=list)
+    copies: int = 0
+    """Tasks that it was given to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,42 +55,35 @@ class Copy:
     run: Run
     at: int
 
-    @property
-    def calls(self) -> Sequence[Call]:
-        """What it has yet to do."""
-        return self.run.calls[self.at :]
-
 
 class Backups:
     """Gives out runs, the late ones more than once."""
 
-    def __init__(self, runs: Sequence[Sequence[Call]]) -> None:
-        self._waiting: Iterator[Sequence[Call]] = iter(runs)
-        self._upcoming = next(self._waiting, None)
+    def __init__(self, runs: Iterable[Sequence[Call]]) -> None:
+        self._waiting = deque(map(Run, runs))
         self._out: list[Run] = []
         self._recent: deque[float] = deque(maxlen=RECENT)
 
     @property
     def finished(self) -> bool:
         """All runs are done."""
-        return self._upcoming is None and not self._out
+        return not (self._waiting or self._out)
 
     def next(self, now_s: float, room: int) -> Copy | None:
-        """What a new task is to do while `room` runs may be out; None for nothing at present.
-
-        At most a quarter of them have a backup at once: where all are late, it is the pool that is.
-        """
-        if self._upcoming is not None and len(self._out) < room:
-            run = Run(self._upcoming, now_s)
-            self._upcoming = next(self._waiting, None)
+        """What a new task is to do while `room` runs may be out; None for nothing at present."""
+        if self._waiting and len(self._out) < room:
+            run = self._waiting.popleft()
             self._out.append(run)
-            return self._copy(run, now_s)
-        doubled = sum(len(run.copies) > 1 for run in self._out)
-        for run in self._out:
-            first = len(run.copies) == 1
-            if self._is_late(run, now_s) and (not first or doubled < max(1, room // 4)):
-                return self._copy(run, now_s)
-        return None
+        else:
+            # Where most are late, it is the pool that is: at most a quarter has a backup at once.
+            spare = sum(run.copies > 1 for run in self._out) < max(1, room // 4)
+            late = (r for r in self._out if self._is_late(r, now_s) and (spare or r.copies > 1))
+            if (found := next(late, None)) is None:
+                return None
+            run = found
+        run.copies += 1
+        run.since_s = now_s
+        return Copy(run, run.done)
 
     def result(self, copy: Copy, now_s: float) -> Call | None:
         """A task has done its next call; that call, if no other has done it before."""
@@ -95,28 +91,22 @@ class Backups:
         copy.at += 1
         if copy.at <= run.done:
             return None
-        if len(run.copies) == 1:
+        if run.copies == 1:
             self._recent.append(now_s - run.since_s)
         run.done, run.since_s = copy.at, now_s
         if run.done == len(run.calls):
             self._out.remove(run)
         return run.calls[run.done - 1]
 
-    def _copy(self, run: Run, now_s: float) -> Copy:
-        copy = Copy(run, run.done)
-        run.copies.append(copy)
-        run.since_s = now_s
-        return copy
-
     def _is_late(self, run: Run, now_s: float) -> bool:
         longest = max(self._recent, default=FIRST_LATE_S / LATE_FACTOR)
         late_s = max(LEAST_LATE_S, LATE_FACTOR * longest)
-        return now_s - run.since_s > late_s * (1 << len(run.copies) - 1)
+        return now_s - run.since_s > late_s * (1 << run.copies - 1)
 
 
 def runs(calls: Sequence[Call], room: int) -> list[Sequence[Call]]:
     """Calls in runs of neighbours: those of one bucket together, those of one file as many as leave
-    enough runs for `room` tasks, and more of a compressed one."""
+    enough runs for `room` tasks, and more of one that is only read from its beginning."""
     even = min(MOST_CALLS, max(1, len(calls) // (4 * room)))
     found: list[Sequence[Call]] = []
     for path, group in groupby(calls, _origin):
@@ -124,7 +114,7 @@ def runs(calls: Sequence[Call], room: int) -> list[Sequence[Call]]:
         step = even
         if isinstance(same[0].splits[0], BucketSplit):
             step = len(same)
-        elif compression(path) is not None:
+        elif compression(path) or same[0].splits[0].format not in SEEKABLE:
             step = max(even, -(-len(same) // MOST_READINGS))
         found += [same[at : at + step] for at in range(0, len(same), step)]
     return found

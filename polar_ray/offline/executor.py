@@ -7,14 +7,13 @@ overload is decided by who scores: the scorer, or the pool.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
 from typing import Any, Protocol
 
-from polar_ray.config import RescoreConfig
-from polar_ray.offline.scoring import Scoring, made_by, scoring_for
+from polar_ray.offline.scoring import Scoring, made_by
 from polar_ray.offline.work import Call, Job, Worker
 
 THREADS = 2
@@ -61,16 +60,3 @@ def in_order(worker: Worker, calls: Iterable[Call], num_threads: int) -> Work:
                 return
             call, future = running.popleft()
             yield call, future.result()
-
-
-@contextmanager
-def open_executor(config: RescoreConfig, out: str) -> Iterator[Executor]:
-    """The executor that a config describes, for a job that writes to `out`."""
-    if config.num_workers or config.app_name is not None:
-        from polar_ray.offline.tasks import open_tasks
-
-        with open_tasks(config, out) as tasks:
-            yield tasks
-    else:
-        with closing(scoring_for(config)) as scoring:
-            yield ThreadExecutor(scoring, config.in_flight)

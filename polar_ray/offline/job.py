@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -26,11 +26,12 @@ from polar_ray.data.storage import (
 )
 from polar_ray.errors import ConfigError, DeviceLost, JobStopped, PoolError
 from polar_ray.offline import grouping
-from polar_ray.offline.executor import Executor, open_executor
+from polar_ray.offline.executor import Executor, ThreadExecutor
 from polar_ray.offline.identity import JOB, MANIFEST, check_same, fingerprint, identity
 from polar_ray.offline.inputs import Input, in_parallel, open_input, stop_unless_skipped
 from polar_ray.offline.parts import Written, digest_of, part_name, read_report
 from polar_ray.offline.progress import Progress
+from polar_ray.offline.scoring import scoring_for
 from polar_ray.offline.stats import Stats
 from polar_ray.offline.work import Call, Job, Problem
 
@@ -60,9 +61,22 @@ def rescore(
         raise ConfigError(f"what is written to {out!r} would be read as {source!r}; part them")
     # Mistakes are found before a model is loaded.
     where.filesystem.create_dir(where.path, recursive=True)
-    with open_executor(config, out) as executor:
+    with _executor(config, out) as executor:
         listen({"event": "loaded", "made_by": executor.made_by})
         return _Run(config, given, out, executor, listen).run()
+
+
+@contextmanager
+def _executor(config: RescoreConfig, out: str) -> Iterator[Executor]:
+    """The executor that a config describes, for a job that writes to `out`."""
+    if config.num_workers or config.app_name is not None:
+        from polar_ray.offline.tasks import open_tasks
+
+        with open_tasks(config, out) as tasks:
+            yield tasks
+    else:
+        with closing(scoring_for(config)) as scoring:
+            yield ThreadExecutor(scoring, config.in_flight)
 
 
 class _Run:
@@ -237,6 +251,13 @@ class _Run:
 
     def _finish(self, layout: Layout, progress: Progress) -> dict[str, Any]:
         """Writes the manifest; only now is the output whole."""
+        there = names_in(self.where)
+        if absent := sorted(self.written.keys() - there.keys()):
+            raise JobStopped(
+                f"{len(absent)} parts are not in {self.job.out!r}, such as {absent[0]}: somebody "
+                "took them away, or it is not the same folder on every node; run this again, with "
+                "a folder that all nodes share"
+            )
 
         def entry(name: str) -> dict[str, Any]:
             one = self.written[name]
@@ -260,7 +281,7 @@ class _Run:
             data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
             write_whole(self.where, MANIFEST, data)
         remove_partial(self.where)
-        for name in (name for name in names_in(self.where) if name.startswith(grouping.SHUFFLE)):
+        for name in (name for name in there if name.startswith(grouping.SHUFFLE)):
             self.where.filesystem.delete_file(self.where.within(name))
         self.listen({**progress.snapshot(time.monotonic()), **summary, "event": "done"})
         return manifest

@@ -19,9 +19,9 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
+from ray.util import list_named_actors
 
 from polar_ray.config import PoolConfig, RescoreConfig
 from polar_ray.data.storage import place
@@ -31,6 +31,9 @@ from polar_ray.pool.app import start
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "polar_ray"
+CONTROLLER = {"namespace": "serve", "name": "SERVE_CONTROLLER_ACTOR"}
+"""Serve runs where this actor is."""
+
 LEASE_S = 60.0
 RENEW_S = 5.0
 ANSWER_S = 30.0
@@ -51,15 +54,15 @@ def own_pool(config: RescoreConfig, out: str) -> Iterator[str]:
     said = f"{place(out).path}\n{settings.model_dump_json()}"
     name = f"rescore-{sha256(said.encode()).hexdigest()[:12]}"
     with _cluster():
-        if ours := _get_global_client(raise_if_no_controller_running=False) is None:
-            # Nobody calls this pool over HTTP.
+        has_serve = CONTROLLER in list_named_actors(all_namespaces=True)
+        if not has_serve:  # nobody calls this pool over HTTP
             serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
-        with _leased(name, ours):
+        with _leased(name, with_serve=not has_serve):
             there = serve.status().applications.get(name)
             if there is None or there.status != ApplicationStatus.RUNNING:
                 if there is not None:
                     serve.delete(name)
-                start(settings, name=name, route_prefix=f"/{name}")
+                start(settings, name=name, route_prefix=f"/{name}", timeout_s=config.patience_s)
             yield name
 
 
@@ -78,7 +81,7 @@ def _cluster() -> Iterator[None]:
 
 
 @contextmanager
-def _leased(name: str, with_serve: bool) -> Iterator[None]:
+def _leased(name: str, *, with_serve: bool) -> Iterator[None]:
     """Holds the lease of a pool, and takes the pool down at the end unless another run of the same
     job holds it by then."""
     holder = uuid.uuid4().hex
@@ -100,24 +103,18 @@ def _leased(name: str, with_serve: bool) -> Iterator[None]:
 
 def _take(name: str, with_serve: bool, holder: str) -> Any:
     """The lease of a pool, in this holder's hands."""
-    kind = ray.remote(Lease).options(
-        name=name,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0,
-        max_restarts=-1,
-    )
-    until = time.monotonic() + LEASE_S
-    while True:
+    options = {"lifetime": "detached", "get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
+    kind = ray.remote(Lease).options(name=name, namespace=NAMESPACE, **options)
+    for tries_left in (2, 1, 0):
         lease = kind.remote(name, with_serve)
         try:
-            ray.get(lease.renew.remote(holder, take=True), timeout=ANSWER_S)
-            return lease
-        except (RayError, TimeoutError) as error:  # it has run out this moment, and ends
-            if time.monotonic() > until:
+            ray.get(lease.renew.remote(holder, take=True), timeout=TAKEN_DOWN_S)
+            break
+        except (RayError, TimeoutError) as error:  # it had run out, and has ended with the pool
+            if not tries_left:
                 raise JobStopped(f"the lease of pool {name!r} is not to be had: {error}") from None
         time.sleep(1)
+    return lease
 
 
 def _renew(lease: Any, holder: str, over: threading.Event) -> None:

@@ -94,9 +94,10 @@ class TaskExecutor:
         try:
             while not backups.finished:
                 while (copy := backups.next(time.monotonic(), self._room())) is not None:
-                    if len(copy.run.copies) > 1:
-                        logger.warning("late: %s; another task does it, too", copy.calls[0])
-                    tasks[TASK.remote(self._config, job, copy.calls)] = copy
+                    rest = copy.run.calls[copy.at :]
+                    if copy.run.copies > 1:
+                        logger.warning("late: %s; another task does it, too", rest[0].splits[0])
+                    tasks[TASK.remote(self._config, job, rest)] = copy
                 ready, _ = ray.wait(list(tasks), num_returns=1, timeout=POLL_S)
                 for task in ready:
                     copy, result = tasks[task], _next(task)

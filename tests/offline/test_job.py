@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +17,11 @@ import pytest
 from examples import BAD_ROWS, GROUPS
 
 from polar_ray.config import RescoreConfig
+from polar_ray.data.storage import place, write_whole
 from polar_ray.errors import ConfigError, JobStopped
 from polar_ray.offline import rescore
+from polar_ray.offline.identity import fingerprint
+from polar_ray.offline.parts import write_part
 from polar_ray.records import provenance
 from polar_ray.scorer import Scorer
 
@@ -197,6 +201,41 @@ def test_a_foreign_file_among_the_parts_is_named(config: Config, source: Path, o
         rescore(config(), str(source), str(out))
 
 
+def test_a_part_that_went_while_the_job_ran_is_missed(
+    config: Config, source: Path, out: Path
+) -> None:
+    def take_away(event: dict[str, Any]) -> None:
+        (out / "part-000000.parquet").unlink(missing_ok=True)
+
+    with pytest.raises(JobStopped, match=r"1 parts are not in .*, such as part-000000\.parquet"):
+        rescore(config(in_flight=1), str(source), str(out), take_away)
+    assert not (out / "_manifest.json").exists()
+    assert rescore(config(), str(source), str(out))["rows"] == ROWS
+
+
+def test_a_part_that_another_wrote_first_stays(config: Config, source: Path, out: Path) -> None:
+    rescore(config(), str(source), str(out))
+    name = "part-000001.parquet"
+    before = (out / name).read_bytes()
+    where, job = place(str(out)), json.loads((out / "_job.json").read_text())["identity"]
+    rows = pq.read_table(out / name, columns=TABLE.column_names).replace_schema_metadata({})
+    other = Scorer(config(engine={"type": "stub", "salt": 1}).scorer)
+    result = other.score(rows.drop_columns(["n"]))
+    written = write_part(where, name, rows, result, fingerprint=fingerprint(job), prefix="")
+    assert (written.size_bytes, written.sha256) == (len(before), "")
+    assert (out / name).read_bytes() == before
+    assert not list(out.glob(".*"))
+
+
+def test_of_two_that_write_at_once_one_has_written(tmp_path: Path) -> None:
+    where, texts = place(str(tmp_path)), [str(n).encode() * 1000 for n in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        wrote = list(threads.map(lambda t: write_whole(where, "a", t, replace=False), texts))
+    assert wrote.count(True) == 1
+    assert (tmp_path / "a").read_bytes() == texts[wrote.index(True)]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_grouping_brings_groups_together(config: Config, source: Path, out: Path) -> None:
     manifest = rescore(config(group="always"), str(source), str(out))
     table = read(out)
@@ -348,8 +387,6 @@ def test_scores_take_no_columns_name(config: Config, tmp_path: Path, out: Path) 
 
 
 def test_objects_of_a_store_are_read_and_written(config: Config) -> None:
-    from polar_ray.data.storage import place, write_whole
-
     where = place("memory://in")
     where.filesystem.create_dir(where.path)
     sink = pa.BufferOutputStream()

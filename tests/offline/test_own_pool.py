@@ -36,6 +36,7 @@ def until(what: str, is_so: Callable[[], Any]) -> None:
 
 def test_the_last_who_took_a_lease_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     deleted: list[str] = []
+    monkeypatch.setattr(own_pool, "LEASE_S", 1e6)
     monkeypatch.setattr(own_pool.serve, "delete", deleted.append)
     lease = Lease("mine", with_serve=False)
     assert lease.renew("first"), "a lease whose node was lost is its holder's again"

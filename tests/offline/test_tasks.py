@@ -127,21 +127,31 @@ def test_lost_tasks_and_replicas_cost_a_retry_and_no_row(
     check(tmp_path / "out", tiny_dir)
 
 
-def test_a_stopped_task_is_done_by_another(
-    running: str, source: str, tiny_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("what", ["task", "replica"])
+def test_what_is_stopped_is_done_by_another(
+    running: str,
+    source: str,
+    tiny_dir: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    figure: Callable[[str], None],
+    what: str,
 ) -> None:
     stopped: list[int] = []
 
     def stop(event: dict[str, Any]) -> None:
         if event["event"] == "progress" and not stopped:
-            stopped.extend(own()[:1])
+            stopped.extend((own() if what == "task" else replica_pids(running))[:1])
             os.kill(stopped[0], signal.SIGSTOP)
 
+    began = time.monotonic()
     try:
         rescore(by_name(running, in_flight=2), source, str(tmp_path / "out"), stop)
     finally:
         kill(*stopped)
-    assert any(record.message.startswith("late: ") for record in caplog.records)
+    figure(f"the whole job with a stopped {what} took {time.monotonic() - began:.1f} s")
+    late = [record for record in caplog.records if record.message.startswith("late: ")]
+    assert late or what == "replica"
     check(tmp_path / "out", tiny_dir)
 
 
