@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from polar_ray.cli import cli
 from polar_ray.cli.app import parse_settings
-from polar_ray.cli.scoring import _print_results
+from polar_ray.cli.printing import Printer
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import ConfigError
@@ -66,14 +66,32 @@ def test_output_is_one_row_per_input_row(
     assert "12 rows, 0 without a score" in done.stderr
 
 
-def test_rows_without_a_score_say_why_and_the_exit_code_stays_zero(
-    tmp_path: Path, tiny_dir: Path
+@pytest.mark.parametrize(
+    ("outputs", "options", "code", "said"),
+    [
+        (["o", None], [], 0, "2 rows, 1 without a score (1 null_field)"),
+        ([None, None], [], 1, "2 rows, 2 without a score (2 null_field)"),
+        (["o", None], ["--max-errors", "1"], 0, "1 without a score"),
+        (["o", None], ["--max-errors", "0"], 1, "stopped: more than --max-errors 0: 2 rows, 1"),
+        ([], [], 0, ""),
+    ],
+)
+def test_the_exit_code_says_whether_rows_have_scores(
+    tmp_path: Path, tiny_dir: Path, outputs: list[str], options: list[str], code: int, said: str
 ) -> None:
-    path = tmp_path / "in.parquet"
-    pq.write_table(pa.table({"prompt": ["p"], "reference": ["r"], "output": pa.nulls(1)}), path)
-    done = run("score", path, "--model", tiny_dir)
-    assert done.exit_code == 0
-    assert "null_field" in results(done.stdout)[0]["error"]  # type: ignore[call-overload, index]
+    path, out = tmp_path / "in.parquet", tmp_path / "out.jsonl"
+    same = pa.array(["x"] * len(outputs), pa.string())
+    table = pa.table({"prompt": same, "reference": same, "output": pa.array(outputs, pa.string())})
+    pq.write_table(table, path)
+    done = run("score", path, "--model", tiny_dir, "engine.type=stub", *options)
+    assert done.exit_code == code, done.output
+    assert said in done.stderr
+    errors = [row["error"] for row in results(done.stdout)]  # type: ignore[index, call-overload]
+    wanted = ["null_field" if output is None else None for output in outputs]
+    assert [error and error.partition(":")[0] for error in errors] == wanted
+    done = run("score", path, "--model", tiny_dir, "engine.type=stub", *options, "--output", out)
+    assert done.exit_code == code
+    assert out.exists() == ("stopped" not in said)
 
 
 def test_a_lost_device_ends_the_command_and_writes_no_row(
@@ -97,7 +115,7 @@ def test_a_lost_device_ends_the_command_and_writes_no_row(
         (["{rows}", "max_tokens=many"], 2, "max_tokens='many'"),
         (["{rows}", "tokens=5"], 2, "tokens='5'"),
         (["{rows}", "nonsense"], 2, "'nonsense' is not key=value"),
-        (["{rows}", "--output", "out.csv"], 2, "must end in"),
+        (["{rows}", "--output", "out.txt"], 2, "must end in"),
         (["{rows}", "--output", "no/such/out.jsonl"], 2, "no folder 'no/such'"),
         (["{rows}", "--output", "{rows}"], 2, "is the input file"),
         (["{rows}", "--output", "/proc/out.jsonl"], 1, "/proc/out.jsonl"),
@@ -152,7 +170,7 @@ def test_the_input_survives_as_output_by_another_name(rows: Path, tmp_path: Path
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, tiny_dir: Path) -> None:
     path = tmp_path / "in.jsonl"
-    path.write_text("5\n" * 3000)
+    path.write_text((json.dumps(GROUPS[0]) + "\n") * 3000)
     script = f"{sys.executable} -c 'from polar_ray.cli import main; main()'"
     options = f"--model {tiny_dir} engine.type=stub"
     command = f"set -o pipefail; {script} score {path} {options} | head -n 1"
@@ -164,7 +182,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, tiny_dir: Path) 
 def test_ids_that_change_their_kind_are_named(tmp_path: Path, tiny_dir: Path) -> None:
     def written(first: object, second: object) -> Path:
         path = tmp_path / "in.jsonl"
-        ids = [first] * 1024 + [second]
+        ids = [first] * 16 + [second]  # the first chunk, and the next
         path.write_text("".join(json.dumps({**GROUPS[0], "id": one}) + "\n" for one in ids))
         return path
 
@@ -176,7 +194,7 @@ def test_ids_that_change_their_kind_are_named(tmp_path: Path, tiny_dir: Path) ->
         assert "ids are string in some rows" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
     assert run("score", written("a", None), *options).exit_code == 0
-    assert pq.read_table(out)["id"].to_pylist() == ["a"] * 1024 + [None]
+    assert pq.read_table(out)["id"].to_pylist() == ["a"] * 16 + [None]
 
 
 def test_a_persons_table_shows_brackets_as_they_are(
@@ -184,7 +202,7 @@ def test_a_persons_table_shows_brackets_as_they_are(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     table = scorer.score([{**GROUPS[0], "id": "[/b]", "wrapper": "[red]"}])
-    _print_results(iter([table]))
+    Printer(as_json=False).write(table)
     shown = capsys.readouterr().out
     assert "[/b]" in shown
     assert "[red]" in shown
