@@ -59,7 +59,7 @@ class Columns:
         if self.strip_think:
             arrays["output"] = pc.replace_substring_regex(arrays["output"], THINKING, "")
         if self.wrapper is not None:
-            arrays["wrapper"], bad = _wrappers(rows, self.wrapper)
+            arrays["wrapper"], bad = wrappers(rows, self.wrapper)
             errors = {**bad, **errors}
         if id is not None and (ids := _ids(rows, id)) is not None:
             arrays["id"] = ids
@@ -194,9 +194,13 @@ def look_up(row: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _wrappers(rows: Table, path: str) -> tuple[pa.Array | pa.ChunkedArray, dict[int, str]]:
+def wrappers(rows: Table, path: str) -> tuple[pa.Array | pa.ChunkedArray, dict[int, str]]:
+    """The templates of records, null where there is no such column; and why some are none."""
     if not isinstance(rows, Objects):
-        return find(_table(rows), path).cast(pa.string()), {}
+        table = _table(rows)
+        if not has(table.schema, path):
+            return pa.nulls(table.num_rows, pa.string()), {}
+        return find(table, path).cast(pa.string()), {}
     values = [_or_none(row, path) for row in rows.values]
     odd = {i: bad_wrapper(v) for i, v in enumerate(values) if not isinstance(v, str | None)}
     kept = [None if i in odd else value for i, value in enumerate(values)]
