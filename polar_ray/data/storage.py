@@ -139,6 +139,11 @@ def compression(path: str) -> str | None:
     return COMPRESSIONS.get(Path(path).suffix)
 
 
+def is_read_from_start(path: str) -> bool:
+    """Whether the rows of a file are only found by reading all that stand before them."""
+    return compression(path) is not None or FORMATS.get(_ending(path)) in ("csv", "json")
+
+
 def _ending(path: str) -> str:
     """The ending that tells the format; none where a format is compressed that may not be."""
     if compression(path) is None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from polar_ray.data.storage import compression
+from polar_ray.data.storage import is_read_from_start
 from polar_ray.offline.grouping import BucketSplit
 from polar_ray.offline.work import Call
 
@@ -116,7 +116,7 @@ class Backups:
 
 def runs(calls: Sequence[Call], room: int) -> list[Sequence[Call]]:
     """Calls in runs of neighbours: those of one bucket together, those of one file as many as leave
-    enough runs for `room` tasks, and more of a compressed one."""
+    enough runs for `room` tasks, and more of one that is read from its start."""
     even = min(MOST_CALLS, max(1, len(calls) // (4 * room)))
     found: list[Sequence[Call]] = []
     for path, group in groupby(calls, _origin):
@@ -124,7 +124,7 @@ def runs(calls: Sequence[Call], room: int) -> list[Sequence[Call]]:
         step = even
         if isinstance(same[0].splits[0], BucketSplit):
             step = len(same)
-        elif compression(path) is not None:
+        elif is_read_from_start(path):
             step = max(even, -(-len(same) // MOST_READINGS))
         found += [same[at : at + step] for at in range(0, len(same), step)]
     return found

@@ -87,7 +87,7 @@ def test_every_row_is_read_once_in_order(
     ending=st.sampled_from(["jsonl", "jsonl.gz"]),
     chunk=st.sampled_from([3, 1 << 16]),
 )
-def test_lines_belong_to_the_unit_in_which_they_begin(
+def test_lines_belong_to_the_split_in_which_they_begin(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], rows: int, last: str, order: int,
     ending: str, chunk: int,
 ) -> None:  # fmt: skip
