@@ -38,6 +38,7 @@ from rich.table import Table
 
 from polar_ray.assets import builtin_model_dir
 from polar_ray.config import RescoreConfig
+from polar_ray.data.source import Source, load
 from polar_ray.encoding import load_tokenizer
 from polar_ray.evaluate import ranking, read
 from polar_ray.evaluate.groups import spreads
@@ -128,7 +129,7 @@ def many(
         write_short(folder / "in", rows, per_file)
         peaks = Peaks()
         cost = job_cost(config, folder / "in", folder / "out", peaks.look)
-        found = read.load(str(folder / "out"), ["n"])["n"].to_numpy()
+        found = load(Source(str(folder / "out")), ["n"])["n"].to_numpy()
     said = {"rows": rows, "job": cost._asdict(), "rows_per_s": rows / cost.wall_s}
     once = bool((np.bincount(found, minlength=rows) == 1).all())
     say({**said, "peak_mib": peaks.mib, "each_row_once": once})
@@ -149,7 +150,7 @@ def poison(
     with scratch() as folder:
         write_short(folder / "in", rows, rows, bad)
         cost = job_cost(config, folder / "in", folder / "out")
-        table = read.load(str(folder / "out"), ["n", "score", "error"])
+        table = load(Source(str(folder / "out")), ["n", "score", "error"])
     without = table.filter(pc.is_null(table["score"]))
     told = pc.starts_with(without["error"], "poison: ")
     said = {"rows": rows, "seconds": cost.wall_s, "without_score": without.num_rows}
@@ -169,7 +170,9 @@ def report(
     reports = []
     for name in ("gsm8k_solutions", "rollouts"):
         manifest = rescore(config, str(data / f"{name}.parquet"), str(work / name))
-        table = read.load(str(work / name))
+        source = Source(str(work / name))
+        known = {"score", "group", "correct"} & {*source.schema().names}
+        table = load(source, sorted(known))
         facts = {"file": f"{name}.parquet", "rows": str(table.num_rows), **manifest["made_by"]}
         scores, groups = read.scores(table, "score"), read.names(table, ["group"])
         if "correct" in table.column_names:

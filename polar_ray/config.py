@@ -225,17 +225,60 @@ class PoolConfig(HostConfig):
     http: HttpConfig = HttpConfig()
 
 
-class RescoreConfig(HostConfig):
-    """A job that rescores a dataset: where its columns are, who scores, how it is cut."""
+class ColumnsConfig(Config):
+    """Where the record is in a dataset's rows."""
 
     prompt: str | None = None
-    """Column, or path within one (`reward_model.ground_truth`). None: the usual names."""
+    """Column, or path within one (`extra_info.prompt`). None: the usual names."""
 
     reference: str | None = None
+    """Column, or path within one (`reward_model.ground_truth`). None: the usual names."""
+
     output: str | None = None
+    """Column, or path within one. None: the usual names."""
+
     wrapper: str | None = None
+    """Column of the template, sft or pretrain. None: `wrapper`, where there is one."""
+
     strip_think: bool = False
     """Leave `<think>...</think>` out of the outputs before they are scored."""
+
+
+class EvalConfig(ColumnsConfig, HostConfig):
+    """`polar-ray eval`: where the columns are, and who scores what has no scores yet."""
+
+
+class PreferencesConfig(EvalConfig):
+    """The same for files of preferences, which have two outputs a row."""
+
+    chosen: str = "chosen"
+    """Column, or path within one, of the better outputs."""
+
+    rejected: str = "rejected"
+    """Column, or path within one, of the others."""
+
+    @model_validator(mode="after")
+    def _two_outputs(self) -> "PreferencesConfig":
+        if self.output is not None:
+            raise ValueError(f"output={self.output}: preferences have chosen= and rejected=")
+        return self
+
+
+class ScoreConfig(ColumnsConfig, HostConfig):
+    """`polar-ray score`: where the columns are, who scores, and what is written."""
+
+    id: str | None = None
+    """Column of strings or integers that the results keep. None: `id`, where there is one."""
+
+    keep_columns: bool = False
+    """Write the input's columns before those of the results."""
+
+    prefix: str = ""
+    """Put before the names of the results' columns."""
+
+
+class RescoreConfig(ColumnsConfig, HostConfig):
+    """A job that rescores a dataset: where its columns are, who scores, how it is cut."""
 
     prefix: str = ""
     """Put before the names of the columns that are added."""

@@ -142,7 +142,7 @@ ROW_ERRORS: dict[str, str] = {
     "not_an_object": "the record is not an object with prompt, reference and output",
     "missing_field": "prompt, reference or output is missing",
     "null_field": "prompt, reference or output is null",
-    "bad_message": "a field is neither a string nor a list of messages with string content",
+    "bad_message": "a field is neither a string nor a list of messages with text content",
     "bad_text": "a field is not valid Unicode text",
     "bad_wrapper": "wrapper is neither sft nor pretrain",
     "field_too_large": "a field is over max_field_bytes",
@@ -158,6 +158,11 @@ def row_error(code: str, sentence: str) -> str:
     """The text of a row's error; `code` must be one of `ROW_ERRORS`."""
     assert code in ROW_ERRORS, code
     return f"{code}: {sentence}"
+
+
+def missing_field(name: str) -> str:
+    """The row error of a text field that is not there."""
+    return row_error("missing_field", f"{name} is missing; send a string")
 
 
 def null_field(name: str) -> str:

@@ -15,7 +15,15 @@ from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
-from polar_ray.errors import ROW_ERRORS, RecordError, bad_wrapper, null_field, row_error
+from polar_ray.errors import (
+    ROW_ERRORS,
+    RecordError,
+    bad_wrapper,
+    missing_field,
+    null_field,
+    row_error,
+)
+from polar_ray.messages import NotText, text_of
 from polar_ray.scores import (
     METADATA_PREFIX,
     SCORE_SCHEMA,
@@ -177,39 +185,20 @@ def _id(index: int, row: Mapping[str, Any]) -> Any:
 def _flatten(name: str, row: Mapping[str, Any]) -> str:
     """A field as one string: itself, or its messages' contents joined by newlines."""
     if name not in row:
-        raise _BadRow(row_error("missing_field", f"{name} is missing; send a string"))
+        raise _BadRow(missing_field(name))
     value = row[name]
     if value is None:
         raise _BadRow(null_field(name))
-    if isinstance(value, str):
-        text = value
-    elif isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        text = "\n".join(_content(name, at, message) for at, message in enumerate(value))
-    else:
-        raise _BadRow(
-            row_error(
-                "bad_message",
-                f"{name} is {type(value).__name__}; send a string or a list of messages",
-            )
-        )
     try:
+        text = text_of(name, value)
         text.encode()
+    except NotText as error:
+        raise _BadRow(row_error("bad_message", str(error))) from None
     except UnicodeEncodeError as error:
         raise _BadRow(
             row_error("bad_text", f"{name} holds a lone surrogate at character {error.start}")
         ) from None
     return text
-
-
-def _content(name: str, at: int, message: Any) -> str:
-    if isinstance(message, Mapping) and isinstance(message.get("content"), str):
-        return str(message["content"])
-    raise _BadRow(
-        row_error(
-            "bad_message",
-            f'message {at} of {name} has no string content; send {{"role": ..., "content": ...}}',
-        )
-    )
 
 
 BLOCK_CHARS = 1 << 20

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +17,14 @@ from typer.testing import CliRunner, Result
 
 from polar_ray.cli import cli
 from polar_ray.cli.app import parse_settings
-from polar_ray.cli.scoring import _print_results
+from polar_ray.cli.backend import read_token
+from polar_ray.cli.printing import Printer
 from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.data.results import ResultWriter
+from polar_ray.data.source import Source, load
 from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import ConfigError
+from polar_ray.records import SCORE_SCHEMA
 from polar_ray.scorer import Scorer
 
 
@@ -66,14 +72,32 @@ def test_output_is_one_row_per_input_row(
     assert "12 rows, 0 without a score" in done.stderr
 
 
-def test_rows_without_a_score_say_why_and_the_exit_code_stays_zero(
-    tmp_path: Path, tiny_dir: Path
+@pytest.mark.parametrize(
+    ("outputs", "options", "code", "said"),
+    [
+        (["o", None], [], 0, "2 rows, 1 without a score (1 null_field)"),
+        ([None, None], [], 1, "2 rows, 2 without a score (2 null_field)"),
+        (["o", None], ["--max-errors", "1"], 0, "1 without a score"),
+        (["o", None], ["--max-errors", "0"], 1, "stopped: more than --max-errors 0: 2 rows, 1"),
+        ([], [], 0, ""),
+    ],
+)
+def test_the_exit_code_says_whether_rows_have_scores(
+    tmp_path: Path, tiny_dir: Path, outputs: list[str], options: list[str], code: int, said: str
 ) -> None:
-    path = tmp_path / "in.parquet"
-    pq.write_table(pa.table({"prompt": ["p"], "reference": ["r"], "output": pa.nulls(1)}), path)
-    done = run("score", path, "--model", tiny_dir)
-    assert done.exit_code == 0
-    assert "null_field" in results(done.stdout)[0]["error"]  # type: ignore[call-overload, index]
+    path, out = tmp_path / "in.parquet", tmp_path / "out.jsonl"
+    same = pa.array(["x"] * len(outputs), pa.string())
+    table = pa.table({"prompt": same, "reference": same, "output": pa.array(outputs, pa.string())})
+    pq.write_table(table, path)
+    done = run("score", path, "--model", tiny_dir, "engine.type=stub", *options)
+    assert done.exit_code == code, done.output
+    assert said in done.stderr
+    errors = [row["error"] for row in results(done.stdout)]  # type: ignore[index, call-overload]
+    wanted = ["null_field" if output is None else None for output in outputs]
+    assert [error and error.partition(":")[0] for error in errors] == wanted
+    done = run("score", path, "--model", tiny_dir, "engine.type=stub", *options, "--output", out)
+    assert done.exit_code == code
+    assert out.exists() == ("stopped" not in said)
 
 
 def test_a_lost_device_ends_the_command_and_writes_no_row(
@@ -97,7 +121,7 @@ def test_a_lost_device_ends_the_command_and_writes_no_row(
         (["{rows}", "max_tokens=many"], 2, "max_tokens='many'"),
         (["{rows}", "tokens=5"], 2, "tokens='5'"),
         (["{rows}", "nonsense"], 2, "'nonsense' is not key=value"),
-        (["{rows}", "--output", "out.csv"], 2, "must end in"),
+        (["{rows}", "--output", "out.txt"], 2, "must end in"),
         (["{rows}", "--output", "no/such/out.jsonl"], 2, "no folder 'no/such'"),
         (["{rows}", "--output", "{rows}"], 2, "is the input file"),
         (["{rows}", "--output", "/proc/out.jsonl"], 1, "/proc/out.jsonl"),
@@ -152,7 +176,7 @@ def test_the_input_survives_as_output_by_another_name(rows: Path, tmp_path: Path
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, tiny_dir: Path) -> None:
     path = tmp_path / "in.jsonl"
-    path.write_text("5\n" * 3000)
+    path.write_text((json.dumps(GROUPS[0]) + "\n") * 3000)
     script = f"{sys.executable} -c 'from polar_ray.cli import main; main()'"
     options = f"--model {tiny_dir} engine.type=stub"
     command = f"set -o pipefail; {script} score {path} {options} | head -n 1"
@@ -164,7 +188,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, tiny_dir: Path) 
 def test_ids_that_change_their_kind_are_named(tmp_path: Path, tiny_dir: Path) -> None:
     def written(first: object, second: object) -> Path:
         path = tmp_path / "in.jsonl"
-        ids = [first] * 1024 + [second]
+        ids = [first] * 16 + [second]  # the first chunk, and the next
         path.write_text("".join(json.dumps({**GROUPS[0], "id": one}) + "\n" for one in ids))
         return path
 
@@ -176,7 +200,7 @@ def test_ids_that_change_their_kind_are_named(tmp_path: Path, tiny_dir: Path) ->
         assert "ids are string in some rows" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
     assert run("score", written("a", None), *options).exit_code == 0
-    assert pq.read_table(out)["id"].to_pylist() == ["a"] * 1024 + [None]
+    assert pq.read_table(out)["id"].to_pylist() == ["a"] * 16 + [None]
 
 
 def test_a_persons_table_shows_brackets_as_they_are(
@@ -184,7 +208,7 @@ def test_a_persons_table_shows_brackets_as_they_are(
 ) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     table = scorer.score([{**GROUPS[0], "id": "[/b]", "wrapper": "[red]"}])
-    _print_results(iter([table]))
+    Printer(as_json=False).write(table)
     shown = capsys.readouterr().out
     assert "[/b]" in shown
     assert "[red]" in shown
@@ -216,3 +240,131 @@ def test_wrong_pool_settings_are_named(tmp_path: Path, text: str, message: str) 
         parse_settings(PoolConfig, {}, [str(path)])
     with pytest.raises(ConfigError, match="neither a YAML file nor key=value"):
         parse_settings(PoolConfig, {}, ["absent.yaml"])
+
+
+def test_a_first_result_is_there_before_the_input_ends(tiny_dir: Path) -> None:
+    """Rows stream: stdin stays open until the first rows have been answered."""
+    code = "from polar_ray.cli import main; main()"
+    command = [sys.executable, "-c", code, "score", "-", "--model", str(tiny_dir)]
+    with subprocess.Popen(
+        [*command, "engine.type=stub"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write((json.dumps(GROUPS[0]).encode() + b"\n") * 16)
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["error"] is None
+        process.stdin.close()
+        assert len(process.stdout.read().splitlines()) == 15
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet", "arrow"])
+@pytest.mark.parametrize("to", ["stdout", "jsonl", "csv", "parquet", "arrow"])
+def test_columns_are_kept_before_the_results(
+    tmp_path: Path, tiny_dir: Path, scorer: Scorer, ending: str, to: str
+) -> None:
+    kept = [{"question": r["prompt"], "reference": r["reference"], "solution": r["output"],
+             "n": str(n), "score": "mine"} for n, r in enumerate(GROUPS)]  # fmt: skip
+    path, out = tmp_path / f"in.{ending}", tmp_path / f"out.{to}"
+    with ResultWriter(str(path) if ending != "json" else str(tmp_path / "x.jsonl")) as writer:
+        writer.write(pa.Table.from_pylist(kept))
+    if ending == "json":
+        path.write_text(json.dumps(kept))
+    names = ["prompt=question", "output=solution", "max_tokens=256"]
+    options = [
+        "--model",
+        tiny_dir,
+        "--keep-columns",
+        *([] if to == "stdout" else ["--output", out]),
+    ]
+    done = run("score", path, *names, *options)
+    assert done.exit_code == 2
+    assert "the input has column(s) score already; " in done.stderr
+    done = run("score", path, *names, *options, "prefix=polar_")
+    assert done.exit_code == 0, done.output
+    if to in ("stdout", "jsonl"):
+        rows = results(done.stdout if to == "stdout" else out.read_text())
+    else:
+        rows = load(Source(str(out)), Source(str(out)).schema().names).to_pylist()
+    wanted = scorer.score(GROUPS)["score"].to_pylist()
+    assert [{k: row[k] for k in kept[0]} for row in rows] == kept  # type: ignore[index, call-overload]
+    assert list(rows[0])[:6] == [*kept[0], "polar_score"]  # type: ignore[call-overload]
+    found = [float(row["polar_score"]) for row in rows]  # type: ignore[index, call-overload]
+    assert found == pytest.approx(wanted)
+
+
+def test_kept_rows_of_json_stay_as_they_were(tmp_path: Path, tiny_dir: Path) -> None:
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    rows = [{**GROUPS[0], "a": 1}] * 16 + [{**GROUPS[0], "a": "x", "new": [1, "y", None]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{\n")
+    options = ["--model", tiny_dir, "engine.type=stub", "keep_columns=true"]
+    done = run("score", path, *options)
+    assert done.exit_code == 0, done.output
+    *scored, broken = results(done.stdout)
+    assert [{k: v for k, v in row.items() if k not in SCORE_SCHEMA.names} for row in scored] == rows  # type: ignore[attr-defined]
+    assert f"line 18 of {path} is not JSON" in broken["error"]  # type: ignore[index, call-overload]
+    done = run("score", path, *options, "--output", out)
+    assert done.exit_code == 1
+    assert f"line 17 of {path} does not fit the columns" in done.stderr
+    assert not out.exists()
+
+
+def test_stdin_of_any_format_is_scored(tiny_dir: Path, scorer: Scorer) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(GROUPS), sink)
+    wanted = scorer.score(GROUPS).to_pylist()
+    options = ["--model", tiny_dir, "max_tokens=256"]
+    for data in (sink.getvalue(), json.dumps(GROUPS).encode()):
+        assert results(run("score", "-", *options, stdin=data).stdout) == wanted
+    done = run("score", "-", *options, "--format", "parquet", stdin=b"{}")
+    assert done.exit_code == 1
+    assert "stdin cannot be read" in done.stderr
+
+
+def test_chat_messages_with_parts_are_scored(
+    tmp_path: Path, tiny_dir: Path, scorer: Scorer
+) -> None:
+    path = tmp_path / "in.jsonl"
+    image = {"type": "image_url", "image_url": {"url": "data:"}}
+    rows: list[dict[str, object]] = [
+        {**row, "prompt": [{"role": "user", "content": [{"type": "text", "text": row["prompt"]}]}]}
+        for row in GROUPS
+    ]
+    rows.append({**GROUPS[0], "prompt": [{"role": "user", "content": [image]}]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("score", path, "--model", tiny_dir, "max_tokens=256")
+    *scored, refused = results(done.stdout)
+    assert scored == scorer.score(GROUPS).to_pylist()
+    assert "part of type 'image_url'" in refused["error"]  # type: ignore[index, call-overload]
+    assert "13 rows, 1 without a score (1 bad_message)" in done.stderr
+
+
+def test_progress_is_told_to_machines_that_ask(rows: Path, tiny_dir: Path) -> None:
+    options = ["--model", tiny_dir, "engine.type=stub"]
+    silent = run("score", rows, *options, "--progress", "none").stderr
+    told = run("score", rows, *options, "--progress", "json").stderr
+    assert "progress" not in silent
+    [event] = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
+    assert (event["rows"], event["share"], event["errors"]) == (12, 1.0, {})
+
+
+def test_a_persons_table_goes_on_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scorer: Scorer
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    printer = Printer(as_json=False)
+    for at in (0, 6):
+        printer.write(scorer.score(GROUPS[at : at + 6]))
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert lines[0].split() == ["row", "score", "tokens", "notes"]
+    assert [line.split()[0] for line in lines[1:]] == [str(n) for n in range(12)]
+
+
+def test_the_first_line_that_is_no_comment_is_the_token(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_bytes(b"\xef\xbb\xbf# of the trainer\r\n\r\n  secret \r\nother\r\n")
+    assert read_token(path) == "secret"
+    path.write_text("# nothing\n")
+    with pytest.raises(ConfigError, match="holds no token"):
+        read_token(path)

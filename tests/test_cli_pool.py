@@ -18,8 +18,8 @@ from polar_ray.client import Client, waiting
 from polar_ray.config import Priority, ScorerConfig, StubEngineConfig
 from polar_ray.scorer import Scorer
 
-CHUNK = 1024
-"""Rows of a file that travel at once."""
+FIRST, SECOND = 16, 64
+"""Rows of a file that travel at once, at its beginning."""
 
 
 class Updated:
@@ -50,7 +50,7 @@ class Updated:
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "in.jsonl"
-    path.write_text("".join(json.dumps(GROUPS[n % 12]) + "\n" for n in range(3 * CHUNK)))
+    path.write_text("".join(json.dumps(GROUPS[n % 12]) + "\n" for n in range(3 * SECOND)))
     return path
 
 
@@ -72,7 +72,7 @@ def test_an_update_between_two_chunks_stops_the_job_and_nothing_is_written(
     out = source.with_name(f"out.{ending}")
     done = score(monkeypatch, Updated(before, after, 2), source, "--output", out)
     assert done.exit_code == 1
-    assert f"changed at row {2 * CHUNK} (counted from 0)" in done.stderr
+    assert f"changed at row {FIRST + SECOND} (counted from 0)" in done.stderr
     assert before.info.digest in done.stderr
     assert after.info.digest in done.stderr
     assert [path.name for path in source.parent.iterdir()] == [source.name]
@@ -83,8 +83,8 @@ def test_what_is_on_stdout_is_said_to_be_of_the_former_model(
 ) -> None:
     done = score(monkeypatch, Updated(stub(tiny_dir), stub(tiny_dir, salt=1), 1), source)
     assert done.exit_code == 1
-    assert f"the {CHUNK} rows on stdout are of the former model only" in done.stderr
-    assert len(done.stdout.splitlines()) == CHUNK
+    assert f"the {FIRST} rows on stdout are of the former model only" in done.stderr
+    assert len(done.stdout.splitlines()) == FIRST
 
 
 def test_a_call_that_is_out_for_long_says_what_it_waits_for(

@@ -17,6 +17,7 @@ FOLDERS = sorted({path.parent for path in FILES})
 LAYERS = {
     "errors": 0,
     "config": 0,
+    "messages": 0,
     "records": 0,
     "scores": 0,
     "sizes": 0,
@@ -26,7 +27,6 @@ LAYERS = {
     "encoding": 1,
     "planning": 1,
     "client": 1,
-    "files": 1,
     "data": 1,
     "model": 2,
     "engine": 3,

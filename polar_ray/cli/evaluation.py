@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config
-from polar_ray.config import ScorerConfig
+from polar_ray.cli.app import cli, errors_on_stderr, parse_config
+from polar_ray.cli.backend import (
+    INPUT_HELP,
+    Address,
+    Format,
+    Model,
+    Scoring,
+    TimeoutS,
+    TokenFile,
+    open_scoring,
+)
+from polar_ray.config import EvalConfig, PreferencesConfig
 from polar_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from polar_ray.data.columns import Columns
     from polar_ray.evaluate.estimate import Floats
     from polar_ray.evaluate.report import Report
 
 evaluate = typer.Typer(help="Tables that reward models are compared by.", no_args_is_help=True)
 cli.add_typer(evaluate, name="eval")
 
-File = Annotated[str, typer.Argument(help="parquet, Arrow or jsonl: a file, a glob or a folder.")]
-Model = Annotated[
-    str | None, typer.Option(help="Checkpoint to score with, where the file has no scores yet.")
+File = Annotated[str, typer.Argument(help=INPUT_HELP + " - is stdin.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="key=value: columns (prompt=question), engine.type=stub.", show_default=False
+    ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page with plots to this file.")]
@@ -35,30 +50,49 @@ GroupBy = Annotated[
 @evaluate.command("preferences")
 def eval_preferences(
     file: File,
-    overrides: Overrides = None,
+    settings: Settings = None,
     model: Model = None,
-    chosen: Annotated[str, typer.Option(help="Column of scores.")] = "chosen_score",
-    rejected: Annotated[str, typer.Option(help="Column of scores.")] = "rejected_score",
+    address: Address = None,
+    chosen: Annotated[
+        str, typer.Option("--chosen", help="Column of scores; chosen=COLUMN is that of texts.")
+    ] = "chosen_score",
+    rejected: Annotated[
+        str, typer.Option("--rejected", help="Column of scores; rejected=COLUMN is that of texts.")
+    ] = "rejected_score",
     category: Annotated[str, typer.Option(help="Column, where there is one.")] = "category",
+    format: Format = None,
+    timeout_s: TimeoutS = 600,
+    token_file: TokenFile = None,
     title: Title = None,
     json: Json = None,
     html: Html = None,
 ) -> None:
     """Accuracy on (prompt, reference, chosen, rejected): by category, by length, and margins."""
     with errors_on_stderr("pool,eval"):
+        from polar_ray.data.columns import has
+        from polar_ray.data.source import Source, load
         from polar_ray.evaluate import preferences, read
         from polar_ray.evaluate.report import report_preferences
 
-        table = read.load(file)
-        facts = {"file": Path(file).name}
-        if {chosen, rejected} <= set(table.column_names):
+        given = {} if model is None else {"model": model}
+        config = parse_config(PreferencesConfig, given, settings)
+        source = Source(file, format=format)
+        schema = source.schema()
+        facts, texts = {"file": Path(file).name}, [config.chosen, config.rejected]
+        optional = [name for name in (category, *texts) if has(schema, name)]
+        if has(schema, chosen) and has(schema, rejected):
+            table = load(source, [chosen, rejected, *optional])
             scores = [read.scores(table, name) for name in (chosen, rejected)]
         else:
-            scores, made = _score(table, ["chosen", "rejected"], model, overrides)
+            sides = [_columns(config, schema, path) for path in texts]
+            scoring = open_scoring(
+                config, address, timeout_s=timeout_s, priority="eval", token_file=token_file
+            )
+            table = load(source, [*optional, *sides[0].paths, *sides[1].paths])
+            scores, made = _score(table, sides, scoring)
             facts |= made
         lengths = [
-            read.text_lengths(table, name) if name in table.column_names else None
-            for name in ("chosen", "rejected")
+            read.text_lengths(table, name) if name in table.column_names else None for name in texts
         ]
         found = preferences(
             *scores,
@@ -73,29 +107,45 @@ def eval_preferences(
 @evaluate.command("groups")
 def eval_groups(
     file: File,
-    overrides: Overrides = None,
+    settings: Settings = None,
     label: Annotated[str, typer.Option(help="Column of labels; more is better.")] = "correct",
     group: GroupBy = None,
     score: Annotated[str, typer.Option(help="Column of scores.")] = "score",
     model: Model = None,
+    address: Address = None,
+    format: Format = None,
+    timeout_s: TimeoutS = 600,
+    token_file: TokenFile = None,
     title: Title = None,
     json: Json = None,
     html: Html = None,
 ) -> None:
     """Labelled groups: pairwise accuracy, best of N, AUC. Without labels: how the scores lie."""
     with errors_on_stderr("pool,eval"):
+        from polar_ray.data.columns import has
+        from polar_ray.data.source import Source, load
         from polar_ray.evaluate import ranking, read
         from polar_ray.evaluate.groups import spreads
         from polar_ray.evaluate.report import report_distribution, report_ranking
 
-        table = read.load(file)
-        facts = {"file": Path(file).name, **read.provenance(table)}
-        if score in table.column_names:
-            scores = read.scores(table, score)
+        given = {} if model is None else {"model": model}
+        config = parse_config(EvalConfig, given, settings)
+        source = Source(file, format=format)
+        schema = source.schema()
+        groups = _group_columns(config, schema, group)
+        wanted = [name for name in (label, score, *groups) if has(schema, name)]
+        if has(schema, score):
+            table = load(source, wanted)
+            scores, made = read.scores(table, score), read.provenance(table)
         else:
-            [scores], made = _score(table, ["output"], model, overrides)
-            facts |= made
-        names = read.names(table, _group_columns(table, group))
+            columns = _columns(config, schema, config.output)
+            scoring = open_scoring(
+                config, address, timeout_s=timeout_s, priority="eval", token_file=token_file
+            )
+            table = load(source, [*wanted, *columns.paths])
+            [scores], made = _score(table, [columns], scoring)
+        facts = {"file": Path(file).name, **made}
+        names = read.names(table, groups)
         if label in table.column_names:
             labels = read.labels(table, label)
             found = ranking(scores, labels, names)
@@ -110,6 +160,7 @@ def eval_groups(
 def eval_agreement(
     one: File,
     other: Annotated[str, typer.Argument(help="The same rows, in the same order.")],
+    settings: Settings = None,
     score: Annotated[str, typer.Option(help="Column of scores in the first.")] = "score",
     other_score: Annotated[
         str | None, typer.Option(help="Column in the second, if it has another name.")
@@ -118,60 +169,79 @@ def eval_agreement(
         str | None, typer.Option(help="Column by which rows are matched instead of their order.")
     ] = None,
     group: GroupBy = None,
+    format: Format = None,
     title: Title = None,
     json: Json = None,
     html: Html = None,
 ) -> None:
     """Two scorings of the same rows: Pearson, Spearman, Kendall, and who is first in a group."""
     with errors_on_stderr("eval"):
+        from polar_ray.data.columns import has
+        from polar_ray.data.source import Source, load
         from polar_ray.evaluate import agreement, read
         from polar_ray.evaluate.report import report_agreement
 
-        first, second = read.load(one), read.load(other)
-        second = read.matched(first, second, key)
+        sources = [Source(file, format=format) for file in (one, other)]
+        schemas = [source.schema() for source in sources]
         columns = [score, other_score or score]
+        config = parse_config(EvalConfig, {}, settings)
+        has_groups = group is not None or all(
+            getattr(config, name) or has(schemas[0], name) for name in ("prompt", "reference")
+        )
+        groups = _group_columns(config, schemas[0], group) if has_groups else []
+        keys = [] if key is None else [key]
+        first = load(sources[0], [columns[0], *keys, *groups])
+        second = read.matched(first, load(sources[1], [columns[1], *keys]), key)
         a, b = (read.scores(t, name) for t, name in zip((first, second), columns, strict=True))
         facts = {
             "one": f"{Path(one).name}: {columns[0]}",
             "other": f"{Path(other).name}: {columns[1]}",
         }
-        has_groups = group is not None or {"prompt", "reference"} <= set(first.column_names)
-        names = read.names(first, _group_columns(first, group)) if has_groups else None
-        found = agreement(a, b, names)
+        found = agreement(a, b, read.names(first, groups) if groups else None)
         _show(report_agreement(found, a, b, facts, title or "Agreement"), json, html)
 
 
-def _group_columns(table: pa.Table, group: str | None) -> list[str]:
-    wanted = [group] if group is not None else ["prompt", "reference"]
-    if missing := [name for name in wanted if name not in table.column_names]:
-        raise ConfigError(f"no column {', '.join(missing)} to group by; name one with --group")
-    return wanted
+def _group_columns(config: EvalConfig, schema: pa.Schema, group: str | None) -> list[str]:
+    from polar_ray.data.columns import find, path_of
+
+    if group is not None:
+        find(schema.empty_table(), group)
+        return [group]
+    try:
+        given = {"prompt": config.prompt, "reference": config.reference}
+        return [path_of(schema, name, path) for name, path in given.items()]
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or name the column of groups with --group") from None
+
+
+def _columns(config: EvalConfig, schema: pa.Schema, output: str | None) -> Columns:
+    """The columns of records with the outputs at a path."""
+    from polar_ray.data.columns import columns_for
+
+    try:
+        return columns_for(config.model_copy(update={"output": output}), schema)
+    except ConfigError as error:
+        raise ConfigError(f"there are no scores, and to make them: {error}") from None
 
 
 def _score(
-    table: pa.Table, outputs: list[str], model: str | None, overrides: list[str] | None
+    table: pa.Table, columns: Sequence[Columns], scoring: Scoring
 ) -> tuple[list[Floats], dict[str, str]]:
-    """Scores of the rows, once for each column of outputs, and what made them."""
+    """Scores of the rows, once by each of the columns, and what made them."""
     import numpy as np
 
+    from polar_ray.client.same_model import OneModel
+    from polar_ray.data.source import in_chunks
     from polar_ray.evaluate import read
-    from polar_ray.scorer import Scorer
 
-    if missing := [n for n in ("prompt", "reference", *outputs) if n not in table.column_names]:
-        raise ConfigError(f"no scores, and no column {', '.join(missing)} to make them from")
-    config = parse_config(ScorerConfig, {} if model is None else {"model": model}, overrides)
-    scorer = Scorer(config)
-    found = []
-    for name in outputs:
-        columns = ["prompt", "reference", name]
-        columns += ["wrapper"] if "wrapper" in table.column_names else []
-        records = table.select(columns)
-        renamed = ["output" if column == name else column for column in records.column_names]
-        rows = records.rename_columns(renamed).to_pylist()  # messages or strings
-        parts = [scorer.score(rows[at : at + 4096]) for at in range(0, max(1, len(rows)), 4096)]
-        found.append(np.concatenate([read.scores(part, "score") for part in parts]))
-    made = scorer.provenance
-    scorer.close()
+    same, made, found = OneModel(), {}, []
+    for one_side in columns:
+        parts = [np.empty(0)]
+        for rows in in_chunks(table):
+            scores = same.check(scoring(one_side.apply(rows).table))
+            parts.append(read.scores(scores, "score"))
+            made = read.provenance(scores)
+        found.append(np.concatenate(parts))
     return found, made
 
 

@@ -2,65 +2,74 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config, parse_settings
-from polar_ray.config import PoolConfig, ScorerConfig
-from polar_ray.errors import ConfigError, ModelChanged
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from polar_ray.client.same_model import OneModel
+from polar_ray.cli.backend import (
+    INPUT_HELP,
+    Address,
+    Format,
+    Model,
+    ProgressKind,
+    TimeoutS,
+    TokenFile,
+    open_scoring,
+)
+from polar_ray.config import PoolConfig, ScoreConfig
 
 
 @cli.command()
 def score(
-    file: Annotated[str, typer.Argument(help="A .jsonl or .parquet file; - is jsonl on stdin.")],
-    overrides: Overrides = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint directory; else built-in.")] = None,
-    address: Annotated[
-        str | None, typer.Option(help="http://host:port of a running pool; else in this process.")
+    file: Annotated[str, typer.Argument(help=INPUT_HELP + " - is stdin.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="key=value: columns (output=solution), keep_columns=true, engine.type=stub.",
+            show_default=False,
+        ),
     ] = None,
+    model: Model = None,
+    address: Address = None,
     output: Annotated[
-        str | None, typer.Option(help="Write results to this .parquet or .jsonl file.")
+        str | None, typer.Option(help="Write to this .parquet, .jsonl, .csv or .arrow file.")
     ] = None,
-    timeout_s: Annotated[float, typer.Option(help="Deadline of one request to --address.")] = 600,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File whose first line is the token for --address.")
+    keep_columns: Annotated[
+        bool, typer.Option("--keep-columns", help="Write the input's columns before the results.")
+    ] = False,
+    format: Format = None,
+    max_errors: Annotated[
+        int | None, typer.Option(min=0, help="Stop once more rows than this have no score.")
     ] = None,
+    timeout_s: TimeoutS = 600,
+    token_file: TokenFile = None,
     priority: Annotated[
         str, typer.Option(help="train, eval or offline: whose work goes first at --address.")
     ] = "offline",
+    progress: Annotated[
+        ProgressKind, typer.Option(help="On stderr: a line on a terminal, JSON lines, or nothing.")
+    ] = "auto",
 ) -> None:
-    """Score a file of records: one result row per input row, in order."""
-    from polar_ray.client.same_model import OneModel
-    from polar_ray.files import ResultWriter, check_apart, read_chunks
+    """Score records: one result row per input row, in order.
 
+    Exit codes: 1 no row has a score, more than --max-errors have none, or something failed; 2 a
+    mistake in the settings.
+    """
     with errors_on_stderr():
+        given: dict[str, Any] = {} if model is None else {"model": model}
+        given |= {"keep_columns": True} if keep_columns else {}
+        config = parse_config(ScoreConfig, given, settings)
         # Mistakes in names are found before a model is loaded.
-        chunks = _announced(read_chunks(file))
-        if output is not None:
-            check_apart(file, output)
-            writing = ResultWriter(output)
-        token = None if token_file is None else _first_line(token_file)
-        scoring = _scoring(overrides, model, address, timeout_s, priority, token)
-        same = OneModel()
-        results = (same.check(scoring(chunk.records)) for chunk in chunks)
-        if output is None:
-            with _told_what_is_printed(same):
-                _print_results(results)
-            return
-        with writing as writer, _progress(output) as advance:
-            for table in results:
-                writer.write(table)
-                advance(table.num_rows, table["score"].null_count)
+        from polar_ray.cli.score import ScoreFile, open_sink
+        from polar_ray.data.source import Source
+
+        source = Source(file, format=format)
+        sink = open_sink(source, output, as_json=config.keep_columns)
+        scoring = open_scoring(
+            config, address, timeout_s=timeout_s, priority=priority, token_file=token_file
+        )
+        ScoreFile(source, config, scoring, max_errors).run(sink, output, progress)
 
 
 @cli.command()
@@ -96,110 +105,6 @@ def demo(
         from polar_ray.demo import run
 
         run(config, port=port)
-
-
-def _scoring(
-    overrides: list[str] | None,
-    model: str | None,
-    address: str | None,
-    timeout_s: float,
-    priority: Any,
-    token: str | None,
-) -> Callable[[Any], pa.Table]:
-    """What scores a chunk: a scorer in this process, or a client of a pool."""
-    if address is not None:
-        if model is not None or overrides:
-            raise ConfigError("--address scores with the pool's model; drop --model and settings")
-        from polar_ray.client import connect
-
-        client = connect(address=address, timeout_s=timeout_s, priority=priority, token=token)
-        client.tell_waiting(lambda reason: typer.echo(reason, err=True))
-        return client.score_table
-    config = parse_config(ScorerConfig, {} if model is None else {"model": model}, overrides)
-    from polar_ray import Scorer
-
-    return Scorer(config).score
-
-
-def _first_line(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--token-file {path}: {error}") from None
-    if not lines:
-        raise ConfigError(f"--token-file {path} is empty")
-    return lines[0]
-
-
-def _announced(chunks: Iterator[Any]) -> Iterator[Any]:
-    """The same chunks, with one word on stderr for each extra column."""
-    told: set[str] = set()
-    for chunk in chunks:
-        if new := chunk.ignored - told:
-            typer.echo(f"ignoring extra column(s): {', '.join(sorted(new))}", err=True)
-            told |= new
-        yield chunk
-
-
-def _print_results(tables: Iterator[pa.Table]) -> None:
-    """A table for a person, JSON lines for a pipe."""
-    if not sys.stdout.isatty():
-        from polar_ray.files import write_jsonl
-
-        for table in tables:
-            write_jsonl(table, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table("row", "score", "tokens", "notes")
-    row = 0
-    for table in tables:
-        for result in table.to_pylist():
-            notes = [result["error"]] if result["error"] else []
-            notes += ["truncated"] if result["truncated"] else []
-            notes += ["spells a control token"] if result["control_text"] else []
-            value = "-" if result["score"] is None else f"{result['score']:.4f}"
-            name = str(result.get("id", row))
-            # Ids and errors quote the input, which may look like rich's own markup.
-            cells = (name, value, str(result["num_tokens"]), "; ".join(notes))
-            shown.add_row(*map(escape, cells))
-            row += 1
-    Console().print(shown)
-
-
-@contextmanager
-def _told_what_is_printed(same: OneModel) -> Iterator[None]:
-    """Rows on stdout cannot be taken back when a later one turns out to be of another model."""
-    try:
-        yield
-    except ModelChanged as error:
-        if sys.stdout.isatty():  # a person's table is shown once it is complete
-            raise
-        printed = f"the {same.num_rows} rows on stdout are of the former model only"
-        raise ModelChanged(f"{error}; {printed}") from None
-
-
-@contextmanager
-def _progress(output: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress line on stderr, and a last word on what was written."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    rows = errors = 0
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("scoring")
-
-        def advance(more_rows: int, more_errors: int) -> None:
-            nonlocal rows, errors
-            rows, errors = rows + more_rows, errors + more_errors
-            progress.update(task, description=f"{rows} rows, {errors} without a score")
-
-        yield advance
-    typer.echo(f"{rows} rows, {errors} without a score: {output}", err=True)
 
 
 def _interrupted_once() -> None:

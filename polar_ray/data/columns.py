@@ -1,21 +1,23 @@
-"""Other people's columns as prompt, reference and output. Knows Arrow types, not files.
+"""Other people's columns as prompt, reference and output. Knows rows, not files.
 
 A path names a column or a field within one (`reward_model.ground_truth`). Its values are strings
-or lists of messages, whose contents are joined by newlines as everywhere in this project.
+or lists of messages (`polar_ray.messages`), whether rows are Arrow's or JSON's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polar_ray.config import RescoreConfig
-from polar_ray.errors import ConfigError
-from polar_ray.records import TEXT_COLUMNS, row_error
+from polar_ray.config import ColumnsConfig
+from polar_ray.data.rows import Objects, Rows
+from polar_ray.errors import ConfigError, RecordError, bad_wrapper, missing_field, row_error
+from polar_ray.messages import NotText, is_messages, is_text, text_of, texts_of
+from polar_ray.records import TEXT_COLUMNS, Batch
 
 GUESSES: dict[str, tuple[str, ...]] = {
     # verl's RFT rows keep the bare prompt apart from the one that the policy saw.
@@ -26,12 +28,7 @@ GUESSES: dict[str, tuple[str, ...]] = {
 THINKING = r"(?s)<think>.*?</think>"
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """A request table and the rows that are bad already, as `polar_ray.records.Batch`."""
-
-    table: pa.Table
-    errors: Mapping[int, str]
+Table: TypeAlias = "pa.Table | Rows | Objects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +42,32 @@ class Columns:
     strip_think: bool = False
     """Leave `<think>...</think>` out of the output, as POLAR's verl recipe does."""
 
-    def apply(self, rows: pa.Table) -> Mapped:
-        """The request table of some rows; a row that is no record is null and has its reason."""
+    @property
+    def paths(self) -> list[str]:
+        """All of them."""
+        found = (self.prompt, self.reference, self.output, self.wrapper)
+        return [path for path in found if path is not None]
+
+    def apply(self, rows: Table, *, id: str | None = None) -> Batch:
+        """The request of some rows, with the ids of column `id`; a row that is no record is null
+        and has its reason."""
         errors: dict[int, str] = {}
         arrays: dict[str, pa.ChunkedArray | pa.Array] = {}
         for name in TEXT_COLUMNS:
-            arrays[name] = _text(name, find(rows, getattr(self, name)), errors)
+            arrays[name], bad = texts(rows, name, getattr(self, name))
+            errors = {**bad, **errors}
         if self.strip_think:
             arrays["output"] = pc.replace_substring_regex(arrays["output"], THINKING, "")
         if self.wrapper is not None:
-            arrays["wrapper"] = find(rows, self.wrapper).cast(pa.string())
-        return Mapped(pa.table(arrays), errors)
+            arrays["wrapper"], bad = wrappers(rows, self.wrapper)
+            errors = {**bad, **errors}
+        if id is not None and (ids := _ids(rows, id)) is not None:
+            arrays["id"] = ids
+        unread = {} if isinstance(rows, pa.Table) else rows.errors
+        return Batch(pa.table(arrays), {**errors, **unread})
 
 
-def columns_for(config: RescoreConfig, schema: pa.Schema) -> Columns:
+def columns_for(config: ColumnsConfig, schema: pa.Schema) -> Columns:
     """The columns that a config names or leaves to be found; see `choose`."""
     given = {name: getattr(config, name) for name in (*TEXT_COLUMNS, "wrapper")}
     return choose(schema, given, strip_think=config.strip_think)
@@ -71,34 +80,35 @@ def choose(
 
     Raises `ConfigError` where a path leads nowhere, to no text, or nothing usual is there.
     """
+    chosen = {name: path_of(schema, name, given.get(name)) for name in TEXT_COLUMNS}
     empty = schema.empty_table()
-    rft = _has(empty, "reward_model.ground_truth")
-    chosen: dict[str, str] = {}
-    for name in TEXT_COLUMNS:
-        path = given.get(name)
-        if path is None:
-            usual = [p for p in GUESSES[name] if _has(empty, p)]
-            if name == "prompt" and not rft:
-                usual = [p for p in usual if p == "prompt"]
-            if not usual or (name == "output" and len(usual) > 1):
-                found = f"{' and '.join(usual)} might be it" if usual else "no usual column is it"
-                raise ConfigError(
-                    f"which column is the {name}? {found}; say {name}=COLUMN. "
-                    f"There are {', '.join(paths(schema))}"
-                )
-            path = usual[0]
-        column = find(empty, path)
-        if not (is_text(column.type) or is_messages(column.type)):
-            raise ConfigError(
-                f"{name}={path} is {column.type!s:.80}; it must be text or a list of messages"
-            )
-        chosen[name] = path
     wrapper = given.get("wrapper")
-    if wrapper is None and _has(empty, "wrapper") and is_text(empty["wrapper"].type):
+    if wrapper is None and has(schema, "wrapper") and is_text(empty["wrapper"].type):
         wrapper = "wrapper"
     if wrapper is not None and not is_text(find(empty, wrapper).type):
         raise ConfigError(f"wrapper={wrapper} must be text")
     return Columns(**chosen, wrapper=wrapper, strip_think=strip_think)
+
+
+def path_of(schema: pa.Schema, name: str, path: str | None) -> str:
+    """The column of one field: at the path that was given, or the usual one; see `choose`."""
+    if path is None:
+        usual = [p for p in GUESSES[name] if has(schema, p)]
+        if name == "prompt" and not has(schema, "reward_model.ground_truth"):
+            usual = [p for p in usual if p == "prompt"]
+        if not usual or (len(usual) > 1 and name == "output" and "output" not in usual):
+            found = f"{' and '.join(usual)} might be it" if usual else "no usual column is it"
+            raise ConfigError(
+                f"which column is the {name}? {found}; say {name}=COLUMN. "
+                f"There are {', '.join(paths(schema))}"
+            )
+        path = usual[0]
+    column = find(schema.empty_table(), path)
+    if not (is_text(column.type) or is_messages(column.type)):
+        raise ConfigError(
+            f"{name}={path} is {column.type!s:.80}; it must be text or a list of messages"
+        )
+    return path
 
 
 def find(rows: pa.Table, path: str) -> pa.ChunkedArray:
@@ -127,52 +137,94 @@ def paths(schema: pa.Schema) -> list[str]:
     return found
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Strings, however Arrow keeps them; so are nulls, of which a small batch may have no other."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())
-
-
-def is_messages(kind: pa.DataType) -> bool:
-    """Lists of objects with a text `content`."""
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        return False
-    item = kind.value_type
-    if not pa.types.is_struct(item):
-        return False
-    at = item.get_field_index("content")
-    return at >= 0 and is_text(item.field(at).type)
-
-
-def _has(rows: pa.Table, path: str) -> bool:
+def has(schema: pa.Schema, path: str) -> bool:
+    """Whether a path leads to a column."""
     try:
-        find(rows, path)
+        find(schema.empty_table(), path)
     except ConfigError:
         return False
     return True
 
 
-def _text(name: str, column: pa.ChunkedArray, errors: dict[int, str]) -> pa.Array:
+def texts(rows: Table, name: str, path: str) -> tuple[pa.Array, dict[int, str]]:
+    """The field `name` of records, from the column at a path: strings, or messages joined. Null
+    for null; a row that is no text is null, too, and has its reason."""
+    if isinstance(rows, Objects):
+        return _texts_of_objects(rows, name, path)
+    column = find(_table(rows), path)
     if is_text(column.type):
-        return column.cast(pa.string()).combine_chunks()
+        return column.cast(pa.string()).combine_chunks(), {}
     if not is_messages(column.type):
         raise ConfigError(f"{name} is {column.type!s:.80}; it must be text or a list of messages")
-    texts, bad = joined(column.combine_chunks())
-    for index in np.flatnonzero(bad):
-        sentence = f'a message of {name} has no content; send {{"role": ..., "content": ...}}'
-        errors.setdefault(int(index), row_error("bad_message", sentence))
-    return texts
+    found, bad = texts_of(name, column.combine_chunks())
+    return found, {row: row_error("bad_message", reason) for row, reason in bad.items()}
 
 
-def joined(messages: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Lists of messages as texts, null for null; and where a message without content stands."""
-    lengths = pc.fill_null(pc.list_value_length(messages), 0).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    items = messages.flatten()  # without those of null lists
-    contents = pc.struct_field(items, "content").cast(pa.string())
-    lists = pa.ListArray.from_arrays(pa.array(offsets), contents)
-    texts = pc.binary_join(lists, "\n")
-    bad = pc.is_null(texts).to_numpy(zero_copy_only=False)
-    missing = pc.is_null(messages).to_numpy(zero_copy_only=False)
-    return pc.if_else(pa.array(missing), pa.scalar(None, pa.string()), texts), bad & ~missing
+def _texts_of_objects(rows: Objects, name: str, path: str) -> tuple[pa.Array, dict[int, str]]:
+    found: list[str | None] = []
+    errors: dict[int, str] = {}
+    for index, row in enumerate(rows.values):
+        text = None
+        try:
+            value = look_up(row, path)
+            text = None if value is None else text_of(name, value)
+        except KeyError:
+            errors[index] = missing_field(name)
+        except NotText as error:
+            errors[index] = row_error("bad_message", str(error))
+        found.append(text)
+    return pa.array(found, pa.string()), errors
+
+
+def _table(rows: pa.Table | Rows) -> pa.Table:
+    return rows if isinstance(rows, pa.Table) else rows.table
+
+
+def look_up(row: Mapping[str, Any], path: str) -> Any:
+    """`find` for a JSON row. Raises `KeyError`."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for name in path.split("."):
+        if value is None:
+            return None  # as a field of a null is null in a column
+        if not isinstance(value, Mapping):
+            raise KeyError(path)
+        value = value[name]
+    return value
+
+
+def wrappers(rows: Table, path: str) -> tuple[pa.Array | pa.ChunkedArray, dict[int, str]]:
+    """The templates of records, null where there is no such column; and why some are none."""
+    if not isinstance(rows, Objects):
+        table = _table(rows)
+        if not has(table.schema, path):
+            return pa.nulls(table.num_rows, pa.string()), {}
+        return find(table, path).cast(pa.string()), {}
+    values = [_or_none(row, path) for row in rows.values]
+    odd = {i: bad_wrapper(v) for i, v in enumerate(values) if not isinstance(v, str | None)}
+    kept = [None if i in odd else value for i, value in enumerate(values)]
+    return pa.array(kept, pa.string()), odd
+
+
+def _ids(rows: Table, path: str) -> pa.Array | pa.ChunkedArray | None:
+    """Strings or integers; None where all are null."""
+    try:
+        if isinstance(rows, Objects):
+            ids = pa.array([_or_none(row, path) for row in rows.values])
+        else:
+            ids = find(_table(rows), path)
+    except (pa.ArrowException, OverflowError) as error:
+        raise RecordError(f"ids must all be strings or all be integers: {error}") from None
+    if pa.types.is_null(ids.type):
+        return None
+    if not (is_text(ids.type) or pa.types.is_integer(ids.type)):
+        raise RecordError(f"ids must all be strings or all be integers, not {ids.type!s:.80}")
+    return ids
+
+
+def _or_none(row: Mapping[str, Any], path: str) -> Any:
+    try:
+        return look_up(row, path)
+    except KeyError:
+        return None

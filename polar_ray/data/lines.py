@@ -10,13 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from polar_ray.data.json_text import LINE_BYTES
 from polar_ray.data.storage import InputFile, compression
 
 SAMPLE_BYTES = 4 << 20
 """Of each file, from which its columns and the length of its lines are taken."""
-
-LINE_BYTES = 64 << 20
-"""A file with a longer line than this is refused: it is no list of records."""
 
 CHUNK_BYTES = 1 << 16
 LINE = re.compile(rb"[^\n]+")
@@ -71,8 +69,9 @@ class Lines:
         self._rest = b""
         """What was read from there on."""
 
-    def read(self, start: int, stop: int) -> Iterator[bytes]:
-        """The lines that begin at the bytes `start` up to `stop`, without empty ones."""
+    def read(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """The lines that begin at the bytes `start` up to `stop`, without empty ones, and where
+        each begins."""
         if start < self._asked:
             self._reopen()
         self._asked = stop
@@ -80,9 +79,10 @@ class Lines:
             self._skip_to(start)
         if self._begin >= stop:
             return iter(())
-        data, end = self._take(stop - self._begin)
-        found = (match.group() for match in LINE.finditer(data, 0, end))
-        return (line for line in found if not line.isspace())
+        first = self._begin
+        data, end = self._take(stop - first)
+        found = ((first + match.start(), match.group()) for match in LINE.finditer(data, 0, end))
+        return ((at, line) for at, line in found if not line.isspace())
 
     def close(self) -> None:
         """Lets go of the file."""

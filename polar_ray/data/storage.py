@@ -21,12 +21,21 @@ FORMATS = {
     ".ndjson": "jsonl",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".csv": "csv",
+    ".json": "json",
 }
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""Endings that may stand behind jsonl's, by Arrow's names for them. The other formats compress
-within."""
+"""Formats by ending. `.json` holds one array of objects, or lines as jsonl does."""
 
-ENDINGS = (*FORMATS, *(f".jsonl{ending}" for ending in COMPRESSIONS))
+LINES = ("jsonl", "csv", "json")
+NOTES = ("csv", "json")
+"""Formats of which a folder often has a file beside its data, such as dataset_info.json: they are
+read where their ending is said, or where nothing else is there."""
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+"""Endings that may stand behind those of `LINES`, by Arrow's names for them. The other formats
+compress within."""
+
+ENDINGS = ", ".join(FORMATS) + f" (.jsonl, .csv and .json also with {', '.join(COMPRESSIONS)})"
 WILD = re.compile(r"[*?]")
 PARTIAL = ".partial"
 
@@ -40,10 +49,13 @@ class InputFile:
     modified: str
     """When, as the filesystem tells it; a change of it is a change of the input."""
 
+    given_format: str | None = None
+    """Where somebody said it; else the ending does."""
+
     @property
     def format(self) -> str:
         """One of the values of `FORMATS`."""
-        return FORMATS[_ending(self.path)]
+        return self.given_format or FORMATS[_ending(self.path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +98,15 @@ def place(uri: str) -> Place:
     return Place(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path)
 
 
-def list_files(uri: str) -> list[InputFile]:
+def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
     """The files of a path, a glob (`**` crosses folders) or a folder, by name.
 
-    In folders, names that begin with `_` or `.` and endings of other formats are left out. Raises
-    `ConfigError` where nothing is left.
+    In folders, names that begin with `_` or `.` and endings of other formats are left out; there
+    and for globs that do not say their ending, so are `NOTES`. Raises `ConfigError` where nothing
+    is left.
     """
     where = place(uri)
+    said = given_format is not None or ".csv" in where.path or ".json" in where.path
     if WILD.search(where.path):
         base = where.path[: WILD.search(where.path).start()].rpartition("/")[0] or "/"  # type: ignore[union-attr]
         pattern = re.compile(_translate(where.path))
@@ -100,20 +114,23 @@ def list_files(uri: str) -> list[InputFile]:
     else:
         info = where.filesystem.get_file_info(where.path)
         if info.type == pafs.FileType.Directory:
+            said = False
             found = [
                 i for i in _walk(where.filesystem, where.path) if not _hidden(i.path, where.path)
             ]
         else:
             found = [info] if info.type == pafs.FileType.File else []
-            if found and _ending(where.path) not in FORMATS:
-                raise ConfigError(f"{uri!r} ends in none of {', '.join(ENDINGS)}")
+            if found and given_format is None and _ending(where.path) not in FORMATS:
+                raise ConfigError(f"{uri!r} ends in none of {ENDINGS}")
     files = [
-        InputFile(info.path, info.size, str(info.mtime_ns or ""))
+        InputFile(info.path, info.size, str(info.mtime_ns or ""), given_format)
         for info in sorted(found, key=lambda info: info.path)
-        if _ending(info.path) in FORMATS
+        if given_format is not None or _ending(info.path) in FORMATS
     ]
+    if not said and (data := [file for file in files if file.format not in NOTES]):
+        files = data
     if not files:
-        raise ConfigError(f"no file {uri!r} that ends in one of {', '.join(ENDINGS)}")
+        raise ConfigError(f"no file {uri!r} that ends in one of {ENDINGS}")
     return files
 
 
@@ -122,12 +139,17 @@ def compression(path: str) -> str | None:
     return COMPRESSIONS.get(Path(path).suffix)
 
 
+def is_read_from_start(path: str) -> bool:
+    """Whether the rows of a file are only found by reading all that stand before them."""
+    return compression(path) is not None or FORMATS.get(_ending(path)) in ("csv", "json")
+
+
 def _ending(path: str) -> str:
     """The ending that tells the format; none where a format is compressed that may not be."""
     if compression(path) is None:
         return Path(path).suffix
     inner = Path(path).with_suffix("").suffix
-    return inner if FORMATS.get(inner) == "jsonl" else ""
+    return inner if FORMATS.get(inner) in LINES else ""
 
 
 def within_each_other(source: str, out: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from polar_ray.data.storage import compression
+from polar_ray.data.storage import is_read_from_start
 from polar_ray.offline.grouping import BucketSplit
 from polar_ray.offline.work import Call
 
@@ -22,8 +22,6 @@ MOST_CALLS = 8
 
 MOST_READINGS = 16
 """Runs for one file that can only be read from its beginning, as each of them does."""
-
-SEEKABLE = ("parquet", "arrow", "jsonl")
 
 LATE_FACTOR = 2.0
 """A run without a result for so many times the longest that a recent one took is late."""
@@ -106,7 +104,7 @@ class Backups:
 
 def runs(calls: Sequence[Call], room: int) -> list[Sequence[Call]]:
     """Calls in runs of neighbours: those of one bucket together, those of one file as many as leave
-    enough runs for `room` tasks, and more of one that is only read from its beginning."""
+    enough runs for `room` tasks, and more of one that is read from its start."""
     even = min(MOST_CALLS, max(1, len(calls) // (4 * room)))
     found: list[Sequence[Call]] = []
     for path, group in groupby(calls, _origin):
@@ -114,7 +112,7 @@ def runs(calls: Sequence[Call], room: int) -> list[Sequence[Call]]:
         step = even
         if isinstance(same[0].splits[0], BucketSplit):
             step = len(same)
-        elif compression(path) or same[0].splits[0].format not in SEEKABLE:
+        elif is_read_from_start(path):
             step = max(even, -(-len(same) // MOST_READINGS))
         found += [same[at : at + step] for at in range(0, len(same), step)]
     return found

@@ -23,8 +23,8 @@ import pyarrow as pa
 
 from polar_ray.config import RescoreConfig
 from polar_ray.data.columns import columns_for
+from polar_ray.data.results import check_columns, with_scores
 from polar_ray.errors import ConfigError
-from polar_ray.offline.parts import check_columns, with_scores
 from polar_ray.offline.scoring import made_by, scored, scoring_for
 from polar_ray.records import METADATA_PREFIX, provenance
 
@@ -64,7 +64,7 @@ class ScoreBatches:
             raise ConfigError(
                 f"a batch is {type(batch).__name__}; give map_batches batch_format='pyarrow'"
             )
-        check_columns(batch.schema, self._config.prefix)
+        check_columns(batch.schema.names, self._config.prefix)
         columns = columns_for(self._config, batch.schema)
         scores = scored(batch, columns, self._scoring, self._made_by)
         made = {f"{METADATA_PREFIX}{key}": value for key, value in provenance(scores).items()}

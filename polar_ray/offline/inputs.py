@@ -12,10 +12,10 @@ import pyarrow as pa
 from polar_ray.config import RescoreConfig
 from polar_ray.data.columns import Columns, columns_for
 from polar_ray.data.formats import Unreadable, extent
+from polar_ray.data.results import check_columns
 from polar_ray.data.splits import Extent
 from polar_ray.data.storage import InputFile, list_files, place
 from polar_ray.errors import ConfigError, JobStopped
-from polar_ray.offline.parts import check_columns
 from polar_ray.offline.work import Problem
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def open_input(config: RescoreConfig, source: str) -> Input:
     except pa.ArrowException as error:
         raise ConfigError(f"the files of {source!r} differ in their columns: {error}") from None
     columns = columns_for(config, schema)
-    check_columns(schema, config.prefix)
+    check_columns(schema.names, config.prefix)
     return Input(source, files, [one for one, _ in good], schema, columns, skipped)
 
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileType
 
+from polar_ray.data.results import with_scores
 from polar_ray.data.splits import Split
 from polar_ray.data.storage import Place, write_whole
 from polar_ray.errors import ConfigError
 from polar_ray.offline.stats import PartReport, report_of
-from polar_ray.records import METADATA_PREFIX, SCORE_SCHEMA, provenance
+from polar_ray.records import METADATA_PREFIX, provenance
 
 FINGERPRINT = f"{METADATA_PREFIX}fingerprint"
 REPORT = f"{METADATA_PREFIX}report"
@@ -71,13 +71,6 @@ def find_part(where: Place, name: str, fingerprint: str) -> Written | None:
     return Written(name, info.size, "", read_report(where, name, fingerprint))
 
 
-def with_scores(rows: pa.Table, scores: pa.Table, prefix: str) -> pa.Table:
-    """Rows with the columns of their result table behind them."""
-    for column in SCORE_SCHEMA.names:
-        rows = rows.append_column(prefix + column, scores[column])
-    return rows
-
-
 def read_report(where: Place, name: str, fingerprint: str) -> PartReport:
     """What a part of this job says of itself; `ConfigError` for a file that is none."""
     try:
@@ -101,13 +94,3 @@ def digest_of(where: Place, name: str) -> str:
         while chunk := source.read(1 << 22):
             total.update(chunk)
     return total.hexdigest()
-
-
-def check_columns(schema: pa.Schema, prefix: str) -> None:
-    """`ConfigError` where scores would take the names of columns that are there already."""
-    taken: list[Any] = [n for n in SCORE_SCHEMA.names if prefix + n in schema.names]
-    if taken:
-        raise ConfigError(
-            f"the input has column(s) {', '.join(prefix + n for n in taken)} already; give the "
-            "scores other names with prefix=NAME_"
-        )

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 
+from polar_ray.data.columns import texts, wrappers
+from polar_ray.data.rows import Objects
+from polar_ray.data.source import Source
 from polar_ray.encoding import Encoder
 from polar_ray.errors import RecordError
 from polar_ray.planning import Pack, build_pack
 from polar_ray.planning.trie import common_prefix
-from polar_ray.records import WRAPPERS
+from polar_ray.records import WRAPPERS, bad_wrapper, null_field
 
 PREFERENCE_FIELDS = ("prompt", "reference", "chosen", "rejected")
 
@@ -83,49 +84,41 @@ class _Open:
 
 
 def read_preferences(path: str | Path) -> Iterator[Comparison]:
-    """POLAR's fine-tuning files: {"prompt", "reference", "chosen", "rejected"} a line, in jsonl.
+    """POLAR's fine-tuning rows, "prompt", "reference", "chosen" and "rejected", of whatever
+    `polar_ray.data` reads: jsonl, parquet and others; a file, a glob, a folder, a URI.
 
     A field is a string or a list of messages; "wrapper" is optional. Raises `RecordError` that
-    names the line and the field.
+    names the row and the field.
     """
-    with Path(path).open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield _preference(line, f"{path}, line {number}")
+    at = 0
+    for rows in Source(str(path)).chunks():
+        fields = {name: texts(rows, name, name) for name in PREFERENCE_FIELDS}
+        kinds, odd = wrappers(rows, "wrapper")
+        errors = {**odd, **{i: why for _, bad in fields.values() for i, why in bad.items()}}
+        errors |= rows.errors
+        columns = [column.to_pylist() for column, _ in fields.values()]
+        for index, (*values, kind) in enumerate(zip(*columns, kinds.to_pylist(), strict=True)):
+            where = rows.places[index] if isinstance(rows, Objects) else f"row {at + 1} of {path}"
+            if index in errors:
+                raise RecordError(f"{where}: {errors[index]}")
+            yield _comparison(dict(zip(PREFERENCE_FIELDS, values, strict=True)), kind, where)
+            at += 1
 
 
-def _preference(line: bytes, where: str) -> Comparison:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise RecordError(f"{where} is not JSON: {error}") from None
-    if not isinstance(row, Mapping):
-        raise RecordError(f"{where} is {type(row).__name__}, not an object")
-    texts = {name: _text(row, name, where) for name in PREFERENCE_FIELDS}
-    wrapper = row.get("wrapper") or "sft"
-    if wrapper not in WRAPPERS:
-        raise RecordError(f"{where}: wrapper is {wrapper!r:.40}; use 'sft' or 'pretrain'")
+def _comparison(texts: Mapping[str, str | None], wrapper: str | None, where: str) -> Comparison:
+    for name, text in texts.items():
+        if text is None:
+            raise RecordError(f"{where}: {null_field(name)}")
+    if wrapper not in (None, *WRAPPERS):
+        raise RecordError(f"{where}: {bad_wrapper(wrapper)}")
     return Comparison(
-        prompt=texts["prompt"],
-        reference=texts["reference"],
-        outputs=(texts["chosen"], texts["rejected"]),
+        prompt=str(texts["prompt"]),
+        reference=str(texts["reference"]),
+        outputs=(str(texts["chosen"]), str(texts["rejected"])),
         grades=(1.0, 0.0),
-        wrapper=wrapper,
+        wrapper=wrapper or "sft",
         family="preferences",
     )
-
-
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
-    value = row.get(name)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        contents = [m.get("content") if isinstance(m, Mapping) else None for m in value]
-        texts = [content for content in contents if isinstance(content, str)]
-        if len(texts) == len(contents):
-            return "\n".join(texts)
-    problem = "is missing" if name not in row else "is neither a string nor a list of messages"
-    raise RecordError(f"{where}: {name} {problem}")
 
 
 def pack_steps(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polar_ray.data.columns import Columns, choose, joined
-from polar_ray.errors import ConfigError
+from polar_ray.data.columns import Columns, choose
+from polar_ray.data.rows import Objects
+from polar_ray.errors import ConfigError, RecordError
 from polar_ray.records import to_batch
 
 NOTHING: dict[str, str | None] = {}
@@ -35,6 +39,11 @@ def test_usual_names_are_found() -> None:
     columns = choose(table.schema, NOTHING)
     assert columns == Columns("prompt", "reference", "output", "wrapper")
     assert columns.apply(table).table.to_pylist() == table.to_pylist()
+
+
+def test_the_projects_own_name_comes_first() -> None:
+    schema = pa.schema([(n, pa.string()) for n in ("prompt", "reference", "response", "output")])
+    assert choose(schema, NOTHING).output == "output"
 
 
 def test_verls_rft_rows_are_known() -> None:
@@ -101,21 +110,67 @@ def test_every_kind_of_string_is_text(kind: pa.DataType) -> None:
     assert mapped.table["output"].to_pylist() == ["a", None]
 
 
-messages = st.lists(
-    st.fixed_dictionaries({"role": st.just("user"), "content": st.text(max_size=5)}), max_size=4
+texts = st.text(max_size=5)
+parts = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["text", "input_text", "image_url", None]),
+            "text": st.none() | texts,
+        }
+    ),
+    max_size=3,
 )
+PARTS = pa.list_(pa.struct([("type", pa.string()), ("text", pa.string())]))
 
 
-@given(st.lists(st.none() | messages, max_size=8), st.integers(0, 3))
-def test_messages_are_joined_as_records_join_them(
-    rows: list[list[dict[str, str]] | None], skip: int
+def rows_of(contents: st.SearchStrategy[object]) -> st.SearchStrategy[list[object]]:
+    message = st.none() | st.fixed_dictionaries({"content": st.none() | contents})
+    return st.lists(st.none() | st.lists(message, max_size=3), max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "contents"), [(pa.string(), texts), (PARTS, parts)], ids=["strings", "parts"]
+)
+@pytest.mark.parametrize("of", [pa.list_, pa.large_list], ids=lambda of: of.__name__)
+@given(data=st.data(), skip=st.integers(0, 3))
+def test_a_column_is_joined_as_its_values_are(
+    kind: pa.DataType, contents: st.SearchStrategy[object], of: Any, data: Any, skip: int
 ) -> None:
+    rows = data.draw(rows_of(contents))
     # Slices, whose offsets do not begin at zero, are the ones that go wrong.
-    texts, bad = joined(pa.array(rows, MESSAGES)[skip:])
-    assert not bad.any()
-    for text, row in zip(texts.to_pylist(), rows[skip:], strict=True):
-        if row is None:
-            assert text is None
-        else:
-            batch = to_batch([{"prompt": row, "reference": "", "output": ""}])
-            assert text == batch.table["prompt"][0].as_py()
+    column = pa.array(rows, of(pa.struct([("content", kind)])))[skip:]
+    values = [{"prompt": row, "reference": "r", "output": "o"} for row in rows[skip:]]
+    table = pa.table({"prompt": column}).append_column("reference", [["r"] * len(column)])
+    table = table.append_column("output", [["o"] * len(column)])
+    columns = Columns("prompt", "reference", "output")
+    by_column, by_row = columns.apply(table), columns.apply(Objects(values, {}, []))
+    assert by_column.table.equals(by_row.table)
+    assert by_column.errors == by_row.errors
+    batch = to_batch(values)
+    assert batch.table["prompt"].to_pylist() == by_row.table["prompt"].to_pylist()
+    assert {i: why for i, why in batch.errors.items() if values[i]["prompt"] is not None} == (
+        by_row.errors
+    )
+
+
+def test_json_rows_may_differ_in_their_kinds() -> None:
+    rows = Objects()
+    for prompt in ("p", say("p"), [{"content": [{"type": "text", "text": "p"}]}], 5, None):
+        rows.add(orjson.dumps({"prompt": prompt, "a": {"b": "r"}, "output": "o", "w": 1}), "here")
+    rows.add(b'{"output": "o"}', "here")
+    rows.add(b'{"output": ', "line 7 of f")
+    batch = Columns("prompt", "a.b", "output", "w").apply(rows, id="id")
+    assert batch.table["prompt"].to_pylist() == ["p", "p", "p", None, None, None, None]
+    codes = {i: text.partition(":")[0] for i, text in batch.errors.items()}
+    assert codes == {
+        0: "bad_wrapper", 1: "bad_wrapper", 2: "bad_wrapper", 3: "bad_message", 4: "bad_wrapper",
+        5: "missing_field", 6: "not_an_object",
+    }  # fmt: skip
+    assert "line 7 of f is not JSON" in batch.errors[6]
+
+
+@pytest.mark.parametrize("ids", [[1.5], [True], [{"a": 1}], [1, "a"], [2**70]], ids=repr)
+def test_odd_ids_are_refused(ids: list[object]) -> None:
+    values = [{"prompt": "p", "reference": "r", "output": "o", "id": value} for value in ids]
+    with pytest.raises(RecordError, match="ids must all be strings or all be integers"):
+        Columns("prompt", "reference", "output").apply(Objects(values, {}, []), id="id")

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -17,12 +18,15 @@ from hypothesis import strategies as st
 from pyarrow import fs as pafs
 
 from polar_ray.data import lines as lines_module
-from polar_ray.data.formats import Reader, Rows, Unreadable, extent, rows_of
+from polar_ray.data.columns import Columns
+from polar_ray.data.formats import Reader, extent
 from polar_ray.data.lines import Lines
-from polar_ray.data.splits import SPLIT_BYTES, cut
+from polar_ray.data.rows import Rows, Unreadable, concat
+from polar_ray.data.splits import SPLIT_BYTES, Extent, cut
 from polar_ray.data.storage import InputFile, list_files
 
 PACKED = ["jsonl.gz", "jsonl.zst", "jsonl.bz2"]
+WHOLE = ["json", "json.gz", "csv", "csv.zst"]
 LOCAL = pafs.LocalFileSystem()
 NUMBERS = pa.table({"n": list(range(100)), "text": [f"row {n}" for n in range(100)]})
 
@@ -40,6 +44,12 @@ def read_all(path: Path, rows: int, order: int = 1) -> list[Rows]:
 def write(path: Path, table: pa.Table, chunk: int) -> None:
     if path.suffix == ".parquet":
         pq.write_table(table, path, row_group_size=chunk)
+    elif ".json" in path.name and ".jsonl" not in path.name:
+        with pa.output_stream(path, compression="detect") as stream:
+            stream.write(json.dumps(table.to_pylist(), indent=chunk).encode())
+    elif ".csv" in path.name:
+        with pa.output_stream(path, compression="detect") as stream:
+            pcsv.write_csv(table, stream)
     elif ".jsonl" in path.name:
         with pa.output_stream(path, compression="detect") as stream:
             stream.write("".join(json.dumps(row) + "\n" for row in table.to_pylist()).encode())
@@ -54,14 +64,17 @@ def write(path: Path, table: pa.Table, chunk: int) -> None:
 @pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("rows", [1, 7, 100, 1000])
 @pytest.mark.parametrize("chunk", [3, 10, 100])
-@pytest.mark.parametrize("ending", ["parquet", "feather", "arrow", "jsonl", *PACKED])
+@pytest.mark.parametrize("ending", ["parquet", "feather", "arrow", "jsonl", *PACKED, *WHOLE])
 def test_every_row_is_read_once_in_order(
     tmp_path: Path, ending: str, chunk: int, rows: int, order: int
 ) -> None:
     path = tmp_path / f"in.{ending}"
     write(path, NUMBERS, chunk)
     parts = read_all(path, rows, order)
-    assert pa.concat_tables([part.table for part in parts]).to_pylist() == NUMBERS.to_pylist()
+    wanted = (
+        NUMBERS.set_column(0, "n", NUMBERS["n"].cast(pa.string())) if "csv" in ending else NUMBERS
+    )
+    assert pa.concat_tables([part.table for part in parts]).to_pylist() == wanted.to_pylist()
     if "jsonl" not in ending:
         assert max(part.table.num_rows for part in parts) <= rows
 
@@ -74,7 +87,7 @@ def test_every_row_is_read_once_in_order(
     ending=st.sampled_from(["jsonl", "jsonl.gz"]),
     chunk=st.sampled_from([3, 1 << 16]),
 )
-def test_lines_belong_to_the_unit_in_which_they_begin(
+def test_lines_belong_to_the_split_in_which_they_begin(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], rows: int, last: str, order: int,
     ending: str, chunk: int,
 ) -> None:  # fmt: skip
@@ -112,10 +125,12 @@ def test_ranges_in_any_order_give_each_line_once(
         patch.setattr(lines_module, "CHUNK_BYTES", chunk)
         lines = Lines(LOCAL, str(path))
         for start, stop in ranges:
-            found[start] = [line.strip() for line in lines.read(start, stop)]
+            found[start] = [(at, line.strip()) for at, line in lines.read(start, stop)]
         lines.close()
-    wanted = [line for line in text.split(b"\n") if line]
-    assert [line for start in sorted(found) for line in found[start]] == wanted
+    given = [pair for start in sorted(found) for pair in found[start]]
+    assert [line for _, line in given] == [line for line in text.split(b"\n") if line]
+    assert all(text[at:].startswith(line) for at, line in given)
+    assert all(at == 0 or text[at - 1 : at] == b"\n" for at, _ in given)
 
 
 @pytest.mark.parametrize("ending", PACKED)
@@ -228,15 +243,47 @@ def test_a_line_longer_than_its_split_is_read_whole(tmp_path: Path) -> None:
     assert lengths == [*[1] * 50, 300_000, 2]
 
 
-def test_bad_lines_are_rows_with_a_reason() -> None:
+def test_bad_lines_are_rows_with_a_reason(tmp_path: Path) -> None:
     schema = pa.schema([("prompt", pa.string()), ("n", pa.int64())])
-    lines = [b'{"prompt": "a", "n": 1}', b"{", b"5", b'{"prompt": 3}', b'{"n": 2, "new": 1}']
-    rows = rows_of(lines, schema, "f")
-    assert rows.table.num_rows == 5
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b'{"prompt": "a", "n": 1}\n\r\n{\n5\n{"prompt": 3}\n{"n": 2, "new": 1}\n')
+    [file] = list_files(str(path))
+    [split] = cut([extent(LOCAL, file)[0]], 100)
+    rows = Reader(LOCAL, schema).read(split)
     assert rows.table["n"].to_pylist() == [1, None, None, None, 2]
     assert sorted(rows.errors) == [1, 2, 3]
-    assert all(reason.startswith("not_an_object: ") for reason in rows.errors.values())
+    for index, at in {1: 26, 2: 28, 3: 30}.items():
+        assert rows.errors[index].startswith(f"not_an_object: the line at byte {at} of {path} ")
     assert rows.left_out == {"new"}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["forwards", "backwards"])
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv"])
+def test_bad_rows_keep_their_place_in_splits(tmp_path: Path, ending: str, order: int) -> None:
+    path = tmp_path / f"in.{ending}"
+    good = ['"a"' if n % 3 else "" for n in range(40)]
+    if ending == "csv":
+        path.write_text("\n".join(["x,y", *(f"{g or 'a'},1" if g else "alone" for g in good)]))
+    else:
+        items = [f'{{"x": {g}, "y": "1"}}' if g else "5" for g in good]
+        path.write_text(f"[{', '.join(items)}]" if ending == "json" else "\n".join(items))
+    parts = read_all(path, 7, order)
+    rows = concat(parts, parts[0].schema)
+    assert rows.table["y"].to_pylist() == ["1" if g else None for g in good]
+    assert sorted(rows.errors) == [n for n, g in enumerate(good) if not g]
+
+
+def test_messages_of_two_kinds_share_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    contents = ["a", [{"type": "text", "text": "b"}], "c"]
+    rows = [{"prompt": [{"role": "user", "content": content}]} for content in contents]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [part] = read_all(path, 100)
+    assert part.errors == {}
+    table = part.table.append_column("reference", [["r"] * 3]).append_column("output", [["o"] * 3])
+    batch = Columns("prompt", "reference", "output").apply(table)
+    assert batch.table["prompt"].to_pylist() == ["a", "b", "c"]
+    assert batch.errors == {}
 
 
 def test_columns_of_jsonl_come_from_a_sample(tmp_path: Path) -> None:
@@ -258,6 +305,18 @@ def test_columns_of_jsonl_come_from_a_sample(tmp_path: Path) -> None:
         ("in.arrow", b"xy"),
         ("in.jsonl", b"\x00\x01\n5\n"),
         ("in.jsonl", b""),
+        ("in.json", b""),
+        ("in.json", b"[]"),
+        ("in.json", b'[{"a": 1}'),
+        ("in.json", b'[{"a": 1} {"a": 1}]'),
+        ("in.json", b'[{"a": 1}, {"a": ]'),
+        ("in.json", b'[{"a": 1}] more'),
+        ("in.json", b"[" * 100_000),
+        ("in.json", b'[{"a": "\xff"}]'),
+        ("in.csv", b""),
+        ("in.csv", b"\n\n"),
+        ("in.csv", b"a,b,a\n1,2,3\n"),
+        ("in.csv", b'a,b\n1,"2\n3,4\n'),
     ],
 )
 def test_what_is_not_what_it_says_is_named(tmp_path: Path, name: str, content: bytes) -> None:
@@ -288,7 +347,4 @@ def test_files_that_lack_a_column_have_nulls_there(tmp_path: Path) -> None:
 
 
 def test_empty_files_have_no_splits() -> None:
-    whole, _ = (InputFile("f.parquet", 10, ""), None)
-    from polar_ray.data.splits import Extent
-
-    assert cut([Extent(whole, 0)], 10) == []
+    assert cut([Extent(InputFile("f.parquet", 10, ""), 0)], 10) == []

@@ -20,7 +20,8 @@ READ = [
     "sub/deep/d.arrow",
     "sub/g.jsonl.zst",
 ]
-NAMES = [*READ, "_notes.jsonl", "sub/.x.jsonl", "e.csv", "e.csv.gz", "e.parquet.gz", "e.gz"]
+NOTES = ["e.csv", "e.csv.gz", "dataset_info.json"]
+NAMES = [*READ, *NOTES, "_notes.jsonl", "sub/.x.jsonl", "e.parquet.gz", "e.gz", "e.txt"]
 
 
 @pytest.fixture
@@ -43,8 +44,21 @@ def test_paths_globs_and_folders(folder: Path) -> None:
     assert found(folder / "**/*.parquet") == ["a.parquet", "c.parquet"]
     assert found(folder / "su?/*") == [".x.jsonl", "c.parquet", "g.jsonl.zst"]
     assert found(folder / "*.gz") == ["f.jsonl.gz"]
+    assert found(folder / "*.csv") == ["e.csv"]
+    assert found(folder / "?.*") == ["a.parquet", "b.jsonl", "f.jsonl.gz"]
     assert found(folder.as_uri()) == found(folder)
     assert found(folder.as_uri() + "/*.parquet") == ["a.parquet"]
+
+
+def test_tables_and_lists_are_read_where_a_folder_holds_nothing_else(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.json", "_notes.json"):
+        (tmp_path / name).write_bytes(b"x")
+    assert found(tmp_path) == ["a.csv", "b.json"]
+
+
+def test_a_format_that_is_said_needs_no_ending(folder: Path) -> None:
+    [file] = list_files(str(folder / "e.txt"), "csv")
+    assert file.format == "csv"
 
 
 def test_relative_paths_are_this_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,9 +70,9 @@ def test_relative_paths_are_this_folders(folder: Path, monkeypatch: pytest.Monke
     ("uri", "message"),
     [
         ("absent", "no file 'absent'"),
-        ("{folder}/*.txt", "no file"),
-        ("{folder}/e.csv", "ends in none of .parquet"),
-        ("{folder}/e.parquet.gz", r"ends in none of .*\.jsonl\.gz"),
+        ("{folder}/*.md", "no file"),
+        ("{folder}/e.txt", "ends in none of .parquet"),
+        ("{folder}/e.parquet.gz", r"ends in none of .*\.jsonl, .* also with \.gz"),
         ("nonsense://x", "nonsense"),
     ],
 )

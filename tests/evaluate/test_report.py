@@ -9,13 +9,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 from examples import GROUPS
 from typer.testing import CliRunner, Result
 
+from polar_ray import client
 from polar_ray.cli import cli
-from polar_ray.errors import ConfigError, RecordError
 from polar_ray.evaluate import read
 from polar_ray.evaluate.estimate import Estimate
 from polar_ray.evaluate.figures import to_svg
@@ -71,6 +72,54 @@ def test_preference_files_are_scored_on_the_way(
     assert said["facts"]["model_digest"] == scorer.provenance["model_digest"]
 
 
+def test_columns_have_any_names_and_any_format(pairs: Path, tiny_dir: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    flat = [
+        {"q": r["prompt"][0]["content"], "ref": r["reference"], "yes": r["chosen"],
+         "no": r["rejected"], "category": r["category"]}
+        for r in rows
+    ]  # fmt: skip
+    names = ["prompt=q", "reference=ref", "chosen=yes", "rejected=no"]
+    wanted = json.loads(run("preferences", pairs, "--model", tiny_dir).stdout)["figures"]
+    pcsv.write_csv(pa.Table.from_pylist(flat), tmp_path / "in.csv")
+    (tmp_path / "in.json").write_text(json.dumps(flat))
+    for path in (tmp_path / "in.csv", tmp_path / "in.json"):
+        done = run("preferences", path, *names, "--model", tiny_dir)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["figures"] == wanted
+    nested = tmp_path / "nested.parquet"
+    pq.write_table(pa.table({"a": flat, "score": ["1.5", "2", None], "yes": ["true"] * 3}), nested)
+    done = run("groups", nested, "prompt=a.q", "reference=a.ref", "--label", "yes")
+    assert json.loads(done.stdout)["figures"]["unscored"] == 1
+    done = run("groups", nested, "prompt=a.q", "reference=a.ref", "--score", "a.category")
+    assert "column 'a.category' holds string, not scores" in done.stderr
+
+
+def test_a_running_pool_scores_what_has_no_scores(
+    pairs: Path, tiny_dir: Path, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    class Pool:
+        score_table = staticmethod(scorer.score)
+
+        def tell_waiting(self, tell: object) -> None:
+            pass
+
+    def connect(**options: object) -> Pool:
+        given.update(options)
+        return Pool()
+
+    monkeypatch.setattr(client, "connect", connect)
+    wanted = json.loads(run("preferences", pairs, "--model", tiny_dir).stdout)
+    said = json.loads(run("preferences", pairs, "--address", "http://pool").stdout)
+    assert said["figures"] == wanted["figures"]
+    assert said["facts"]["model_digest"] == scorer.provenance["model_digest"]
+    assert (given["address"], given["priority"]) == ("http://pool", "eval")
+    mixed = run("preferences", pairs, "--address", "http://pool", "--model", tiny_dir)
+    assert "drop --model" in mixed.stderr
+
+
 def test_preference_files_with_scores_need_no_model(tmp_path: Path) -> None:
     path = tmp_path / "scored.parquet"
     pq.write_table(pa.table({"chosen_score": [1.0, 2.0], "rejected_score": [0.0, None]}), path)
@@ -114,12 +163,16 @@ def test_agreement_matches_rows_by_order_or_by_key(labelled: Path, tmp_path: Pat
     ("arguments", "message"),
     [
         (["groups", "absent.parquet"], "no file"),
-        (["groups", "{labelled}"], "no column prompt, reference to group by"),
+        (["groups", "{labelled}"], "name the column of groups with --group"),
         (["groups", "{labelled}", "--group", "group", "--label", "score"], "in every row"),
         (["groups", "{labelled}", "--group", "group", "--score", "correct"], "not scores"),
-        (["preferences", "{labelled}"], "to make them from"),
+        (["preferences", "{labelled}"], "no scores, and to make them: which column is the prompt?"),
         (["agreement", "{labelled}", "{labelled}", "--key", "group"], "each once"),
         (["agreement", "{labelled}", "{labelled}", "--key", "id"], "no column 'id'"),
+        (["preferences", "{labelled}", "output=group"], "preferences have chosen= and rejected="),
+        (["groups", "{labelled}", "chosen=group"], "chosen='group': no such setting"),
+        (["groups", "{labelled}", "--group", "x"], "no column 'x'; there are group, score"),
+        (["groups", "{labelled}", "--format", "xml"], "format 'xml' is not known"),
     ],
 )
 def test_mistakes_are_one_line(labelled: Path, arguments: list[str], message: str) -> None:
@@ -127,18 +180,6 @@ def test_mistakes_are_one_line(labelled: Path, arguments: list[str], message: st
     assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.output
-
-
-def test_folders_are_read_without_their_notes(tmp_path: Path) -> None:
-    for number in range(2):
-        pq.write_table(pa.table({"score": [float(number)]}), tmp_path / f"part-{number}.parquet")
-    (tmp_path / "_manifest.json").write_text("{}")
-    assert read.load(str(tmp_path))["score"].to_pylist() == [0.0, 1.0]
-    with pytest.raises(ConfigError, match="no column x"):
-        read.load(str(tmp_path / "part-*.parquet"), ["x"])
-    (tmp_path / "part-2.parquet").write_bytes(b"PAR1 nonsense")
-    with pytest.raises(RecordError, match="cannot be read"):
-        read.load(str(tmp_path))
 
 
 def test_groups_are_named_by_several_columns_and_messages(tmp_path: Path) -> None:

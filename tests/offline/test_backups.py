@@ -46,7 +46,8 @@ def test_runs_leave_enough_for_all_tasks() -> None:
 
 
 def test_a_compressed_file_is_not_unpacked_for_every_split() -> None:
-    assert len(runs(calls(1000, "in.jsonl.gz"), 100)) == MOST_READINGS
+    for name in ("in.jsonl.gz", "in.csv", "in.json"):
+        assert len(runs(calls(1000, name), 100)) == MOST_READINGS
     assert len(runs(calls(1000, "in.jsonl"), 100)) > MOST_READINGS
 
 

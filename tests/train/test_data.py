@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -101,14 +103,24 @@ def test_preference_files_are_read(tmp_path: Path) -> None:
     assert (second.prompt, second.wrapper) == ("a\nb", "pretrain")
 
 
+def test_preferences_are_read_from_parquet_too(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.Table.from_pylist([GOOD, {**GOOD, "chosen": None}]), path)
+    found = read_preferences(path)
+    assert next(found).outputs == ("c", "x")
+    with pytest.raises(RecordError, match=r"row 2 of .*p\.parquet: .*chosen is null"):
+        next(found)
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         (b"{", "is not JSON"),
         ([1], "is list, not an object"),
         ({"prompt": "p", "reference": "r", "chosen": "c"}, "rejected is missing"),
-        ({**GOOD, "chosen": None}, "chosen is neither a string nor a list of messages"),
-        ({**GOOD, "prompt": [{"role": "user"}]}, "prompt is neither"),
+        ({**GOOD, "chosen": None}, "chosen is null"),
+        ({**GOOD, "chosen": 5}, "chosen is int; send a string or a list of messages"),
+        ({**GOOD, "prompt": [{"role": "user"}]}, "message 0 of prompt has no text content"),
         ({**GOOD, "wrapper": "chat"}, "wrapper is 'chat'"),
     ],
 )

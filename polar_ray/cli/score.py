@@ -1,0 +1,164 @@
+"""The work of `polar-ray score`: from a source through what scores to a sink, chunk by chunk."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import typer
+
+from polar_ray.cli.backend import ProgressKind, Scoring
+from polar_ray.cli.printing import Count, Printer, progress
+from polar_ray.client.same_model import OneModel
+from polar_ray.config import ScoreConfig
+from polar_ray.data.columns import Columns, columns_for
+from polar_ray.data.results import ResultWriter, check_columns, with_scores
+from polar_ray.data.rows import Objects
+from polar_ray.data.source import Chunk, Source
+from polar_ray.errors import ConfigError, ModelChanged, RecordError
+from polar_ray.records import SCORE_SCHEMA, TEXT_COLUMNS, Batch, with_row_errors
+
+
+class Sink(Protocol):
+    """Where results go."""
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether rows must all have the same columns; else they may come one by one."""
+        ...
+
+    def write(self, table: pa.Table) -> None: ...
+    def write_rows(self, rows: list[dict[str, Any]]) -> None: ...
+
+
+def open_sink(source: Source, output: str | None, *, as_json: bool) -> AbstractContextManager[Sink]:
+    """The file `output`, or stdout. Raises `ConfigError` if results would take the place of the
+    records that they are of."""
+    if output is None:
+        return nullcontext(Printer(as_json=as_json))
+    inputs = [Path(file.path) for file in source.files]
+    if Path(output).exists() and any(p.exists() and p.samefile(output) for p in inputs):
+        raise ConfigError(f"--output {output!r} is the input file; write the results to another")
+    return ResultWriter(output)
+
+
+class ScoreFile:
+    """Scores the rows of one source."""
+
+    def __init__(
+        self, source: Source, config: ScoreConfig, scoring: Scoring, max_errors: int | None
+    ) -> None:
+        self._source, self._config, self._scoring = source, config, scoring
+        self._max_errors = max_errors
+        self._count, self._same = Count(), OneModel()
+        self._schema: pa.Schema | None = None
+        self._columns: Columns
+        self._told: set[str] = set()
+
+    def run(
+        self, opened: AbstractContextManager[Sink], output: str | None, kind: ProgressKind
+    ) -> None:
+        """Writes a result for every row. Raises `typer.Exit` where too many have no score."""
+        source, count = self._source, self._count
+        with opened as sink, progress(kind, count, source) as show:
+            for chunk in source.chunks():
+                scores = self._score(chunk, printed=output is None)
+                self._write(sink, chunk, scores)
+                count.add(scores)
+                show()
+                if self._max_errors is not None and count.failed > self._max_errors:
+                    left = "" if output is None else f"; {output} is not written"
+                    typer.echo(
+                        f"stopped: more than --max-errors {self._max_errors}: {count}{left}",
+                        err=True,
+                    )
+                    raise typer.Exit(1)
+        if output is not None or count.failed:
+            typer.echo(f"{count}{'' if output is None else f': {output}'}", err=True)
+        if count.rows and count.failed == count.rows:
+            raise typer.Exit(1)
+
+    def _score(self, chunk: Chunk, *, printed: bool) -> pa.Table:
+        if self._schema is None:
+            self._choose(chunk)
+        self._announce(chunk)
+        batch = self._apply(chunk)
+        try:
+            scores = self._same.check(self._scoring(batch.table))
+        except ModelChanged as error:
+            if not printed:
+                raise
+            said = f"the {self._same.num_rows} rows on stdout are of the former model only"
+            raise ModelChanged(f"{error}; {said}") from None
+        return with_row_errors(scores, batch.errors)
+
+    def _choose(self, chunk: Chunk) -> None:
+        """Finds the columns, in the files' schema or the first rows of a stream."""
+        config = self._config
+        self._schema = self._source.schema() if self._source.files else chunk.schema
+        if len(self._schema):
+            self._columns = columns_for(config, self._schema)
+        else:  # no row of the sample is an object; each has its reason
+            names = {name: getattr(config, name) or name for name in TEXT_COLUMNS}
+            self._columns = Columns(**names, strip_think=config.strip_think)
+        if config.keep_columns:
+            check_columns(self._schema.names, config.prefix)
+
+    def _apply(self, chunk: Chunk) -> Batch:
+        """The request of some rows: of JSON as they are, of others in the columns of all files."""
+        id = self._config.id
+        if isinstance(chunk, Objects):
+            # The rows that the columns were found in need not have had what is optional.
+            columns = replace(self._columns, wrapper=self._columns.wrapper or "wrapper")
+            return columns.apply(chunk, id=id or "id")
+        rows = chunk if chunk.schema.equals(self._schema) else chunk.fit(self._schema)
+        return self._columns.apply(rows, id=id or ("id" if "id" in rows.schema.names else None))
+
+    def _announce(self, chunk: Chunk) -> None:
+        """Names each extra column once."""
+        if self._config.keep_columns:
+            return
+        names = (
+            {name for row in chunk.values for name in row}
+            if isinstance(chunk, Objects)
+            else {*chunk.schema.names}
+        )
+        used = {"wrapper", self._config.id or "id"}
+        for path in (getattr(self._columns, name) for name in (*TEXT_COLUMNS, "wrapper")):
+            used |= {path, path.partition(".")[0]} if path else set()
+        if new := names - used - self._told:
+            typer.echo(f"ignoring extra column(s): {', '.join(sorted(new))}", err=True)
+            self._told |= new
+
+    def _write(self, sink: Sink, chunk: Chunk, scores: pa.Table) -> None:
+        prefix = self._config.prefix
+        if not self._config.keep_columns:
+            names = [name if name == "id" else prefix + name for name in scores.column_names]
+            sink.write(scores.rename_columns(names))
+        elif sink.has_columns:
+            table = with_scores(self._kept(chunk), scores, prefix)
+            sink.write(table.replace_schema_metadata(scores.schema.metadata))
+        else:
+            results = scores.select(SCORE_SCHEMA.names).to_pylist()
+            rows = chunk.to_pylist()
+            check_columns({name for row in rows for name in row}, prefix)
+            sink.write_rows(
+                [
+                    {**row, **{prefix + name: value for name, value in result.items()}}
+                    for row, result in zip(rows, results, strict=True)
+                ]
+            )
+
+    def _kept(self, chunk: Chunk) -> pa.Table:
+        """The input's columns; `RecordError` for a JSON row that they cannot hold."""
+        rows = chunk.fit(self._schema)
+        if odd := sorted(rows.errors.keys() - chunk.errors.keys()):
+            raise RecordError(f"{rows.errors[odd[0]]}; keep such columns in .jsonl")
+        if new := rows.left_out - self._told:
+            names = ", ".join(sorted(new))
+            typer.echo(f"not kept, as the first rows have no such column: {names}", err=True)
+            self._told |= new
+        return rows.table

@@ -1,0 +1,103 @@
+"""Bytes that are read once, from the beginning: of a file, of stdin, unpacked on the way."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import orjson
+import pyarrow as pa
+
+from polar_ray.data.rows import BOM
+from polar_ray.data.storage import FORMATS, InputFile, compression
+from polar_ray.errors import ConfigError
+
+STDIN = "-"
+HEAD_BYTES = 1 << 16
+PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+"""How packed bytes begin, by Arrow's names."""
+
+BEGINNINGS = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
+
+
+class Stream(io.RawIOBase):
+    """Bytes from a `read` that gives at most so many, whose beginning can be looked at."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self._held = b""
+
+    def head(self, size: int = HEAD_BYTES, enough: bytes = b"") -> bytes:
+        """What comes next: `size` bytes, or less where `enough` is within, or nothing follows."""
+        while len(self._held) < size and not (enough and enough in self._held):
+            more = self._read(size - len(self._held))
+            if not more:
+                break
+            self._held += more
+        return self._held
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See `io.RawIOBase`."""
+        data = self._held[: len(buffer)] or self._read(len(buffer))
+        self._held = self._held[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def open_file(filesystem: Any, file: InputFile) -> tuple[Stream, Any]:
+    """A file's bytes unpacked, and the file itself, which tells how far that is."""
+    raw = filesystem.open_input_file(file.path)
+    kind = compression(file.path)
+    unpacked = raw if kind is None else pa.CompressedInputStream(raw, kind)
+    return Stream(unpacked.read), raw
+
+
+def open_stdin() -> Stream:
+    """Stdin, unpacked where it is packed."""
+    # read1 gives what a pipe has, and does not wait until all that was asked for is there.
+    stream = Stream(cast(io.BufferedReader, sys.stdin.buffer).read1)
+    start = stream.head(4, enough=b"\n")
+    for magic, kind in PACKED.items():
+        if start.startswith(magic):
+            return Stream(pa.CompressedInputStream(pa.PythonFile(stream, "r"), kind).read)
+    return stream
+
+
+def format_of(stream: Stream) -> str:
+    """The format of a stream without a name, by its first line."""
+    line = stream.head(enough=b"\n").removeprefix(BOM).partition(b"\n")[0]
+    for beginning, kind in BEGINNINGS.items():
+        if line.startswith(beginning):
+            return kind
+    if line.lstrip().startswith(b"["):
+        return "json"
+    if line.lstrip().startswith(b"{") or b"," not in line:
+        return "jsonl"
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return "csv"
+    return "jsonl"
+
+
+def check_format(name: str | None) -> str | None:
+    """A format that somebody named; `ConfigError` for one that is none."""
+    known = dict.fromkeys(FORMATS.values())
+    if name is not None and name not in known:
+        raise ConfigError(f"format {name!r} is not known; there are {', '.join(known)}")
+    return name
+
+
+def lines_of(stream: Stream, most_bytes: int) -> Iterator[bytes]:
+    """Lines with their ends. Raises `ValueError` for one that is longer than `most_bytes`."""
+    with io.BufferedReader(stream, HEAD_BYTES) as source:
+        while line := source.readline(most_bytes + 1):
+            if len(line) > most_bytes:
+                raise ValueError(f"a line is longer than {most_bytes >> 20} MiB")
+            yield line
