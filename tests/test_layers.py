@@ -49,6 +49,7 @@ ALLOWED = {
         "pool/router/deployment.py",
         "pool/router/replicas.py",
         "pool/ingress.py",
+        "pool/ray_internals.py",
         "pool/router/request_router.py",
         "client/handle.py",
         "offline/own_pool.py",
