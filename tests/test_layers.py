@@ -16,6 +16,7 @@ FOLDERS = sorted({path.parent for path in FILES})
 
 LAYERS = {
     "errors": 0,
+    "extras": 0,
     "config": 0,
     "records": 0,
     "scores": 0,

@@ -45,7 +45,7 @@ def eval_preferences(
     html: Html = None,
 ) -> None:
     """Accuracy on (prompt, reference, chosen, rejected): by category, by length, and margins."""
-    with errors_on_stderr("pool,eval"):
+    with errors_on_stderr("eval"):
         from polar_ray.evaluate import preferences, read
         from polar_ray.evaluate.report import report_preferences
 
@@ -83,7 +83,7 @@ def eval_groups(
     html: Html = None,
 ) -> None:
     """Labelled groups: pairwise accuracy, best of N, AUC. Without labels: how the scores lie."""
-    with errors_on_stderr("pool,eval"):
+    with errors_on_stderr("eval"):
         from polar_ray.evaluate import ranking, read
         from polar_ray.evaluate.groups import spreads
         from polar_ray.evaluate.report import report_distribution, report_ranking
