@@ -72,7 +72,7 @@ class Stamped(Replica):
         await asyncio.sleep(self._wait_s)
         return await super().score(shard, **options)
 
-    async def stamps(self, wait_s: float, *, replica: str) -> list[float]:
+    async def stamps(self, wait_s: float) -> list[float]:
         """When shards came since the last time that this was asked."""
         self._wait_s = wait_s
         came, self._came = self._came, []
@@ -137,15 +137,16 @@ class Bench:
 
     def _straight(self, table: pa.Table) -> Call:
         """Sends a shard to a replica without the router."""
-        score = self._replicas.score
-        return lambda: score.remote(encode_arrow(table), replica=self._names[0])
+        replicas, names = self._replicas, self._names
+        return lambda: replicas.options(session_id=names[0]).score.remote(encode_arrow(table))
 
     async def _dispatch(self, table: Any, times: int = 20) -> None:
         """From the first shard's arrival until each replica has its first one, and until the last
         one is there."""
 
         async def stamps(wait_s: float) -> list[list[float]]:
-            asked = (self._replicas.stamps.remote(wait_s, replica=name) for name in self._names)
+            handles = (self._replicas.options(session_id=name) for name in self._names)
+            asked = (handle.stamps.remote(wait_s) for handle in handles)
             return [came for came in await asyncio.gather(*asked) if came]
 
         await stamps(0.1)
@@ -168,7 +169,7 @@ class Bench:
     async def run(self) -> dict[str, float]:
         """All figures."""
         with suppress(RayServeException):  # a handle learns at its first call who there is
-            await self._replicas.heartbeat.remote(replica="nobody")
+            await self._replicas.options(session_id="nobody").heartbeat.remote()
         client = connect(app_name=NAME)
         score, one = self._handle.score, batch(1)
         # Each caller has the router look its table up in the object store, as RL workers do.

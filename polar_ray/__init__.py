@@ -21,6 +21,7 @@ from polar_ray.errors import (
     ScoreError,
     TooLarge,
 )
+from polar_ray.extras import require
 from polar_ray.records import Record
 
 if TYPE_CHECKING:
@@ -54,21 +55,18 @@ __all__ = [
 ]
 
 _LAZY = {
-    "Client": "polar_ray.client",
-    "Scorer": "polar_ray.scorer",
-    "app": "polar_ray.pool.app",
-    "connect": "polar_ray.client",
+    "Client": ("polar_ray.client", None),
+    "Scorer": ("polar_ray.scorer", "engine"),
+    "app": ("polar_ray.pool.app", "serve"),
+    "connect": ("polar_ray.client", None),
 }
+"""The module of each name that loads more than this one does, and the extra that it needs."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'polar_ray' has no attribute {name!r}")
-    try:
-        return getattr(import_module(_LAZY[name]), name)
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] == "polar_ray":
-            raise
-        raise ImportError(
-            f"polar_ray.{name} needs {error.name!r}; install it with: pip install 'polar-ray[pool]'"
-        ) from error
+    module, extra = _LAZY[name]
+    if extra is not None:
+        require(extra, f"polar_ray.{name}")
+    return getattr(import_module(module), name)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from polar_ray.config import Config, explain, parse_overrides
 from polar_ray.errors import ConfigError, PolarRayError
+from polar_ray.extras import extra_of, install, require
 
 cli = typer.Typer(
     name="polar-ray",
@@ -57,18 +58,20 @@ def parse_settings(kind: type[C], given: dict[str, Any], settings: list[str]) ->
 
 
 @contextmanager
-def errors_on_stderr(extra: str = "pool") -> Iterator[None]:
-    """This project's errors as one line and exit code 2 for settings, 1 for the rest."""
+def errors_on_stderr(extra: str | None = None) -> Iterator[None]:
+    """This project's errors as one line and exit code 2 for settings, 1 for the rest. `extra`: what
+    the whole command needs, see `polar_ray.extras`."""
     try:
+        if extra is not None:
+            require(extra, "this command")
         yield
     except PolarRayError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from None
     except ImportError as error:
-        # Names of this package say themselves what to install.
-        hint = f"; install it with: pip install 'polar-ray[{extra}]'"
-        missing = isinstance(error, ModuleNotFoundError)
-        typer.echo(f"error: {error}{hint if missing else ''}", err=True)
+        found = extra_of(error.name) if isinstance(error, ModuleNotFoundError) else None
+        hint = f"; {install(found)}" if found is not None else ""
+        typer.echo(f"error: {error}{hint}", err=True)
         raise typer.Exit(2) from None
     except BrokenPipeError:
         # Whoever read this has enough. Python's own last flush must not complain of it again.

@@ -68,7 +68,7 @@ def eval_preferences(
     html: Html = None,
 ) -> None:
     """Accuracy on (prompt, reference, chosen, rejected): by category, by length, and margins."""
-    with errors_on_stderr("pool,eval"):
+    with errors_on_stderr("eval"):
         from polar_ray.data.columns import has
         from polar_ray.data.source import Source, load
         from polar_ray.evaluate import preferences, read
@@ -121,7 +121,7 @@ def eval_groups(
     html: Html = None,
 ) -> None:
     """Labelled groups: pairwise accuracy, best of N, AUC. Without labels: how the scores lie."""
-    with errors_on_stderr("pool,eval"):
+    with errors_on_stderr("eval"):
         from polar_ray.data.columns import has
         from polar_ray.data.source import Source, load
         from polar_ray.evaluate import ranking, read

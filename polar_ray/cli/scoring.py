@@ -81,15 +81,19 @@ def serve(
     name: Annotated[str, typer.Option(help="Name of the Serve application.")] = "polar",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
+    route_prefix: Annotated[
+        str, typer.Option(help="Path of its own, for a second pool on one cluster, such as /b.")
+    ] = "/",
 ) -> None:
     """Start a pool on this Ray cluster (or a local one) and keep it running."""
     _interrupted_once()
-    with errors_on_stderr():
+    with errors_on_stderr("serve"):
         config = parse_settings(PoolConfig, {}, settings or [])
         from polar_ray.pool.http.port import check_number
         from polar_ray.pool.local import pool
 
-        with pool(config, name=name, host=host, port=check_number(port)) as url:
+        port = check_number(port)
+        with pool(config, name=name, host=host, port=port, route_prefix=route_prefix) as url:
             typer.echo(f"pool {name!r} is ready: {url}/score  (docs: {url}/docs)", err=True)
             _wait_for_interrupt()
 
@@ -100,7 +104,7 @@ def demo(
     port: Annotated[int, typer.Option(help="HTTP port; 0 takes a free one.")] = 0,
 ) -> None:
     """Start a pool here, score a few groups through the handle and HTTP, and shut down."""
-    with errors_on_stderr():
+    with errors_on_stderr("serve"):
         config = parse_config(PoolConfig, {"num_replicas": 2, "num_cpus": 0.5}, overrides)
         from polar_ray.demo import run
 

@@ -41,7 +41,7 @@ def verify(
     ] = 0.15,
 ) -> None:
     """Try a checkpoint, or a server, before trusting its scores. Exit code 1 if a check fails."""
-    with errors_on_stderr():
+    with errors_on_stderr("engine"):
         if (server is None) != (kind is None):
             raise ConfigError("--server and --type go together")
         given = {} if model == "builtin" else {"model": model}

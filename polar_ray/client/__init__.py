@@ -5,6 +5,7 @@ from __future__ import annotations
 from polar_ray.client.client import Client
 from polar_ray.config import Priority
 from polar_ray.errors import ConfigError
+from polar_ray.extras import require
 
 __all__ = ["Client", "connect"]
 
@@ -33,12 +34,8 @@ def connect(
         return Client(transport, timeout_s=timeout_s, priority=priority)
     if token is not None:
         raise ConfigError("a token is for address=...; within the Ray cluster there is none")
-    try:
-        from polar_ray.client.handle import HandleTransport
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"connect(app_name=...) needs {error.name!r}; install it with: "
-            "pip install 'polar-ray[pool]', or use connect(address=...)"
-        ) from None
+    require("ray", "connect(app_name=...), unlike connect(address=...),")
+    from polar_ray.client.handle import HandleTransport
+
     assert app_name is not None
     return Client(HandleTransport(app_name), timeout_s=timeout_s, priority=priority)

@@ -129,7 +129,7 @@ def _find(app_name: str) -> DeploymentHandle:
         return serve.get_app_handle(app_name)
     except RayServeException:
         with suppress(KeyError):  # there is none of this name
-            return serve.get_deployment_handle(ROUTER, app_name, _check_exists=True)
+            return serve.get_deployment_handle(ROUTER, app_name)
         raise
 
 

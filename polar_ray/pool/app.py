@@ -78,7 +78,9 @@ def start(
         serve.run_many([target], wait_for_applications_running=False)
     except RayServeException as error:
         # Such as a route that another application has.
-        raise ConfigError(f"pool {name!r}: {cause(error)}") from None
+        way_out = f"; give this pool one of its own: route_prefix=/{name} (--route-prefix)"
+        hint = way_out if "refix" in str(error) else ""
+        raise ConfigError(f"pool {name!r}: {str(cause(error)).rstrip('.')}{hint}") from None
     try:
         _wait_until_running(name, timeout_s)
     except BaseException:  # an interrupt too must leave nothing behind

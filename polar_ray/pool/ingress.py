@@ -7,12 +7,13 @@ others. Nothing waits for the caller of a plain call, so calls are plain here; o
 stream by nature, stays one.
 
 `Shared` runs in every process with a handle of the pool and in Serve's proxies, which need not have
-this project installed: Serve ships this module by value, and it imports nothing but Ray.
+this project installed: Serve ships this module by value, and all that it uses is Ray's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -22,12 +23,18 @@ from typing import Any, TypeVar
 import ray
 from ray import serve
 from ray.exceptions import ActorUnavailableError
-from ray.serve._private.common import ReplicaQueueLengthInfo
-from ray.serve._private.replica_result import ActorReplicaResult
-from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve.exceptions import DeploymentUnavailableError
-from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
+from ray.serve.request_router import (
+    FIFOMixin,
+    LocalityMixin,
+    PendingRequest,
+    ReplicaID,
+    RequestRouter,
+    RunningReplica,
+)
 from ray.serve.schema import ApplicationStatus
+
+from polar_ray.pool.ray_internals import ActorReplicaResult, ReplicaQueueLengthInfo
 
 T = TypeVar("T")
 
@@ -55,8 +62,8 @@ class Plain(RunningReplica):  # type: ignore[misc]
     def _call(self, pr: PendingRequest) -> Any:
         """What Ray gives for a call: a reference to its answer, or a stream of references."""
         stream = pr.metadata.is_streaming
-        sent = self._actor_replica_wrapper.send_request_python(pr, with_rejection=stream)
-        return sent._obj_ref_gen if stream else sent._obj_ref
+        sent = super().try_send_request(pr, with_rejection=stream)
+        return sent.to_object_ref_gen() if stream else sent.to_object_ref()
 
     def _accept(self, result: PlainResult) -> PlainResult:
         """What Serve would hear from the replica, it hears from here."""
@@ -159,7 +166,7 @@ class WatchedResult(PlainResult):
             task.cancel()
 
 
-class Shared(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
+class Shared(FIFOMixin, LocalityMixin, RequestRouter):  # type: ignore[misc]
     """Serve's request router of the routers: of two that answer, the one with fewer calls."""
 
     _asking: asyncio.Task[None] | None = None
@@ -171,13 +178,13 @@ class Shared(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
         """Serve's controller says who runs; while nobody does, calls wait here."""
         super().update_replicas(replicas)
         if not replicas and (self._asking is None or self._asking.done()):
-            self._asking = self._event_loop.create_task(self._wait_for_routers())
+            self._asking = asyncio.create_task(self._wait_for_routers())
 
     async def _wait_for_routers(self) -> None:
         """Ends the calls that wait for a router of a pool that is deleted."""
         while not self.curr_replicas:
             await asyncio.sleep(LOOK_S)
-            waiting = [one for one in self._pending_requests_to_fulfill if not one.future.done()]
+            waiting = [call for call in self._pending_requests_to_fulfill if not call.future.done()]
             if not waiting or not await asyncio.to_thread(_is_deleted, self.app_name):
                 continue
             for call in waiting:
@@ -189,9 +196,10 @@ class Shared(PowerOfTwoChoicesRequestRouter):  # type: ignore[misc]
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        ranks = await super().choose_replicas(candidate_replicas, pending_request)
-        answering = [[one for one in rank if _answers(one)] for rank in ranks]
-        return answering if any(answering) else ranks
+        near = self.apply_locality_routing(pending_request)
+        routers = [router for router in candidate_replicas if router.replica_id in near]
+        answering = [router for router in routers if _answers(router)] or routers
+        return [random.sample(answering, min(2, len(answering)))]
 
 
 def _answers(router: Watched) -> bool:

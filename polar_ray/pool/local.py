@@ -44,19 +44,20 @@ def pool(
 
     import ray
     from ray import serve
-    from ray.serve.context import _get_global_client
 
     from polar_ray.pool.app import start
+    from polar_ray.pool.ray_internals import http_address, joins_a_cluster
 
     # Serve greets its caller on stderr at every start.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ours = not ray.is_initialized()
+    made_here = ours and not joins_a_cluster()
     if ours:
-        if not _finds_a_cluster():
+        if made_here:
             check_port(host, port)
         with _own_sigterm():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    had_serve = _get_global_client(raise_if_no_controller_running=False) is not None
+    had_serve = http_address() is not None
     try:
         if not had_serve:
             check_port(host, port)
@@ -64,15 +65,16 @@ def pool(
         serve.start(http_options=http, logging_config={"log_level": "ERROR"})
         start(config, name=name, route_prefix=route_prefix)
         try:
-            bound = _get_global_client().http_config
-            shown = f"[{bound.host}]" if ":" in bound.host else bound.host
-            yield f"http://{shown}:{bound.port}{route_prefix.rstrip('/')}"
+            # Where Serve runs already, its host and port stay.
+            host, port = http_address() or (host, port)
+            shown = f"[{host}]" if ":" in host else host
+            yield f"http://{shown}:{port}{route_prefix.rstrip('/')}"
         finally:
             serve.delete(name)
     finally:
         # A cluster made here takes its Serve with it. On one that was there before, Serve goes too,
         # unless somebody has joined it since.
-        if not (had_serve or _made_the_cluster() or serve.status().applications):
+        if not (had_serve or made_here or serve.status().applications):
             serve.shutdown()
         if ours:
             ray.shutdown()
@@ -86,18 +88,3 @@ def _own_sigterm() -> Iterator[None]:
     yield
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
-
-
-def _finds_a_cluster() -> bool:
-    """Whether `ray.init` would join a cluster, whose Serve may have its port already."""
-    from ray._private.services import get_ray_address_from_environment
-
-    return get_ray_address_from_environment(None, None) not in (None, "local")
-
-
-def _made_the_cluster() -> bool:
-    """Whether this process started the Ray cluster that it is in."""
-    from ray._private import worker
-
-    node = worker._global_node
-    return node is not None and bool(node.is_head())

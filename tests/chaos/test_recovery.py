@@ -82,18 +82,20 @@ def test_without_this_router_the_same_fire_loses_records(
     """The control: plain calls of the replicas' deployment through Serve."""
     from ray import serve
 
+    from polar_ray.pool.ray_internals import by_reference
     from polar_ray.pool.router import running
 
     names: list[str] = []
     running.watch(NAME, lambda found: names.__setitem__(slice(None), found))
-    score = serve.get_deployment_handle("Replica", NAME).options(_by_reference=True).score
+    replicas = by_reference(serve.get_deployment_handle("Replica", NAME))
     chance = random.Random(2)
 
     async def call(table: pa.Table) -> pa.Table:
         try:
             name = chance.choice(names) if names else "nobody yet"
             shard = encode_arrow(table.drop_columns(["id"]))
-            result = read_arrow(await asyncio.wait_for(score.remote(shard, replica=name), 30))
+            score = replicas.options(method_name="score", session_id=name)
+            result = read_arrow(await asyncio.wait_for(score.remote(shard), 30))
         except Exception as error:
             await asyncio.sleep(0.1)  # or the callers would use up all records at once
             raise ReplicaLost(str(error)) from None

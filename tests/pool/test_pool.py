@@ -227,7 +227,9 @@ def test_a_pool_that_cannot_load_says_why(cluster: None, tmp_path: Path) -> None
 def test_a_route_that_is_taken_is_a_clear_error(url: str) -> None:
     from polar_ray.pool.app import start
 
-    with pytest.raises(ConfigError, match="Prefix / is being used"):
+    with pytest.raises(
+        ConfigError, match=r"Prefix / is being used.*route_prefix=/twin \(--route-prefix\)"
+    ):
         start(PoolConfig(num_cpus=0.1), name="twin")
 
 

@@ -151,7 +151,6 @@ class Replica:
         self,
         shard: bytes | list[Awaitable[pa.Table]],
         *,
-        replica: str,
         rank: int = 0,
         timeout_s: float = 600,
         trial_of: str | None = None,
@@ -160,9 +159,8 @@ class Replica:
         reference to it; the result is a stream.
 
         The reference comes inside a list so that Ray does not fetch the table before this replica
-        has accepted the call. `replica` is who is meant, for `router.request_router`. Work that
-        has not begun when `timeout_s` is over is dropped: nobody waits for it any more. `trial_of`:
-        the router for whose trial this replica is reserved.
+        has accepted the call. Work that has not begun when `timeout_s` is over is dropped: nobody
+        waits for it any more. `trial_of`: the router for whose trial this replica is reserved.
         """
         try:
             result = await asyncio.wait_for(
@@ -189,7 +187,7 @@ class Replica:
                 await self._ready.wait()
             return await loaded.batcher.score(table, rank=rank, timeout_s=until - time.monotonic())
 
-    async def reserve(self, *, replica: str, holder: str) -> None:
+    async def reserve(self, *, holder: str) -> None:
         """Returns once this replica is at nothing else; then it waits a few seconds for a trial of
         the router `holder`."""
         await self._reservation.reserve(holder, self._drained)
@@ -202,7 +200,7 @@ class Replica:
     def _serving(self) -> Loaded | None:
         return self._loaded if self._ready.is_set() else None
 
-    async def heartbeat(self, *, replica: str) -> dict[str, str] | None:
+    async def heartbeat(self) -> dict[str, str] | None:
         """What this replica scores with, at once, whatever the engine is at; None while it loads a
         model and has no other."""
         return None if self._serving is None else self._serving.scorer.provenance

@@ -29,6 +29,7 @@ from polar_ray.pool.http.auth import Tokens
 from polar_ray.pool.http.bodies import Admit, Read
 from polar_ray.pool.http.port import check_alone
 from polar_ray.pool.http.routes import Scoring, build_http
+from polar_ray.pool.ray_internals import http_address
 from polar_ray.pool.router import running
 from polar_ray.pool.router.admission import Admission
 from polar_ray.pool.router.dispatcher import Dispatcher
@@ -74,7 +75,7 @@ class Router:
         self._pool = replicas.app_name
         path = config.http.token_file
         self.tokens = Tokens(Path(path)) if path is not None else None
-        if (listening := _http_address()) is not None:
+        if (listening := _listening()) is not None:
             check_binding(listening[0], has_tokens=path is not None)
             check_alone(*listening)
             # What is loaded by now stays: full collections, which large JSON bodies cause and in
@@ -246,16 +247,13 @@ def _is_deleted(pool: str) -> bool:
     return app is not None and app.status == ApplicationStatus.DELETING
 
 
-def _http_address() -> tuple[str, int] | None:
+def _listening() -> tuple[str, int] | None:
     """Host and port where Serve's HTTP proxies listen; None outside Serve."""
     try:
         serve.get_replica_context()
     except RayServeException:
         return None
-    from ray.serve.context import _get_global_client
-
-    options = _get_global_client().http_config
-    return options.host, options.port
+    return http_address()
 
 
 async def _read(records: Records, admit: Admit) -> Batch:

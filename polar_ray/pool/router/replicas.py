@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from polar_ray.client.handle import cause
 from polar_ray.errors import PolarRayError
+from polar_ray.pool.ray_internals import by_reference
 from polar_ray.pool.replica.reservation import NotReserved
 from polar_ray.pool.router.call import Served
 from polar_ray.pool.router.outcome import Died, Refused, Unreachable
@@ -27,12 +28,11 @@ from polar_ray.stream import encode_arrow, read_arrow
 
 
 class ReplicaHandle:
-    """Calls the replica that is named; raises the outcomes of `router.outcome`."""
+    """Calls the replica that is named, which `request_router` knows by the call's session; raises
+    the outcomes of `router.outcome`."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
-        # By reference whatever Serve's defaults: shards travel through the object store.
-        handle = replicas.options(_by_reference=True)
-        self._score, self._heartbeat, self._reserve = handle.score, handle.heartbeat, handle.reserve
+        self._replicas = by_reference(replicas)
         self._id = uuid.uuid4().hex
         """This router, for a replica that is reserved for its trial."""
 
@@ -46,10 +46,10 @@ class ReplicaHandle:
             shard: bytes | list[ray.ObjectRef] = [await asyncio.to_thread(ray.put, table)]
         else:
             shard = encode_arrow(table)
-        result = await _call(
-            self._score,
+        result = await self._call(
+            attempt.member.name,
+            "score",
             shard,
-            replica=attempt.member.name,
             rank=attempt.parcel.urgency[0],
             timeout_s=attempt.timeout_s,
             trial_of=self._id if attempt.trial else None,
@@ -58,25 +58,25 @@ class ReplicaHandle:
 
     async def reserve(self, replica: str) -> None:
         """See `outcome.Reserve`."""
-        await _call(self._reserve, replica=replica, holder=self._id)
+        await self._call(replica, "reserve", holder=self._id)
 
     async def ask(self, replica: str) -> Served | None:
         """See `health.Ask`."""
-        served: Served | None = await _call(self._heartbeat, replica=replica)
+        served: Served | None = await self._call(replica, "heartbeat")
         return served
 
-
-async def _call(method: DeploymentHandle, *arguments: Any, **options: Any) -> Any:
-    # Several calls travel in it, so it runs in the context of none of them.
-    response = Context().run(method.remote, *arguments, **options)
-    try:
-        return await response
-    except asyncio.CancelledError:
-        # Serve goes on with work that nobody awaits any more, unless it is told.
-        response.cancel()
-        raise
-    except Exception as error:
-        raise outcome(error) from error
+    async def _call(self, replica: str, method: str, *arguments: Any, **options: Any) -> Any:
+        handle = self._replicas.options(method_name=method, session_id=replica)
+        # Several calls travel in it, so it runs in the context of none of them.
+        response = Context().run(handle.remote, *arguments, **options)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            # Serve goes on with work that nobody awaits any more, unless it is told.
+            response.cancel()
+            raise
+        except Exception as error:
+            raise outcome(error) from error
 
 
 def outcome(error: Exception) -> Exception:

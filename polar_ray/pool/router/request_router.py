@@ -1,4 +1,4 @@
-"""Serve's request router for the pool's replicas: a call goes to the replica that it names.
+"""Serve's request router for the pool's replicas: a call goes to the one that its session names.
 
 Serve's own choice knows queue lengths only, and finds a freed slot by polling; here the dispatcher
 has chosen before. Serve still keeps the connections and says who runs. Serve ships this class by
@@ -14,12 +14,9 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from polar_ray.pool.ingress import Plain
 
-TARGET = "replica"
-"""The keyword argument of a replica's method that names it."""
-
 
 class ByName(RequestRouter):  # type: ignore[misc]
-    """Sends a call to the replica that its argument `TARGET` names, or refuses it at once."""
+    """Sends a call to the replica whose name is its `session_id`, or refuses it at once."""
 
     def create_replica_wrapper(self, replica_info: Any) -> RunningReplica:
         """Called plainly: a router that is stopped must not stop the replica, see `Plain`."""
@@ -32,7 +29,7 @@ class ByName(RequestRouter):  # type: ignore[misc]
     ) -> list[list[RunningReplica]]:
         """The one replica, whose slots `dispatcher` counts: Serve need not ask for them."""
         assert pending_request is not None, "a call without a target has no way to go"
-        name = pending_request.kwargs[TARGET]
+        name = pending_request.metadata.session_id
         for replica in candidate_replicas:
             if replica.replica_id.unique_id == name:
                 self.replica_queue_len_cache.update(replica.replica_id, 0)

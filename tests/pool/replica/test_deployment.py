@@ -135,7 +135,7 @@ async def serving(folder: Path) -> tuple[Replica, Gate]:
 
 
 async def ask(replica: Replica, timeout_s: float = 60) -> pa.Table:
-    return read_arrow(await replica.score(encode_arrow(TABLE), replica="r", timeout_s=timeout_s))
+    return read_arrow(await replica.score(encode_arrow(TABLE), timeout_s=timeout_s))
 
 
 def test_work_whose_deadline_has_passed_is_left(tiny_dir: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_reference_that_never_comes_ends_with_the_deadline(tiny_dir: Path) -> 
         replica, _ = await serving(tiny_dir)
         never: asyncio.Future[pa.Table] = asyncio.get_running_loop().create_future()
         with pytest.raises(DeadlineExceeded):
-            await asyncio.wait_for(replica.score([never], replica="r", timeout_s=0.01), 30)
+            await asyncio.wait_for(replica.score([never], timeout_s=0.01), 30)
 
     asyncio.run(main())
 
@@ -180,7 +180,7 @@ def test_cancelled_calls_leave_nothing_behind_wherever_they_were(tiny_dir: Path,
         for _ in range(300):
             table = loop.create_future()
             shard = rng.choice([[table], encode_arrow(TABLE)])
-            call = asyncio.create_task(replica.score(shard, replica="r", rank=rng.randrange(3)))
+            call = asyncio.create_task(replica.score(shard, rank=rng.randrange(3)))
             calls.append(call)
             if rng.random() < 0.8:
                 leaving.append(asyncio.create_task(leave(call, rng.randrange(40))))
@@ -227,11 +227,11 @@ def test_a_model_changes_in_place_and_every_call_gets_one(
 ) -> None:
     async def main() -> None:
         replica, gate = await serving(tiny_dir)
-        before = await replica.heartbeat(replica="r")
+        before = await replica.heartbeat()
         early = asyncio.create_task(ask(replica))
         await asyncio.to_thread(gate.reached.wait, 30)
         swap = asyncio.create_task(updated(replica, other_dir))
-        while (now := await replica.heartbeat(replica="r")) == before:  # noqa: ASYNC110  (polled)
+        while (now := await replica.heartbeat()) == before:  # noqa: ASYNC110  (polled)
             await asyncio.sleep(0.001)
         await replica.check_health()
         late = asyncio.create_task(ask(replica))
@@ -244,7 +244,7 @@ def test_a_model_changes_in_place_and_every_call_gets_one(
         assert not swap.done(), "what is at work is finished first"
         gate.opened.set()
         await swap
-        after = await replica.heartbeat(replica="r")
+        after = await replica.heartbeat()
         assert provenance(await early) == before
         assert provenance(await late) == after
         assert before is not None
@@ -405,12 +405,12 @@ async def main():
     replica = Replica(ScorerConfig())
     await replica.reconfigure({"model": sys.argv[2]})
     shard = encode_arrow(pa.Table.from_pylist(GROUPS))
-    await replica.score(shard, replica="r")
+    await replica.score(shard)
     await replica.check_health()
     print("well", flush=True)
     Dying(replica._loaded.scorer)
     if sys.argv[3] == "score":
-        await replica.score(shard, replica="r")
+        await replica.score(shard)
     else:
         await replica.check_health()
     print("answered", flush=True)

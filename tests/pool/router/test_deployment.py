@@ -71,7 +71,7 @@ SERVED = {"model_digest": "d"}
 class Alive:
     """An answer to a heartbeat."""
 
-    def remote(self, *, replica: str) -> Alive:
+    def remote(self) -> Alive:
         return self
 
     def __await__(self) -> Generator[Any, None, dict[str, str]]:
@@ -84,22 +84,12 @@ class Silent:
 
     def __init__(self) -> None:
         self.cancelled = 0
+        self.sessions: set[str] = set()
         self.app_name = f"silent {id(self)}"
 
-    def options(self, **options: Any) -> Silent:
-        return self
-
-    @property
-    def score(self) -> Silent:
-        return self
-
-    @property
-    def reserve(self) -> Silent:
-        return self
-
-    @property
-    def heartbeat(self) -> Alive:
-        return Alive()
+    def options(self, *, method_name: str = "", session_id: str = "", **options: Any) -> Any:
+        self.sessions.add(session_id)
+        return Alive() if method_name == "heartbeat" else self
 
     def remote(self, *parts: Any, **options: Any) -> Silent:
         return self
@@ -143,6 +133,7 @@ def test_what_is_on_its_way_is_cancelled_at_the_deadline(silent: Silent) -> None
         with pytest.raises(DeadlineExceeded, match=r"works on 1 call; .* add replicas"):
             await router.score([RECORD], 0.05)
         assert silent.cancelled == 1
+        assert "r1" in silent.sessions, "this names the replica for `request_router`"
         assert (await router.stats())["calls"] == 0
 
     asyncio.run(main())
