@@ -71,7 +71,7 @@ SERVED = {"model_digest": "d"}
 class Alive:
     """An answer to a heartbeat."""
 
-    def remote(self, *, replica: str) -> Alive:
+    def remote(self, *, replica: str, queued: object = None) -> Alive:
         return self
 
     def __await__(self) -> Generator[Any, None, dict[str, str]]:
