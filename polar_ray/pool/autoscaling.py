@@ -31,9 +31,6 @@ HEARD_S = 3.0
 """What a router said is forgotten after so long. While work waits with it, every replica has work
 of its and is called, or asked for a heartbeat, at least once a second."""
 
-FULL = 0.8
-"""None is stopped where the others would be busy for more than this share of their time."""
-
 Queued = tuple[str, int]
 """A router's name, and how many bytes of work wait with it for a replica."""
 
@@ -158,7 +155,8 @@ def pool_load(
 def replicas_wanted(load: Load, target: int, target_wait_s: float) -> int:
     """How many replicas the load of this moment asks for: at least those that are kept busy, more
     where all that is there would take them longer than `target_wait_s`."""
-    kept = min(load.replicas, math.ceil(load.busy / FULL))
+    # A hundredth, because nothing is measured exactly; but the least work keeps one.
+    kept = min(load.replicas, max(math.ceil(load.busy - 0.01), load.busy > 0))
     if load.queued_bytes == 0:
         return kept
     if load.bytes_per_s is None:

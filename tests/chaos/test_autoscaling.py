@@ -37,8 +37,8 @@ def scaled(cluster: None, model: str) -> Start:
             model=model,
             max_replicas=MOST,
             num_cpus=0.1,
-            engine=StubEngineConfig(seconds_per_token=1e-4),
-            **{"autoscaling.target_wait_s": 3, "autoscaling.upscale_delay_s": 1},
+            engine=StubEngineConfig(seconds_per_token=2e-4),
+            **{"autoscaling.target_wait_s": 1, "autoscaling.upscale_delay_s": 1},
             **{"autoscaling.downscale_delay_s": 5},
             **settings,
         )
@@ -82,7 +82,7 @@ def test_a_pool_grows_and_shrinks_under_load_and_loses_nothing(
     async def shrink(client: Any) -> float:
         """Light work goes on while replicas leave."""
         over = asyncio.Event()
-        options: dict[str, Any] = {"records": 0, "callers": 2, "start": 1 << 40, "until": over}
+        options: dict[str, Any] = {"records": 0, "callers": 1, "start": 1 << 40, "until": over}
         load = asyncio.create_task(run_load(by(client), oracle, account=account, size=2, **options))
         try:
             return await until("the pool has shrunk", are(1))
