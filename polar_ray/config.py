@@ -153,8 +153,9 @@ class ScorerConfig(Config):
     """One scorer in one process."""
 
     model: str | None = None
-    """A checkpoint directory, which every node that scores can read. None: the small model that
-    ships with the package."""
+    """A checkpoint directory, which every node that scores can read, or a hub's name for a model,
+    OWNER/NAME or OWNER/NAME@REVISION, which each of them fetches into its cache. None: the small
+    model that ships with the package."""
 
     encoding: EncodingConfig = EncodingConfig()
     engine: EngineConfig = NativeEngineConfig()

@@ -20,6 +20,7 @@ from polar_ray.client.handle import ROUTER as ROUTER_NAME
 from polar_ray.client.handle import cause
 from polar_ray.config import PoolConfig, ScalingConfig
 from polar_ray.errors import ConfigError, PoolError
+from polar_ray.hub import pinned
 from polar_ray.pool.autoscaling import REPORT_S, WINDOW_S, Policy
 from polar_ray.pool.ingress import Shared
 from polar_ray.pool.replica.deployment import Replica
@@ -47,7 +48,7 @@ def app(config: PoolConfig) -> serve.Application:
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         **REPLICA,
         # Of all settings, this one changes in the running processes; see `Replica.reconfigure`.
-        user_config={"model": config.model},
+        user_config={"model": pinned(config.model)},
     ).bind(config.scorer.model_copy(update={"model": None}))
     return serve.deployment(
         serve.ingress(build_ingress)(Router),

@@ -30,7 +30,7 @@ class Queue:
     @property
     def cost(self) -> int:
         """Bytes of all that stands here; takes a look at each."""
-        return sum(parcel.cost for heap in (self._small, self._fat) for *_, parcel in heap)
+        return sum(parcel.cost for heap in (self._small, self._large) for *_, parcel in heap)
 
     @property
     def rank(self) -> int:
