@@ -13,6 +13,7 @@ from types import SimpleNamespace as Namespace
 from typing import Any
 
 import pytest
+from parcels import FAT, parcel
 
 from polar_ray.config import PoolConfig
 from polar_ray.pool.autoscaling import (
@@ -28,6 +29,7 @@ from polar_ray.pool.autoscaling import (
     remember,
     replicas_wanted,
 )
+from polar_ray.pool.router.queue import Queue
 
 SPEED = 1000.0
 """Bytes per second of a replica here."""
@@ -85,6 +87,15 @@ def test_queues_of_several_routers_add_up_until_they_are_not_heard_of_any_more()
     assert workload.report()["queued_bytes"] == 75
     clock.now = HEARD_S + 1
     assert workload.report()["queued_bytes"] == 5
+
+
+def test_a_routers_queue_says_how_many_bytes_wait_in_it() -> None:
+    queue = Queue()
+    for cost in (FAT, 10, FAT):
+        queue.push(parcel(cost=cost))
+    assert queue.cost == 2 * FAT + 10
+    queue.pop()
+    assert queue.cost in (2 * FAT, FAT + 10)
 
 
 # What reports say together.
