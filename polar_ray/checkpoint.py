@@ -13,13 +13,15 @@ from polar_ray.config import ScorerConfig
 from polar_ray.encoding import Encoder, Tokenizer, limits, load_tokenizer
 from polar_ray.engine import check_engine
 from polar_ray.errors import ConfigError
+from polar_ray.hub import fetch, is_name
 from polar_ray.model.config import load_config
 
 logger = logging.getLogger(__name__)
 
 
 def model_dir(model: str | None) -> Path:
-    """The checkpoint directory that a config's `model` means; logs loudly if it is the built-in."""
+    """The checkpoint directory that a config's `model` means: itself, where a hub's model of this
+    name is kept once it has been fetched, or the built-in, of which it logs loudly."""
     if model is None:
         folder = builtin_model_dir()
         logger.warning(
@@ -28,10 +30,13 @@ def model_dir(model: str | None) -> Path:
             folder.name,
         )
         return folder
+    if is_name(model):
+        return fetch(model)
     folder = Path(model)
     if not folder.is_dir():
         raise ConfigError(
-            f"model={model!r} is not a directory; download the checkpoint first and give its path"
+            f"model={model!r} is not a directory, nor a model's name on a hub (OWNER/NAME or "
+            "OWNER/NAME@REVISION)"
         )
     return folder
 
@@ -57,7 +62,7 @@ def check(config: ScorerConfig) -> Path:
 
 def check_if_visible(config: ScorerConfig) -> None:
     """`check`, where the checkpoint can be seen from here: its folder, or where it should be. Other
-    machines may have it where this one has nothing."""
+    machines may have it where this one has nothing; what a hub has is for them to fetch."""
     if config.model is None:
         return
     folder = Path(config.model)

@@ -153,8 +153,9 @@ class ScorerConfig(Config):
     """One scorer in one process."""
 
     model: str | None = None
-    """A checkpoint directory, which every node that scores can read. None: the small model that
-    ships with the package."""
+    """A checkpoint directory, which every node that scores can read, or a hub's name for a model,
+    OWNER/NAME or OWNER/NAME@REVISION, which each of them fetches into its cache. None: the small
+    model that ships with the package."""
 
     encoding: EncodingConfig = EncodingConfig()
     engine: EngineConfig = NativeEngineConfig()
@@ -201,10 +202,39 @@ class AdmissionConfig(Config):
     """Bytes of their batches. `eval` calls may fill 80 %, `offline` calls half of it."""
 
 
+class ScalingConfig(Config):
+    """When a pool with `max_replicas` grows and shrinks."""
+
+    target_wait_s: float = Field(default=20, gt=0, le=LONGEST_S)
+    """Seconds of work for each replica, at the speed that they show, up to which they are left to
+    it. More than that asks for more replicas; below the time that one takes to load, they come too
+    late to help."""
+
+    upscale_delay_s: float = Field(default=5, ge=0, le=LONGEST_S)
+    """More is asked for during so long before replicas start."""
+
+    downscale_delay_s: float = Field(default=600, ge=0, le=LONGEST_S)
+    """Replicas stop that were not needed at any time during so long. Longer than the pause between
+    two steps of training: to load a model again costs more than a replica that waits."""
+
+
 class PoolConfig(HostConfig):
     """A pool: how many replicas of which scorer, and its limits."""
 
-    num_replicas: int = Field(default=1, ge=1)
+    num_replicas: int | None = Field(default=None, ge=1)
+    """How many replicas there are, always. None: 1, or what `max_replicas` allows."""
+
+    min_replicas: int | None = Field(default=None, ge=0)
+    """With `max_replicas`: how many there are at least. 0: none while there is nothing to do; the
+    first call waits until one has loaded. None: 1."""
+
+    max_replicas: int | None = Field(default=None, ge=1)
+    """Start and stop replicas by the work that waits, up to so many. What the cluster has no room
+    for starts once it has. None: there are always `num_replicas`."""
+
+    autoscaling: ScalingConfig | None = None
+    """With `max_replicas`: when replicas start and stop. None: by the defaults."""
+
     num_cpus: float = Field(default=1, ge=0)
     """CPUs that Ray reserves for each replica."""
 
@@ -223,6 +253,34 @@ class PoolConfig(HostConfig):
 
     admission: AdmissionConfig = AdmissionConfig()
     http: HttpConfig = HttpConfig()
+
+    @model_validator(mode="after")
+    def _fixed_or_scaled(self) -> "PoolConfig":
+        if self.max_replicas is None:
+            for name in ("min_replicas", "autoscaling"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} needs max_replicas, and there is none")
+        elif self.num_replicas is not None:
+            raise ValueError(
+                f"num_replicas={self.num_replicas} is a fixed number of replicas, "
+                f"max_replicas={self.max_replicas} lets it change; drop one of them"
+            )
+        elif self.least_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas={self.min_replicas} is more than max_replicas={self.max_replicas}"
+            )
+        return self
+
+    @property
+    def least_replicas(self) -> int:
+        """How many replicas there are when there is nothing to do."""
+        given = self.num_replicas if self.max_replicas is None else self.min_replicas
+        return 1 if given is None else given
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas there can be."""
+        return self.max_replicas or self.least_replicas
 
 
 class ColumnsConfig(Config):

@@ -50,7 +50,7 @@ RECORDS = [
 def run(config: PoolConfig, *, port: int = 0) -> None:
     """Scores `RECORDS` through the handle and over HTTP; raises `PoolError` if they disagree."""
     console = Console()
-    console.print(f"starting a local pool of {config.num_replicas} replica(s) ...")
+    console.print(f"starting a local pool of {config.least_replicas} replica(s) ...")
     with pool(config, port=port) as url:
         by_handle = connect(app_name="polar").score_table(RECORDS)
         with connect(address=url) as client:

@@ -220,7 +220,7 @@ def test_pool_settings_come_from_yaml_and_key_value(tmp_path: Path) -> None:
     config = parse_settings(PoolConfig, {}, [str(path), "num_replicas=4"])
     assert config.num_replicas == 4
     assert config.engine == StubEngineConfig(seconds_per_token=0.5)
-    assert parse_settings(PoolConfig, {}, []).num_replicas == 1
+    assert parse_settings(PoolConfig, {}, []).least_replicas == 1
 
 
 @pytest.mark.parametrize(

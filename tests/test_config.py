@@ -55,6 +55,10 @@ def test_dotted_and_nested_keys_join() -> None:
         ({"replicas": 2}, "no such setting; there are model, encoding"),
         ({"engine.devise": "cpu"}, "engine.native: devise='cpu': no such setting; there are type"),
         ({"engine": "stub"}, "write engine.type=stub"),
+        ({"num_replicas": 1, "max_replicas": 4}, "num_replicas=1 is a fixed number"),
+        ({"min_replicas": 1}, "min_replicas needs max_replicas"),
+        ({"autoscaling.target_wait_s": 5}, "autoscaling needs max_replicas"),
+        ({"min_replicas": 5, "max_replicas": 4}, "min_replicas=5 is more than max_replicas=4"),
         ({"num_cpus": float("inf")}, "num_cpus=inf"),
         ({"timeout_s": float("inf")}, "timeout_s=inf"),
         ({"engine.type": "magic"}, "magic"),
@@ -174,6 +178,25 @@ def test_configs_are_frozen() -> None:
 def test_yaml_block_round_trips() -> None:
     config = PoolConfig(**{"engine.type": "stub", "num_replicas": 3})
     assert PoolConfig(**config.model_dump()) == config
+    scaled = PoolConfig(min_replicas=0, max_replicas=4, **{"autoscaling.target_wait_s": 5})
+    assert PoolConfig(**scaled.model_dump()) == scaled
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "most"),
+    [
+        ({}, 1, 1),
+        ({"num_replicas": 3}, 3, 3),
+        ({"max_replicas": 4}, 1, 4),
+        ({"min_replicas": 0, "max_replicas": 4}, 0, 4),
+    ],
+    ids=str,
+)
+def test_a_pool_has_a_fixed_size_or_two_bounds(
+    values: dict[str, int], least: int, most: int
+) -> None:
+    config = PoolConfig(**values)
+    assert (config.least_replicas, config.most_replicas) == (least, most)
 
 
 def test_overrides_must_be_key_value() -> None:

@@ -23,6 +23,7 @@ LAYERS = {
     "scores": 0,
     "sizes": 0,
     "stream": 0,
+    "hub": 1,
     "tables": 0,
     "assets": 0,
     "encoding": 1,

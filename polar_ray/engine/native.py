@@ -15,6 +15,7 @@ from polar_ray.engine.memory import fit_tokens
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
 from polar_ray.errors import ConfigError, EngineError, OutOfMemory
+from polar_ray.hub import model_name
 from polar_ray.model import digest, fuse, load_config, load_model
 from polar_ray.model.attention import BlockedAttention, PathAttention, Recall
 from polar_ray.model.flash import find_varlen
@@ -79,7 +80,7 @@ class NativeEngine:
         if config.dtype in ("int8", "fp8"):
             dtype_name = config.dtype
         self.info = ModelInfo(
-            name=model_dir.name,
+            name=model_name(model_dir),
             digest=digest(model_dir, dtype_name) if rank == 0 else "",
             reward_id=shape.reward_token_id,
             window=shape.window,

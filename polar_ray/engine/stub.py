@@ -17,6 +17,7 @@ import numpy as np
 from polar_ray.config import StubEngineConfig
 from polar_ray.engine.protocol import Done, ModelInfo, Pending
 from polar_ray.errors import DeviceLost
+from polar_ray.hub import model_name
 from polar_ray.model.config import load_config
 from polar_ray.planning import Pack, Span
 
@@ -34,8 +35,8 @@ class StubEngine:
         self._packs = 0
         self._lost = False
         self.info = ModelInfo(
-            name=f"stub of {model_dir.name}",
-            digest=f"stub {config.salt} of {model_dir.name}",
+            name=f"stub of {model_name(model_dir)}",
+            digest=f"stub {config.salt} of {model_name(model_dir)}",
             reward_id=shape.reward_token_id,
             window=shape.window,
             scaled_above=shape.scaled_above,

@@ -6,18 +6,22 @@ turns `key=value` arguments into a `PoolConfig` only where the annotation is the
 
 import os
 import time
+import warnings
+from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.config import RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from polar_ray.checkpoint import check_if_visible
 from polar_ray.client.handle import ROUTER as ROUTER_NAME
 from polar_ray.client.handle import cause
-from polar_ray.config import PoolConfig
+from polar_ray.config import PoolConfig, ScalingConfig
 from polar_ray.errors import ConfigError, PoolError
+from polar_ray.hub import pinned
+from polar_ray.pool.autoscaling import REPORT_S, WINDOW_S, Policy
 from polar_ray.pool.ingress import Shared
 from polar_ray.pool.replica.deployment import Replica
 from polar_ray.pool.router.deployment import Router, build_ingress
@@ -39,12 +43,12 @@ def app(config: PoolConfig) -> serve.Application:
     check_if_visible(config.scorer)
     replicas = serve.deployment(
         Replica,
-        num_replicas=config.num_replicas,
+        **_size(config),
         request_router_config=RequestRouterConfig(request_router_class=ByName, **QUICK),
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         **REPLICA,
         # Of all settings, this one changes in the running processes; see `Replica.reconfigure`.
-        user_config={"model": config.model},
+        user_config={"model": pinned(config.model)},
     ).bind(config.scorer.model_copy(update={"model": None}))
     return serve.deployment(
         serve.ingress(build_ingress)(Router),
@@ -55,6 +59,32 @@ def app(config: PoolConfig) -> serve.Application:
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
         **ROUTER,
     ).bind(config, replicas)
+
+
+def _size(config: PoolConfig) -> dict[str, Any]:
+    """How many replicas there are, in Serve's words."""
+    if config.max_replicas is None:
+        return {"num_replicas": config.least_replicas}
+    scaling = config.autoscaling or ScalingConfig()
+    with warnings.catch_warnings():
+        # `metrics_interval_s` is to become an environment variable, which Ray 2.60 does not read.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        auto = AutoscalingConfig(
+            min_replicas=config.least_replicas,
+            max_replicas=config.max_replicas,
+            upscale_delay_s=scaling.upscale_delay_s,
+            downscale_delay_s=0,  # `Policy` waits itself
+            look_back_period_s=WINDOW_S,
+            metrics_interval_s=REPORT_S,
+            policy=AutoscalingPolicy(
+                policy_function=Policy,
+                policy_kwargs={
+                    "target_wait_s": scaling.target_wait_s,
+                    "hold_s": scaling.downscale_delay_s,
+                },
+            ),
+        )
+    return {"autoscaling_config": auto}
 
 
 def start(
@@ -112,11 +142,12 @@ def _gist(message: str) -> str:
 def _check_resources(config: PoolConfig) -> None:
     have = ray.cluster_resources()
     for resource, each in (("CPU", config.num_cpus), ("GPU", config.num_gpus)):
-        need = each * config.num_replicas
+        need = each * max(1, config.least_replicas)
         if need > have.get(resource, 0):
+            name = "num_replicas" if config.max_replicas is None else "min_replicas"
             raise ConfigError(
-                f"num_replicas={config.num_replicas} with {each:g} {resource} each need {need:g}, "
-                f"the cluster has {have.get(resource, 0):g}; lower num_replicas or "
+                f"{name}={config.least_replicas} with {each:g} {resource} each need {need:g}, "
+                f"the cluster has {have.get(resource, 0):g}; lower {name} or "
                 f"num_{resource.lower()}s"
             )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from polar_ray.engine import Engine
 from polar_ray.engine.protocol import Scores
+from polar_ray.hub import model_name
 from polar_ray.model import ModelConfig, load_config
 from polar_ray.planning import Ids, build_pack, pack
 from polar_ray.records import to_batch
@@ -47,7 +48,7 @@ def parity_checks(scorer: Scorer, folder: Path, golden: Path | None) -> Iterator
     ids = random_ids(config, LENGTHS)
     tolerance = TOLERANCES[scorer.info.dtype]
     yield check("known answers", lambda: _known(scorer.engine, golden, tolerance))
-    yield check("published examples", lambda: _published(scorer, folder.name, config))
+    yield check("published examples", lambda: _published(scorer, model_name(folder), config))
     yield check("native = transformers", lambda: _transformers(scorer.engine, folder, ids))
     yield check("batch invariance", lambda: _invariance(scorer, tolerance))
     yield check("repeated", lambda: _repeated(scorer.engine, ids))

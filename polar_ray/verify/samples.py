@@ -50,7 +50,8 @@ POLAR_7B = [
 def is_polar_7b(name: str, config: ModelConfig) -> bool:
     """Whether a directory says that it is the published, fine-tuned POLAR-7B."""
     shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size)
-    return shape == (4096, 32, 92544) and name.startswith("POLAR-7B") and "Base" not in name
+    own = name.rpartition("/")[2]  # without a hub's owner
+    return shape == (4096, 32, 92544) and own.startswith("POLAR-7B") and "Base" not in own
 
 
 def random_ids(config: ModelConfig, lengths: list[int], *, seed: int = 0) -> list[Ids]:

@@ -14,6 +14,7 @@ from polar_ray.checkpoint import check
 from polar_ray.config import ScorerConfig, explain
 from polar_ray.engine import fits_beside, read_through
 from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost
+from polar_ray.pool.autoscaling import Queued, Workload
 from polar_ray.pool.replica.loaded import Loaded, describe, try_to_load
 from polar_ray.pool.replica.metrics import EngineMetrics
 from polar_ray.pool.replica.reservation import Reservation
@@ -48,6 +49,7 @@ class Replica:
         self._failed_updates = 0
         self._metrics = EngineMetrics()
         self._reservation = Reservation()
+        self._workload = Workload()
 
     async def reconfigure(self, user_config: Mapping[str, object]) -> None:
         """Takes the model that `user_config` names, as Serve asks for at the start and whenever it
@@ -154,6 +156,8 @@ class Replica:
         rank: int = 0,
         timeout_s: float = 600,
         trial_of: str | None = None,
+        cost: int = 0,
+        queued: Queued | None = None,
     ) -> bytes:
         """The result of a request table, which comes as a stream or as a list that holds a
         reference to it; the result is a stream.
@@ -161,11 +165,15 @@ class Replica:
         The reference comes inside a list so that Ray does not fetch the table before this replica
         has accepted the call. Work that has not begun when `timeout_s` is over is dropped: nobody
         waits for it any more. `trial_of`: the router for whose trial this replica is reserved.
+        `cost`: bytes, as the router counts them; `queued`: how many more wait with it, see
+        `pool.autoscaling`.
         """
+        self._workload.hear(queued)
         try:
-            result = await asyncio.wait_for(
-                self._score(shard, rank, timeout_s, trial_of=trial_of), timeout_s
-            )
+            with self._workload.work(cost):
+                result = await asyncio.wait_for(
+                    self._score(shard, rank, timeout_s, trial_of=trial_of), timeout_s
+                )
         except (TimeoutError, asyncio.TimeoutError):
             raise DeadlineExceeded(f"the replica did not come to it in {timeout_s:.3g} s") from None
         except DeviceLost as error:
@@ -200,9 +208,10 @@ class Replica:
     def _serving(self) -> Loaded | None:
         return self._loaded if self._ready.is_set() else None
 
-    async def heartbeat(self) -> dict[str, str] | None:
+    async def heartbeat(self, queued: Queued | None = None) -> dict[str, str] | None:
         """What this replica scores with, at once, whatever the engine is at; None while it loads a
         model and has no other."""
+        self._workload.hear(queued)
         return None if self._serving is None else self._serving.scorer.provenance
 
     async def check_health(self) -> None:
@@ -215,6 +224,10 @@ class Replica:
                 await loaded.check()
             except DeviceLost as error:
                 end_process(error)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's controller tells `pool.autoscaling.Policy` of this replica."""
+        return self._workload.report()
 
     def __del__(self) -> None:
         loaded: Loaded | None = getattr(self, "_loaded", None)

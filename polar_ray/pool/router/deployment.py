@@ -25,6 +25,7 @@ from ray.serve.schema import ApplicationStatus
 from polar_ray.config import PoolConfig, check_priority, check_timeout
 from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
 from polar_ray.planning.shard import shard_table
+from polar_ray.pool.autoscaling import Bell
 from polar_ray.pool.http.auth import Tokens
 from polar_ray.pool.http.bodies import Admit, Read
 from polar_ray.pool.http.port import check_alone
@@ -70,8 +71,10 @@ class Router:
         check_environment(os.environ)
         self.config = config
         self.admission = Admission(config.admission)
-        way = ReplicaHandle(replicas)
+        self._way = way = ReplicaHandle(replicas)
         self._dispatcher = Dispatcher(way.send, way.ask, way.reserve)
+        # A call for no replica in particular waits at Serve until there is any.
+        self._bell = Bell(lambda: way.ask(""))
         self._pool = replicas.app_name
         path = config.http.token_file
         self.tokens = Tokens(Path(path)) if path is not None else None
@@ -125,7 +128,7 @@ class Router:
                 shard_table,
                 table,
                 max_shards=SHARDS_PER_REPLICA
-                * max(len(self._dispatcher.members), self.config.num_replicas),
+                * max(len(self._dispatcher.members), self.config.most_replicas),
                 min_cost=self.config.min_shard_bytes,
             )
             few = table.num_rows <= SMALL_ROWS
@@ -137,11 +140,21 @@ class Router:
 
     async def provenance(self) -> dict[str, str]:
         """What the replicas score with; raises `PoolError` while there is none."""
-        await self.ready()
+        await self._served()
         return dict(self._dispatcher.served or {})
 
     async def ready(self) -> None:
-        """Returns once there is a replica that answers; raises `PoolError` if none does in time."""
+        """Returns once there is a replica that answers, or none because there is nothing to do;
+        raises `PoolError` if none does in time."""
+        if not (self._at_zero and self.admission.calls == 0):
+            await self._served()
+
+    @property
+    def _at_zero(self) -> bool:
+        """No replica runs, which is as it should be while there is nothing to do."""
+        return self.config.least_replicas == 0 and not self._dispatcher.members
+
+    async def _served(self) -> None:
         self._begin()
         try:
             await asyncio.wait_for(self._until_served(), READY_TIMEOUT_S)
@@ -167,6 +180,7 @@ class Router:
             unresponsive=sum(m.unresponsive for m in replicas),
             calls=self.admission.calls + calls,
             for_s=time.monotonic() - self._able_at,
+            to_zero=self._at_zero,
         )
 
     @property
@@ -207,10 +221,14 @@ class Router:
         while True:
             await asyncio.sleep(TICK_S)
             self._dispatcher.tick()
-            if self._able:
+            waits = self.admission.calls > 0
+            if self._able or (self._at_zero and not waits):
                 self._able_at = time.monotonic()
+            if self.config.max_replicas is not None:
+                self._way.queued_bytes = self._dispatcher.queued_bytes
+                self._bell.set(waits and not self._dispatcher.members)
             self._changed.set()
-            if self.admission.calls and not self._dispatcher.members and self._asking is None:
+            if waits and not self._dispatcher.members and self._asking is None:
                 self._asking = asyncio.create_task(self._ask_whether_deleted())
 
     async def _ask_whether_deleted(self) -> None:

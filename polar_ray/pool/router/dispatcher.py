@@ -101,6 +101,11 @@ class Dispatcher:
             "held_parcels": sum(len(member.attempts) for member in members),
         }
 
+    @property
+    def queued_bytes(self) -> int:
+        """What waits for a replica with a free slot."""
+        return self._queue.cost
+
     def set_members(self, names: Collection[str]) -> None:
         """The replicas that there are now; see `Membership.set`."""
         self._membership.set(names)

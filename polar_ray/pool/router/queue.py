@@ -28,6 +28,11 @@ class Queue:
         return len(self._large) + len(self._small)
 
     @property
+    def cost(self) -> int:
+        """Bytes of all that stands here; takes a look at each."""
+        return sum(parcel.cost for heap in (self._small, self._large) for *_, parcel in heap)
+
+    @property
     def rank(self) -> int:
         """The priority of the most urgent parcel; only where there is one."""
         return min(heap[0][0] for heap in (self._small, self._large) if heap)[0]

@@ -24,6 +24,9 @@ class State:
     for_s: float = 0.0
     """For how long no replica has been able to work."""
 
+    to_zero: bool = False
+    """There may be none while there is nothing to do."""
+
     @property
     def able(self) -> int:
         """Replicas that can work."""
@@ -33,6 +36,8 @@ class State:
 def waiting_reason(state: State) -> str:
     """What a call waits for. Says nothing of what is scored."""
     if state.replicas == 0:
+        if state.to_zero:
+            return _starting(state)
         return f"the pool has no replica that runs ({state.for_s:.0f} s); `serve status` says why"
     if state.able == 0:
         return f"{_unable(state)} ({state.for_s:.0f} s); `serve status` says more"
@@ -40,6 +45,12 @@ def waiting_reason(state: State) -> str:
     who = _all(state.replicas) if all_able else f"{state.able} of {_all(state.replicas)}"
     others = "" if all_able else f" ({', '.join(_others(state))})"
     return f"{who} {_s('work', state.able)} on {_calls(state.calls)}{others}"
+
+
+def _starting(state: State) -> str:
+    if state.calls == 0:
+        return "the pool runs no replica while there is no call; the next one starts it"
+    return f"the pool had no replica and starts one ({state.for_s:.0f} s); `serve status` says more"
 
 
 def _unable(state: State) -> str:

@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from polar_ray.client.handle import cause
 from polar_ray.errors import PolarRayError
+from polar_ray.pool.autoscaling import Queued
 from polar_ray.pool.ray_internals import by_reference
 from polar_ray.pool.replica.reservation import NotReserved
 from polar_ray.pool.router.call import Served
@@ -36,6 +37,13 @@ class ReplicaHandle:
         self._id = uuid.uuid4().hex
         """This router, for a replica that is reserved for its trial."""
 
+        self.queued_bytes: int | None = None
+        """Work that waits here, for replicas to report; None where nobody asks."""
+
+    @property
+    def _queued(self) -> Queued | None:
+        return None if self.queued_bytes is None else (self._id, self.queued_bytes)
+
     async def send(self, attempt: Attempt) -> pa.Table:
         """See `outcome.Send`."""
         if attempt.cost > SMALL_BYTES:
@@ -53,6 +61,8 @@ class ReplicaHandle:
             rank=attempt.parcel.urgency[0],
             timeout_s=attempt.timeout_s,
             trial_of=self._id if attempt.trial else None,
+            cost=attempt.cost,
+            queued=self._queued,
         )
         return read_arrow(result)
 
@@ -62,7 +72,7 @@ class ReplicaHandle:
 
     async def ask(self, replica: str) -> Served | None:
         """See `health.Ask`."""
-        served: Served | None = await self._call(replica, "heartbeat")
+        served: Served | None = await self._call(replica, "heartbeat", queued=self._queued)
         return served
 
     async def _call(self, replica: str, method: str, *arguments: Any, **options: Any) -> Any:

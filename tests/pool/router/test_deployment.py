@@ -71,7 +71,7 @@ SERVED = {"model_digest": "d"}
 class Alive:
     """An answer to a heartbeat."""
 
-    def remote(self) -> Alive:
+    def remote(self, *, queued: object = None) -> Alive:
         return self
 
     def __await__(self) -> Generator[Any, None, dict[str, str]]:

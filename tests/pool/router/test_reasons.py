@@ -13,6 +13,15 @@ ALONE, THREE = "the pool's only replica", "the pool's 3 replicas"
     ("state", "reason"),
     [
         (State(0, for_s=12.4), "the pool has no replica that runs (12 s); `serve status` says why"),
+        (
+            State(0, calls=1, for_s=9.6, to_zero=True),
+            "the pool had no replica and starts one (10 s); `serve status` says more",
+        ),
+        (
+            State(0, to_zero=True),
+            "the pool runs no replica while there is no call; the next one starts it",
+        ),
+        (State(1, calls=1, to_zero=True), f"{ALONE} works on 1 call"),
         (State(1, 1, for_s=12), f"{ALONE} loads a model (12 s); `serve status` says more"),
         (State(3, 3, for_s=1), f"{THREE} load a model (1 s); `serve status` says more"),
         (State(1, 0, 1), f"{ALONE} does not answer (0 s); `serve status` says more"),

@@ -1,0 +1,149 @@
+"""Models by name, `internlm/POLAR-7B` or `internlm/POLAR-7B@REVISION`: from a hub to a directory.
+
+The cache, the server, the token and whether the network may be used are huggingface_hub's own
+affair, in the environment of the machine that fetches: HF_HOME, HF_ENDPOINT, HF_TOKEN and
+HF_HUB_OFFLINE. Only weights in safetensors and what describes them come here: no code, no pickles.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from polar_ray.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+FILES = [
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+]
+"""All that is fetched of a repository, and of its first level only."""
+
+PIN_TIMEOUT_S = 10.0
+"""For the question which commit a name means."""
+
+_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_name(model: str) -> bool:
+    """Whether this could be a model's name on a hub; a directory of the same name comes first."""
+    return _NAME.fullmatch(model) is not None and not Path(model).is_dir()
+
+
+def fetch(model: str) -> Path:
+    """The directory with a model's files, in the cache; what is not there yet is downloaded.
+    Processes that fetch the same at the same time take turns.
+
+    Raises `ConfigError` where that cannot be done, and says what can.
+    """
+    repo, revision = _parts(model)
+    with _explained(model):
+        from huggingface_hub import snapshot_download
+
+        found = snapshot_download(
+            repo, revision=revision, allow_patterns=FILES, ignore_patterns=["*/*"]
+        )
+    folder = Path(found)
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(
+            f"model={model!r} has no weights in safetensors, and pickles (.bin, .pt) are never "
+            "fetched: they can run code. Convert it, and give the directory or the new name"
+        )
+    return folder
+
+
+def pinned(model: str | None) -> str | None:
+    """The name with the commit that it means at present, for whoever starts several replicas: they
+    load the same though the branch may move. Unchanged if it is a directory or has a commit, and
+    where the hub cannot be asked from here: each machine then takes what it finds."""
+    if model is None or not is_name(model):
+        return model
+    repo, revision = _parts(model)
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return model
+    try:
+        from huggingface_hub import HfApi
+
+        commit = HfApi().model_info(repo, revision=revision, timeout=PIN_TIMEOUT_S).sha
+    except Exception as error:  # whatever it is, the machines that fetch will say
+        logger.info("model=%r is not pinned to a commit: %s", model, error)
+        return model
+    return f"{repo}@{commit}"
+
+
+def model_name(folder: Path) -> str:
+    """What a checkpoint directory is called in results: OWNER/NAME@COMMIT in a hub's cache."""
+    repo = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not repo.startswith("models--"):
+        return folder.name
+    return f"{repo.removeprefix('models--').replace('--', '/', 1)}@{folder.name}"
+
+
+def _parts(model: str) -> tuple[str, str | None]:
+    found = _NAME.fullmatch(model)
+    assert found is not None, f"{model!r} is no name"
+    return found["repo"], found["revision"]
+
+
+@contextmanager
+def _explained(model: str) -> Iterator[None]:
+    """huggingface_hub's errors as `ConfigError`s with the way out."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"model={model!r} is no directory here, and a name needs `pip install "
+            f"huggingface_hub` ({error})"
+        ) from None
+    except Exception as error:
+        raise ConfigError(f"model={model!r}: {_reason(model, error)}") from error
+
+
+def _reason(model: str, error: Exception) -> str:
+    from huggingface_hub import constants, errors
+
+    where, (repo, revision) = constants.ENDPOINT, _parts(model)
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{repo} is gated; accept its terms on {where} and set HF_TOKEN, of an account that "
+            "has, on every machine that scores"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"no directory here, and {where} shows no {repo}; it is misspelled, or private, and "
+            "needs HF_TOKEN on every machine that scores"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repo} has no branch, tag or commit {revision!r} on {where}"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        if constants.HF_HUB_OFFLINE:
+            return (
+                f"not whole in this machine's cache, {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE "
+                f"forbids to fetch it; unset that, or run `hf download {repo}` where there is a "
+                "network"
+            )
+        return (
+            f"not whole in this machine's cache, and {where} cannot be asked "
+            f"({_gist(error.__cause__ or error)}); see to the network or HF_ENDPOINT, or give a "
+            "directory"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return f"no directory here, and no name on a hub: {_gist(error)}"
+    return (
+        f"could not be fetched from {where}: {_gist(error)}; what has arrived is kept, and "
+        "the next start goes on from there"
+    )
+
+
+def _gist(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error!s:.200}".split())
