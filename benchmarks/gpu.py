@@ -94,13 +94,13 @@ class Bench:
             "planning_ms_per_pack": 1000 * planned_s / len(packs),
         }
 
-    def streamed(self, groups: Sequence[list[Ids]], stems: Sequence[int]) -> dict[str, float]:
+    def streamed(self, groups: Sequence[list[Ids]], prefixes: Sequence[int]) -> dict[str, float]:
         """Groups whose members arrive one at a time, against the same groups at once."""
         engine = self.engine(prefix_cache_bytes=1 << 34)
         most = engine.info.max_tokens
         rounds = [
-            list(pack([g[i] for g in groups], max_tokens=most, min_share=64, stems=stems))
-            for i in range(len(groups[0]))
+            list(pack(column, max_tokens=most, min_share=64, prefix_lengths=prefixes))
+            for column in zip(*groups, strict=True)
         ]
         whole = list(pack([one for g in groups for one in g], max_tokens=most, min_share=64))
 
@@ -186,9 +186,9 @@ def main(
         few = list(pack(sample, max_tokens=4096, min_share=64))
         found = run(engine, few, len(sample))
         engine.close()
-        stems = [2 * 256 + 256 + 3] * groups
+        prefixes = [2 * 256 + 256 + 3] * groups
         made = [group_of(16, 256, 256, 256, seed=n) for n in range(groups)]
-        tell("streamed", bench.streamed(made, stems))
+        tell("streamed", bench.streamed(made, prefixes))
         exact_engine = bench.engine(dtype="float32", compile=False)
         exact = run(exact_engine, few, len(sample))
         exact_engine.close()

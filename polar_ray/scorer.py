@@ -31,33 +31,33 @@ from polar_ray.records import Record, check_table, row_error, score_table, to_ba
 logger = logging.getLogger(__name__)
 
 SLICE_BYTES = 1 << 20
-"""Text that is encoded at once: some packs' worth, so that sharing loses nothing to the cut."""
+"""Text of a slice of a large batch: enough for several packs, so that slicing costs no sharing."""
 
 IN_FLIGHT = 2
-"""Packs that the engine has at once: one that it computes, one that waits for it."""
-
+"""Packs submitted to the engine at once: one is computed while the next waits."""
 
 LONGEST_ERROR = 500
 """Characters of an engine's message that a row carries."""
 
 
-class Forwarded(NamedTuple):
-    """What the engine said of a list of encoded records."""
+class ForwardResult(NamedTuple):
+    """Scores and errors of a list of encoded records."""
 
     scores: Scores
-    """float32 [records]; NaN where there is none."""
+    """float32 [records]; NaN where a record has an error instead."""
 
     errors: dict[int, str]
-    """Row errors by place in the list."""
+    """Row errors by index into the list."""
 
-    def part(self, start: int, stop: int) -> Forwarded:
-        """The same for the records `start` up to `stop` alone."""
+    def part(self, start: int, stop: int) -> ForwardResult:
+        """The part for the records `start` up to `stop`."""
         errors = {i - start: text for i, text in self.errors.items() if start <= i < stop}
-        return Forwarded(self.scores[start:stop], errors)
+        return ForwardResult(self.scores[start:stop], errors)
 
 
 class Scorer:
-    """Encode, pack, forward. `encode` may run beside `forward`; neither beside itself."""
+    """Encode, pack, forward. One thread may call `encode` while another calls `forward`, but no two
+    threads may call the same one at once."""
 
     def __init__(self, config: ScorerConfig | None = None) -> None:
         self.config = config or ScorerConfig()
@@ -70,7 +70,7 @@ class Scorer:
 
         self.num_halvings = 0
         self._bugs: set[str] = set()
-        """Where foreign errors were raised whose traceback has been logged."""
+        """Where unexpected errors were raised; each traceback is logged once."""
 
         self.encoder = build_encoder(
             self.config,
@@ -82,7 +82,7 @@ class Scorer:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What makes this scorer's scores; stands in the metadata of every result."""
+        """All that scores depend on, for the metadata of every result."""
         return {
             "model": self.info.name,
             "model_digest": self.info.digest,
@@ -120,47 +120,47 @@ class Scorer:
 
     def forward(
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
-    ) -> Forwarded:
-        """Scores of encoded records. A record that makes the engine fail spoils only itself; raises
-        `DeviceLost` where the engine fails whatever it is given.
+    ) -> ForwardResult:
+        """Scores of encoded records. A record that makes the engine fail gets an error of its own;
+        the others get their scores. Raises `DeviceLost` where every forward fails.
 
-        `before_pack` is called before each pack; what it raises ends the work.
+        `before_pack` is called before each pack; an exception from it ends the call.
         """
         scores = np.full(len(encoded), np.nan, dtype=np.float32)
         errors = {i: record.error for i, record in enumerate(encoded) if record.error is not None}
         plans = [self._plan(encoded, np.arange(len(encoded)))]
-        flying: deque[tuple[Pack, Pending]] = deque()
+        in_flight: deque[tuple[Pack, Pending]] = deque()
         try:
-            while plans or flying:
+            while plans or in_flight:
                 # The next pack is planned and sent while the engine is busy with the one before.
-                if plans and len(flying) < IN_FLIGHT:
-                    one = next(plans[-1], None)
-                    if one is None:
+                if plans and len(in_flight) < IN_FLIGHT:
+                    packed = next(plans[-1], None)
+                    if packed is None:
                         plans.pop()
                         continue
                     before_pack()
                     try:
                         with self._engine_errors():
-                            flying.append((one, self.engine.submit(one)))
+                            in_flight.append((packed, self.engine.submit(packed)))
                     except EngineError as error:
-                        plans += self._after(error, one, encoded, errors)
+                        plans += self._after(error, packed, encoded, errors)
                     continue
-                one, pending = flying.popleft()
+                packed, pending = in_flight.popleft()
                 try:
                     with self._engine_errors():
-                        scores[one.records] = pending.result()
+                        scores[packed.records] = pending.result()
                 except EngineError as error:
-                    plans += self._after(error, one, encoded, errors)
+                    plans += self._after(error, packed, encoded, errors)
         finally:
-            # Whoever ends the work early leaves the engine idle all the same.
-            for _, pending in flying:
+            # However this ends, the engine is idle afterwards.
+            for _, pending in in_flight:
                 with suppress(Exception):
                     pending.result()
-        return Forwarded(scores, errors)
+        return ForwardResult(scores, errors)
 
     @contextmanager
     def _engine_errors(self) -> Iterator[None]:
-        """The engine's border: what it raises, an `EngineError` or not, leaves as one."""
+        """Turns every exception of the engine into an `EngineError`."""
         try:
             yield
         except EngineError:
@@ -168,14 +168,14 @@ class Scorer:
         except Exception as error:
             if (where := place(error)) not in self._bugs:
                 self._bugs.add(where)
-                logger.error("the engine raised what is no EngineError", exc_info=error)
-            raise foreign(error) from error
+                logger.error("the engine raised an unexpected error", exc_info=error)
+            raise as_engine_error(error) from error
 
     def _after(
         self, error: EngineError, failed: Pack, encoded: Sequence[Encoded], errors: dict[int, str]
     ) -> list[Iterator[Pack]]:
-        """What to try next: smaller packs, or nothing where a lone record failed. A lost device is
-        raised: it would fail whatever is tried, and no record is to blame."""
+        """What to try after a failed pack: its halves, or nothing where it held one record,
+        which gets the error. A lost device is raised: no record is to blame for it."""
         if isinstance(error, DeviceLost):
             raise error
         rows = failed.records
@@ -191,19 +191,20 @@ class Scorer:
         return [self._plan(encoded, part) for part in (rows[:half], rows[half:])]
 
     def _plan(self, encoded: Sequence[Encoded], rows: Counts) -> Iterator[Pack]:
-        """Packs of the records `rows`, their numbers those of `encoded`."""
+        """Packs of the records `rows` of `encoded`; `Pack.records` are indices into `encoded`."""
         chosen = [encoded[i] for i in rows]
-        bound = self.info.scaled_above
-        kinds = None
-        if bound is not None:
-            kinds = [len(one.ids) if len(one.ids) > bound else 0 for one in chosen]
-        stems = [one.num_common for one in chosen] if self.info.keeps_prefixes else None
-        ids = [one.ids for one in chosen]
-        for one in pack(ids, max_tokens=self.max_tokens, kinds=kinds, stems=stems):
-            yield replace(one, records=rows[one.records])
+        ids = [record.ids for record in chosen]
+        prefix_lengths = None
+        if self.info.keeps_prefixes:
+            prefix_lengths = [record.prefix_length for record in chosen]
+        salts = self.info.salts(ids)
+        for packed in pack(
+            ids, max_tokens=self.max_tokens, salts=salts, prefix_lengths=prefix_lengths
+        ):
+            yield replace(packed, records=rows[packed.records])
 
     def results(
-        self, table: pa.Table, encoded: Sequence[Encoded], forwarded: Forwarded
+        self, table: pa.Table, encoded: Sequence[Encoded], forwarded: ForwardResult
     ) -> pa.Table:
         """The result table of a request table, from what `encode` and `forward` made of it."""
         return score_table(
@@ -226,6 +227,6 @@ class Scorer:
         self.engine.close()
 
 
-def foreign(error: BaseException) -> EngineError:
-    """An error of another library, or a bug, as an `EngineError` that survives pickling."""
+def as_engine_error(error: BaseException) -> EngineError:
+    """An exception of another library, or a bug, as an `EngineError` that can be pickled."""
     return EngineError(f"{type(error).__name__}: {error!s:.{LONGEST_ERROR}}")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from polar_ray.encoding import template
+from polar_ray.encoding.template import SEPARATOR, trajectory
 from polar_ray.encoding.tokenizer import Tokenizer
 from polar_ray.encoding.truncate import Lengths, Limits, cut_prompt, cut_response, keep
 from polar_ray.errors import place
@@ -39,8 +39,8 @@ class Encoded:
     control_text: bool = False
     """A field spelled a control token; it was encoded as plain text."""
 
-    num_common: int = 0
-    """Leading ids that every candidate for the same prompt and reference has."""
+    prefix_length: int = 0
+    """Leading ids that all outputs for the same prompt and reference share."""
 
 
 class Texts(NamedTuple):
@@ -52,8 +52,8 @@ class Texts(NamedTuple):
     truncated: bool
 
 
-class _Stem(NamedTuple):
-    """All that the candidates of one group share, up to a point where tokens surely split."""
+class _Prefix(NamedTuple):
+    """What the records of a group share, up to the last place where tokens surely split."""
 
     ids: list[int]
     tail: str
@@ -65,7 +65,7 @@ class _Memo:
     """Tokens of one call that several of its rows need."""
 
     tokens: dict[str, list[int]] = field(default_factory=dict)
-    stems: dict[tuple[str, str, str], _Stem] = field(default_factory=dict)
+    prefixes: dict[tuple[str, str, str], _Prefix] = field(default_factory=dict)
 
 
 class Encoder:
@@ -87,7 +87,7 @@ class Encoder:
         self.limits = limits
         self.max_field_bytes = max_field_bytes
         self.reward_id = reward_id
-        self.separator_id = tokenizer.control_id(template.SEPARATOR)
+        self.separator_id = tokenizer.control_id(SEPARATOR)
         # One pass over the text instead of one for each of up to 150 names.
         self._marks = tuple({name[0] for name in tokenizer.controls})
 
@@ -143,14 +143,14 @@ class Encoder:
             return Encoded(NO_IDS, error)
         control_text = any(map(self._spells_control, (prompt, reference, output)))
         texts = self._truncate(prompt, reference, output, memo)
-        stem = self._stem_of(texts, wrapper, memo)
-        candidate = self.tokenizer.encode(stem.tail + texts.output)
-        ids = np.array([*stem.ids, *candidate, self.reward_id], dtype=np.int32)
+        prefix = self._prefix_of(texts, wrapper, memo)
+        candidate = self.tokenizer.encode(prefix.tail + texts.output)
+        ids = np.array([*prefix.ids, *candidate, self.reward_id], dtype=np.int32)
         if self.limits.window is not None and len(ids) > self.limits.window:
             # Decoding a cut text and encoding it again can make it a few tokens longer.
             sentence = f"{len(ids)} tokens after truncation; the model reads {self.limits.window}"
             return Encoded(NO_IDS, row_error("too_long", sentence), truncated=texts.truncated)
-        return Encoded(ids, None, texts.truncated, control_text, len(stem.ids))
+        return Encoded(ids, None, texts.truncated, control_text, len(prefix.ids))
 
     def _oversized(self, *texts: str) -> str | None:
         for name, text in zip(("prompt", "reference", "output"), texts, strict=True):
@@ -196,19 +196,19 @@ class Encoder:
             memo.tokens[text] = self.tokenizer.encode(text)
         return memo.tokens[text]
 
-    def _stem_of(self, texts: Texts, wrapper: str, memo: _Memo) -> _Stem:
+    def _prefix_of(self, texts: Texts, wrapper: str, memo: _Memo) -> _Prefix:
         key = (texts.prompt, texts.reference, wrapper)
-        if key not in memo.stems:
-            memo.stems[key] = self._stem(texts.prompt, texts.reference, wrapper, memo)
-        return memo.stems[key]
+        if key not in memo.prefixes:
+            memo.prefixes[key] = self._prefix(texts.prompt, texts.reference, wrapper, memo)
+        return memo.prefixes[key]
 
-    def _stem(self, prompt: str, reference: str, wrapper: str, memo: _Memo) -> _Stem:
-        lead = template.trajectory(prompt, "", wrapper)
+    def _prefix(self, prompt: str, reference: str, wrapper: str, memo: _Memo) -> _Prefix:
+        lead = trajectory(prompt, "", wrapper)
         at = self._last_split(lead)
         head = self._tokens(lead[:at], memo)
         reference_ids = self.tokenizer.encode(lead[at:] + reference)
         first = [self.tokenizer.bos_id, *head, *reference_ids, self.separator_id]
-        return _Stem([*first, *head], lead[at:])
+        return _Prefix([*first, *head], lead[at:])
 
     def _last_split(self, text: str) -> int:
         """The last place in `text` where its tokens split whatever follows; 0 if there is none."""

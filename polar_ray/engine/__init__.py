@@ -12,9 +12,9 @@ __all__ = ["Engine", "ModelInfo", "build_engine", "check_engine", "fits_beside",
 def build_engine(config: EngineConfig, model_dir: Path) -> Engine:
     """The engine that `config` describes, with the model of `model_dir` loaded."""
     if isinstance(config, NativeEngineConfig) and config.tensor_parallel_size > 1:
-        from polar_ray.engine.tensor_parallel import RankedEngine
+        from polar_ray.engine.tensor_parallel import TensorParallelEngine
 
-        return RankedEngine(config, model_dir)
+        return TensorParallelEngine(config, model_dir)
     if isinstance(config, NativeEngineConfig):
         from polar_ray.engine.native import NativeEngine
 
@@ -28,7 +28,7 @@ def check_engine(config: EngineConfig, model_dir: Path) -> None:
     """Raises `ConfigError` where `build_engine` would for the files of `model_dir`, by their
     headers alone; needs no device."""
     if isinstance(config, NativeEngineConfig):
-        from polar_ray.model.parallel import check_divisible
+        from polar_ray.model.tensor_parallel import check_divisible
         from polar_ray.model.weights import check_model
 
         check_divisible(load_config(model_dir), config.tensor_parallel_size)
@@ -43,10 +43,10 @@ def read_through(model_dir: Path) -> None:
 
 
 def fits_beside(config: EngineConfig, model_dir: Path) -> bool:
-    """Whether this process has room for the engine beside another; `ConfigError` if it has none for
-    it even in the other's place."""
+    """Whether this engine fits into memory beside the one that this process has; `ConfigError` if
+    it would not fit even in the other's place."""
     if isinstance(config, NativeEngineConfig):
-        from polar_ray.engine.room import fits_beside as decide
+        from polar_ray.engine.memory import fits_beside as decide
 
         return decide(config, model_dir)
     return True

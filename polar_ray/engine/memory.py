@@ -1,39 +1,72 @@
-"""How large a pack may be: a pure estimate from the model's shape and the free memory.
-
-An upper bound on purpose. Where it is wrong all the same, the engine runs out of memory, and the
-scorer goes on with packs of half the size.
-"""
+"""How much memory a device has free, and whether a second model fits beside the loaded one."""
 
 from __future__ import annotations
 
-from polar_ray.model import ModelConfig
-from polar_ray.model.internlm2 import ROWS
+import os
+from pathlib import Path
 
-MAX_TOKENS = {"cuda": 32768, "cpu": 16384}
-"""More than this fills no device better: perf measurements in benchmarks/README.md."""
+import torch
 
-MIN_TOKENS = 512
-SHARE = 0.7
-"""Of the free memory that activations may take."""
+from polar_ray.config import NativeEngineConfig
+from polar_ray.engine.device import choose_device, choose_dtype
+from polar_ray.errors import ConfigError
+from polar_ray.model.weights import check_model
 
-GATHERED = 4
-"""How often a key stands in the gathered keys of a pack, for groups of long outputs."""
-
-
-def activation_bytes(config: ModelConfig, element_size: int, device: str) -> tuple[int, int]:
-    """Bytes that a forward holds at once: for each token of the pack, and whatever its size."""
-    width = config.hidden_size
-    kv_width = config.num_key_value_heads * config.head_dim
-    residual = 3 * width
-    attention = 2 * (width + 2 * kv_width) + 2 * width + 2 * kv_width * GATHERED
-    rotation = 4 * 2 * config.head_dim * 4
-    per_token = (residual + attention) * element_size + rotation
-    fixed = 3 * ROWS[device] * config.intermediate_size * element_size
-    return per_token, fixed
+HEADROOM = 2.0
+"""A second model is loaded beside the first where this many times its weights are free: both need
+memory for activations."""
 
 
-def fit_tokens(config: ModelConfig, element_size: int, free_bytes: int, device: str) -> int:
-    """Tokens of a pack that fit into `free_bytes`, between `MIN_TOKENS` and the device's most."""
-    per_token, fixed = activation_bytes(config, element_size, device)
-    room = int((free_bytes * SHARE - fixed) / per_token)
-    return max(MIN_TOKENS, min(room, MAX_TOKENS[device]))
+def fits_beside(config: NativeEngineConfig, model_dir: Path) -> bool:
+    """Whether a model can be loaded while this process still holds another one.
+
+    Raises `ConfigError` where it would not fit even after that one is dropped. Tensor-parallel
+    models never stand beside each other: a process has one process group.
+    """
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    size = check_model(model_dir) * dtype.itemsize // config.tensor_parallel_size
+    free, held = memory(device)
+    return choose(size, free, held) and config.tensor_parallel_size == 1
+
+
+def choose(size: int, free: int, held: int | None) -> bool:
+    """Whether weights of `size` bytes fit into `free` bytes with headroom, beside a loaded model of
+    `held` bytes (None: not known)."""
+    if held is not None and size > free + held:
+        raise ConfigError(
+            f"no room: the weights take {size / 1e9:.1f} GB, and the device would have "
+            f"{(free + held) / 1e9:.1f} GB without the model that it has"
+        )
+    return size * HEADROOM <= free
+
+
+def memory(device: str) -> tuple[int, int | None]:
+    """Bytes that are free, and those that the loaded model holds (None: not known)."""
+    if device == "cuda":
+        # What torch has reserved but does not use is free.
+        held = torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held, held
+    return available(Path("/proc/meminfo"), Path("/sys/fs/cgroup")), None
+
+
+def available(meminfo: Path, cgroup: Path) -> int:
+    """Bytes that this machine or container can still give a process; file caches count as free."""
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    machine = int(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        most = (cgroup / "memory.max").read_text().strip()
+        used = int((cgroup / "memory.current").read_text())
+        cached = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    except OSError:  # no container, or an older kernel
+        return machine
+    if most == "max":
+        return machine
+    return min(machine, int(most) - used + int(cached["inactive_file"]))
+
+
+def free_bytes(device: str) -> int:
+    """Memory of the device, or of the machine, that nothing uses at this moment."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

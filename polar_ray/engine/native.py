@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from polar_ray.config import NativeEngineConfig
+from polar_ray.engine.device import choose_device, choose_dtype
 from polar_ray.engine.failure import explain, explained
-from polar_ray.engine.memory import fit_tokens
+from polar_ray.engine.memory import free_bytes
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
-from polar_ray.errors import ConfigError, EngineError, OutOfMemory
+from polar_ray.engine.token_budget import fit_tokens
+from polar_ray.errors import EngineError, OutOfMemory
 from polar_ray.hub import model_name
 from polar_ray.model import digest, fuse, load_config, load_model
 from polar_ray.model.attention import BlockedAttention, PathAttention, Recall
 from polar_ray.model.flash import find_varlen
-from polar_ray.model.parallel import check_divisible, sum_over_ranks
 from polar_ray.model.quantized import quantize
+from polar_ray.model.tensor_parallel import add_all_reduce, check_divisible
 from polar_ray.model.transfer import Integers, send
 from polar_ray.model.varlen import VarlenAttention, plan_runs
 from polar_ray.planning import Pack
@@ -37,23 +38,23 @@ class NativeEngine:
     name = "native"
 
     def __init__(
-        self, config: NativeEngineConfig, model_dir: Path, *, rank: int = 0, num_ranks: int = 1
+        self, config: NativeEngineConfig, model_dir: Path, *, rank: int = 0, world_size: int = 1
     ) -> None:
-        """With `num_ranks` > 1, one rank of a default process group that stands already."""
+        """With `world_size` > 1, one rank of the default process group, already initialised."""
         self.device = choose_device(config.device)
         self.dtype = choose_dtype(config.dtype, self.device)
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         shape = load_config(model_dir)
-        check_divisible(shape, num_ranks)
+        check_divisible(shape, world_size)
         with explained(f"loading {model_dir}", self.device):
             self.model = load_model(
-                model_dir, dtype=self.dtype, device=self.device, rank=rank, num_ranks=num_ranks
+                model_dir, dtype=self.dtype, device=self.device, rank=rank, world_size=world_size
             )
             if config.dtype in ("int8", "fp8"):
                 quantize(self.model, config.dtype)
-        if num_ranks > 1:
-            sum_over_ranks(self.model)
+        if world_size > 1:
+            add_all_reduce(self.model)
         if config.compile or (config.compile is None and self.device == "cuda"):
             fuse(self.model)
         self._varlen = None
@@ -61,15 +62,15 @@ class NativeEngine:
             self._varlen = find_varlen(
                 self.device,
                 self.dtype,
-                num_heads=shape.num_attention_heads // num_ranks,
-                num_kv_heads=shape.num_key_value_heads // num_ranks,
+                num_heads=shape.num_attention_heads // world_size,
+                num_kv_heads=shape.num_key_value_heads // world_size,
                 head_dim=shape.head_dim,
             )
         free = free_bytes(self.device)
         cache_bytes = config.prefix_cache_bytes
         if cache_bytes is None:
-            # Ranks must not differ in what they remember.
-            fits = self.device == "cuda" and num_ranks == 1
+            # The ranks' caches could come to differ.
+            fits = self.device == "cuda" and world_size == 1
             cache_bytes = int(free * CACHE_SHARE) if fits else 0
         self.cache: PrefixCache | None = None
         if cache_bytes:
@@ -94,7 +95,7 @@ class NativeEngine:
 
     @torch.inference_mode()
     def submit(self, pack: Pack) -> Pending:
-        """One forward pass over the pack, less what the prefix cache knows of it."""
+        """One forward pass over the tokens of the pack that the prefix cache does not hold."""
         try:
             return _OnDevice(self._forward(pack), self, pack)
         except RuntimeError as error:
@@ -129,7 +130,7 @@ class NativeEngine:
         else:
             known = {number: len(layers[0].k_SKH) for number, layers in recall.known.items()}
             runs = plan_runs(pack.spans, pack.ends.tolist(), known)
-            arrays += [array for one in runs for array in one.arrays]
+            arrays += [array for run in runs for array in run.arrays]
             ids, positions, ends, lengths, *rest = send(arrays, self.device)
             paths = VarlenAttention(self._varlen, runs, rest, recall)
         scores: Tensor = self.model(ids, positions, paths, ends, lengths)
@@ -167,46 +168,3 @@ class _OnDevice:
         except RuntimeError as error:
             raise self._engine.failed(error, self._pack) from error
         return scores
-
-
-def choose_device(wanted: str) -> str:
-    """auto is cuda where there is one; asking for a missing device is a `ConfigError`."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("engine.device=cuda, but torch sees no CUDA device; use cpu or auto")
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
-
-
-def choose_dtype(wanted: str, device: str) -> torch.dtype:
-    """What is not rounded to 8 bits: auto is bfloat16 on cuda and float32 on a CPU, whatever the
-    checkpoint is stored in, so that a CPU's scores are the same on every machine.
-
-    16-bit arithmetic is some hundred times slower than float32 on CPUs that only emulate it, and
-    twice as fast on those that do not.
-    """
-    if (wanted, device) in (("int8", "cuda"), ("fp8", "cpu")):
-        raise ConfigError(
-            f"engine.dtype={wanted} does not run on {device}; int8 is for CPUs, fp8 for GPUs"
-        )
-    if wanted == "fp8" and torch.cuda.get_device_capability() < (8, 9):
-        raise ConfigError("engine.dtype=fp8 needs a GPU of compute capability 8.9 or later")
-    if wanted in ("auto", "int8", "fp8"):
-        return torch.bfloat16 if device == "cuda" else torch.float32
-    if device == "cpu" and wanted != "float32" and not (wanted == "bfloat16" and native_bfloat16()):
-        logger.warning("%s on a CPU without native support is very slow", wanted)
-    dtype: torch.dtype = getattr(torch, wanted)
-    return dtype
-
-
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 by itself (AVX-512 BF16 or AMX)."""
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
-
-
-def free_bytes(device: str) -> int:
-    """Memory of the device, or of the machine, that nothing uses at this moment."""
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polar_ray.model.attention import Recall, SpanKV
-from polar_ray.planning import Pack, span_names, without
+from polar_ray.planning import Pack, prefix_keys, without_spans
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     first: int
-    """Position of the first token held; those before it belong to spans of other names."""
+    """Position of the first token held; those before it are in other entries."""
 
     layers: Sequence[SpanKV]
 
@@ -43,47 +43,47 @@ class PrefixCache:
         return len(self._entries)
 
     def recall(self, pack: Pack) -> tuple[Pack, Recall, dict[int, bytes]]:
-        """What is left to compute of a pack, what is known of it, and what to `keep` of it later,
-        by name."""
-        names = span_names(pack, scaled_above=self._scaled_above)
-        known = {}
-        for number, name in names.items():
-            if (layers := self._find(pack, number, name)) is not None:
-                known[number] = layers
+        """The pack without its cached spans, the cached keys and values, and the spans that `keep`
+        stores after the forward, each with its key."""
+        keys = prefix_keys(pack, scaled_above=self._scaled_above)
+        cached = {}
+        for number, key in keys.items():
+            if (layers := self._find(pack, number, key)) is not None:
+                cached[number] = layers
                 self.tokens_reused += len(layers[0].k_SKH)
-        self.hits += len(known)
-        self.misses += len(names) - len(known)
-        rest = without(pack, known) if known else pack
-        new = {number: name for number, name in names.items() if number not in known}
+        self.hits += len(cached)
+        self.misses += len(keys) - len(cached)
+        rest = without_spans(pack, cached) if cached else pack
+        new = {number: key for number, key in keys.items() if number not in cached}
         keep = {number: slice(*rest.spans[number][:2]) for number in new}
-        return rest, Recall(known, keep), new
+        return rest, Recall(cached, keep), new
 
-    def keep(self, pack: Pack, recall: Recall, names: dict[int, bytes]) -> None:
-        """Stores what the forward over `pack` left in `recall`; what was unused longest goes."""
-        for number, name in names.items():
+    def keep(self, pack: Pack, recall: Recall, keys: dict[int, bytes]) -> None:
+        """Stores what the forward over `pack` left in `recall`; evicts the least recently used."""
+        for number, key in keys.items():
             first = int(pack.positions[pack.spans[number].start])
-            self._store(name, _Entry(first, recall.kept[number]))
+            self._store(key, _Entry(first, recall.kept[number]))
 
     def clear(self) -> None:
         """Forgets everything."""
         self._entries.clear()
         self.size_bytes = 0
 
-    def _find(self, pack: Pack, number: int, name: bytes) -> Sequence[SpanKV] | None:
-        entry = self._entries.get(name)
+    def _find(self, pack: Pack, number: int, key: bytes) -> Sequence[SpanKV] | None:
+        entry = self._entries.get(key)
         start = pack.spans[number].start
         if entry is None or entry.first > (first := int(pack.positions[start])):
             return None
-        self._entries.move_to_end(name)
+        self._entries.move_to_end(key)
         skipped = first - entry.first
         return [SpanKV(kv.k_SKH[skipped:], kv.v_SKH[skipped:]) for kv in entry.layers]
 
-    def _store(self, name: bytes, entry: _Entry) -> None:
+    def _store(self, key: bytes, entry: _Entry) -> None:
         if entry.size_bytes > self.capacity_bytes:
             return
-        if (old := self._entries.pop(name, None)) is not None:
+        if (old := self._entries.pop(key, None)) is not None:
             self.size_bytes -= old.size_bytes
-        self._entries[name] = entry
+        self._entries[key] = entry
         self.size_bytes += entry.size_bytes
         while self.size_bytes > self.capacity_bytes:
             _, dropped = self._entries.popitem(last=False)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from polar_ray.planning import Pack
+from polar_ray.planning import Ids, Pack
 
 Scores = npt.NDArray[np.float32]
 
@@ -31,7 +31,8 @@ class ModelInfo:
     """Positions that the model has; None without a bound."""
 
     scaled_above: int | None
-    """Longer records turn by their own length (dynamic RoPE): no prefix of theirs is another's."""
+    """Dynamic RoPE: the rotary angles of longer records depend on their own length, so that they
+    share prefixes only with records of the same length."""
 
     vocab_size: int
     dtype: str
@@ -39,7 +40,13 @@ class ModelInfo:
     """Tokens of a pack that the device has room for, where nobody asks for another number."""
 
     keeps_prefixes: bool = False
-    """Whether `Pack.reusable` is worth planning."""
+    """Whether the engine caches the spans in `Pack.reusable`."""
+
+    def salts(self, ids: Sequence[Ids]) -> list[int] | None:
+        """For `pack`: different numbers for records whose equal prefixes give different keys."""
+        if self.scaled_above is None:
+            return None
+        return [len(record) if len(record) > self.scaled_above else 0 for record in ids]
 
 
 class Pending(Protocol):

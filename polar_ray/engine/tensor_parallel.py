@@ -1,8 +1,8 @@
-"""The native engine on several devices of one node: a process for each, all running every pack.
+"""The native engine on several devices of one node: a process each, all running every pack.
 
-This process is rank 0 and the only one that speaks; the others are told each pack over a pipe. A
-rank that fails leaves the others waiting for its sums, so that any failure ends the engine, and
-counts as a lost device: whoever holds it must start a new process, as a pool's replica does.
+This process is rank 0; it sends each pack to the others over pipes. When one rank fails, the
+others wait in an all-reduce for ever, so any failure ends the engine and counts as a lost device:
+its owner must start a new process, as a pool's replica does.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ import torch
 from torch import distributed
 
 from polar_ray.config import NativeEngineConfig
+from polar_ray.engine.device import choose_device
 from polar_ray.engine.failure import check_stream
-from polar_ray.engine.native import NativeEngine, choose_device
+from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Pending, Scores
 from polar_ray.errors import ConfigError, DeviceLost, EngineError
 from polar_ray.model import load_config
-from polar_ray.model.parallel import check_divisible
+from polar_ray.model.tensor_parallel import check_divisible
 from polar_ray.planning import Pack
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = timedelta(minutes=10)
-"""For loading, and for one pack: a rank that is silent for longer is taken for dead."""
+"""For loading, and for one pack: a rank that does not answer in time counts as dead."""
 
-LOOK_S = 1.0
-"""How often rank 0 looks at its own device while it waits for the others."""
+POLL_S = 1.0
+"""How often rank 0 checks its own device while it waits for the others."""
 
 STOP_S = 5.0
 
 
-class RankedEngine:
+class TensorParallelEngine:
     """`NativeEngine`s of one model, divided by `engine.tensor_parallel_size`."""
 
     name = "native"
@@ -58,14 +59,14 @@ class RankedEngine:
         # Not fork: the caller has threads, and perhaps a CUDA context.
         spawn = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory(prefix="polar_ray-")
-        meeting = Path(self._folder.name) / "meeting"
+        rendezvous = Path(self._folder.name) / "rendezvous"
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(1, size):
             ours, theirs = spawn.Pipe()
             process = spawn.Process(
-                target=_follow,
-                args=(theirs, config, model_dir, rank, meeting),
+                target=_run_worker,
+                args=(theirs, config, model_dir, rank, rendezvous),
                 daemon=True,
                 name=f"rank-{rank}",
             )
@@ -74,9 +75,9 @@ class RankedEngine:
             self._pipes.append(ours)
             self._processes.append(process)
         try:
-            self._own = _join(config, model_dir, 0, meeting)
+            self._own = _load_rank(config, model_dir, 0, rendezvous)
             for pipe in self._pipes:
-                self._hear(pipe)
+                self._receive(pipe)
         except BaseException:
             self.close()
             raise
@@ -90,7 +91,7 @@ class RankedEngine:
                 if not process.is_alive():
                     raise EngineError(f"{process.name} has died with code {process.exitcode}")
                 pipe.send(pack)
-            pending = _Together(self, self._own.submit(pack))
+            pending = _PendingOnAllRanks(self, self._own.submit(pack))
         except Exception as error:  # the other ranks have the pack: none may be sent after it
             raise self.fail(error) from error
         return pending
@@ -105,12 +106,12 @@ class RankedEngine:
         self._failed = str(error)
         return DeviceLost(f"a rank failed, and with it the engine: {error}")
 
-    def hear_all(self) -> None:
+    def wait_for_workers(self) -> None:
         """Waits until every rank has done the oldest pack; raises what one of them reports."""
         for pipe in self._pipes:
-            self._hear(pipe)
+            self._receive(pipe)
 
-    def _hear(self, pipe: Connection) -> None:
+    def _receive(self, pipe: Connection) -> None:
         process = self._processes[self._pipes.index(pipe)]
         if pipe not in self._wait(pipe, process.sentinel):
             raise EngineError(f"{process.name} is silent; its exit code is {process.exitcode}")
@@ -122,9 +123,9 @@ class RankedEngine:
             raise EngineError(f"{process.name}: {problem}")
 
     def _wait(self, *what: Any) -> list[Any]:
-        """Those that have something to say, after `TIMEOUT` possibly none."""
+        """Those that are ready to be read; none after `TIMEOUT`."""
         deadline = time.monotonic() + TIMEOUT.total_seconds()
-        while not (ready := wait(what, LOOK_S)) and time.monotonic() < deadline:
+        while not (ready := wait(what, POLL_S)) and time.monotonic() < deadline:
             # They may be waiting for this rank, whose device is lost.
             check_stream(self._own.device)
         return ready
@@ -150,10 +151,10 @@ class RankedEngine:
         self._folder.cleanup()
 
 
-class _Together:
+class _PendingOnAllRanks:
     """The scores of rank 0, once all ranks are done."""
 
-    def __init__(self, engine: RankedEngine, own: Pending) -> None:
+    def __init__(self, engine: TensorParallelEngine, own: Pending) -> None:
         self._engine = engine
         self._own = own
 
@@ -162,32 +163,34 @@ class _Together:
         self._engine.check()
         try:
             # First: where a rank has failed, this one's sums never end.
-            self._engine.hear_all()
+            self._engine.wait_for_workers()
             return self._own.result()
         except Exception as error:
             raise self._engine.fail(error) from error
 
 
-def _join(config: NativeEngineConfig, model_dir: Path, rank: int, meeting: Path) -> NativeEngine:
+def _load_rank(
+    config: NativeEngineConfig, model_dir: Path, rank: int, rendezvous: Path
+) -> NativeEngine:
     device = choose_device(config.device)
     if device == "cuda":
         torch.cuda.set_device(rank)
     distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo",
-        init_method=meeting.as_uri(),
+        init_method=rendezvous.as_uri(),
         rank=rank,
         world_size=config.tensor_parallel_size,
         timeout=TIMEOUT,
     )
-    return NativeEngine(config, model_dir, rank=rank, num_ranks=config.tensor_parallel_size)
+    return NativeEngine(config, model_dir, rank=rank, world_size=config.tensor_parallel_size)
 
 
-def _follow(
-    pipe: Connection, config: NativeEngineConfig, model_dir: Path, rank: int, meeting: Path
+def _run_worker(
+    pipe: Connection, config: NativeEngineConfig, model_dir: Path, rank: int, rendezvous: Path
 ) -> None:
     """What a rank other than 0 does: load, say so, and run packs until told to stop."""
     try:
-        engine = _join(config, model_dir, rank, meeting)
+        engine = _load_rank(config, model_dir, rank, rendezvous)
         pipe.send(None)
         while (pack := pipe.recv()) is not None:
             engine.submit(pack).result()

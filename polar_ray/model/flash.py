@@ -96,7 +96,7 @@ def trial(
     )
     ends = list(TRIAL_ENDS)
     runs = plan_runs(TRIAL_SPANS, ends, {})
-    arrays = [array for one in runs for array in one.arrays]
+    arrays = [array for run in runs for array in run.arrays]
     tensors = [torch.from_numpy(array).to(device, torch.int32) for array in arrays]
     fast = VarlenAttention(varlen, runs, tensors, Recall())
     slow = BlockedAttention(TRIAL_SPANS, ends)

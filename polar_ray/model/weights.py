@@ -24,7 +24,7 @@ from torch.nn import Parameter
 from polar_ray.errors import ConfigError
 from polar_ray.model.config import load_config, to_json
 from polar_ray.model.internlm2 import RewardModel
-from polar_ray.model.parallel import part_of
+from polar_ray.model.tensor_parallel import part_of
 
 INDEX = "model.safetensors.index.json"
 
@@ -35,18 +35,18 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     rank: int = 0,
-    num_ranks: int = 1,
+    world_size: int = 1,
 ) -> RewardModel:
     """The model of a checkpoint directory in eval mode; `dtype` None keeps the files' own.
 
-    Of `num_ranks` > 1, only the part of `rank` (`polar_ray.model.parallel`).
+    Of `world_size` > 1, only the part of `rank` (`polar_ray.model.tensor_parallel`).
     """
     folder = Path(model_dir)
     check_model(folder)
     model = _on_meta(folder)
     loaded: dict[str, Tensor] = {}
     for name, tensor in _tensors(folder):
-        part = part_of(name, tensor, rank, num_ranks)
+        part = part_of(name, tensor, rank, world_size)
         loaded[name] = part.to(device=device, dtype=dtype)
     for name, tensor in loaded.items():
         # Not load_state_dict: a rank's part has another shape than the whole.

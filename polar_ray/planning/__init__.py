@@ -1,7 +1,7 @@
 """Who is scored with whom: shards across replicas, packs within one forward. No torch, no ray."""
 
 from polar_ray.planning.pack import Pack, Span, build_pack, pack
-from polar_ray.planning.reuse import span_names, without
+from polar_ray.planning.reuse import prefix_keys, without_spans
 from polar_ray.planning.shard import merge, shard
 from polar_ray.planning.trie import Counts, Ids
 
@@ -13,7 +13,7 @@ __all__ = [
     "build_pack",
     "merge",
     "pack",
+    "prefix_keys",
     "shard",
-    "span_names",
-    "without",
+    "without_spans",
 ]

@@ -1,8 +1,8 @@
 """Packs: the tokens of one forward pass, as one stream without padding.
 
-A pack is a forest of spans. A span's tokens see themselves causally and every token of its
-ancestors, so that what records have in common stands in the pack once. `pack` plans whole batches;
-`build_pack` takes any forest. Knows ids and lengths, never text or tensors.
+A pack is a forest of spans. A token attends to the tokens before it in its span and to all tokens
+of the span's ancestors, so a prefix that records share is computed once. `pack` plans whole
+batches; `build_pack` makes one pack of any forest. Knows ids and lengths, never text or tensors.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from polar_ray.planning.trie import (
     Counts,
     Forest,
     Ids,
-    Order,
-    grow,
-    grow_from_stems,
+    SortedRecords,
+    build_forest,
+    build_forest_with_prefixes,
     sort_records,
 )
 
 MIN_SHARE = 16
-"""Tokens that two records must share beyond their parents for a span of its own to pay."""
+"""Tokens that a shared prefix must add to its parent span to be worth a span of its own."""
 
 
 class Span(NamedTuple):
@@ -68,8 +68,8 @@ class Pack:
         return len(self.ids)
 
 
-class _Unit(NamedTuple):
-    """Records that stand in one pack: a group, or a piece of a large one."""
+class _Item(NamedTuple):
+    """Records that go into the same pack: all that share a prefix, or a part of them."""
 
     num_tokens: int
     records: Counts
@@ -77,84 +77,93 @@ class _Unit(NamedTuple):
     reusable: list[int]
 
 
-class _Sharing(NamedTuple):
-    """See `pack`."""
-
-    min_share: int
-    kinds: Sequence[int] | None
-    stems: Sequence[int] | None
-
-
 def pack(
     ids: Sequence[Ids],
     *,
     max_tokens: int,
     min_share: int = MIN_SHARE,
-    kinds: Sequence[int] | None = None,
-    stems: Sequence[int] | None = None,
+    salts: Sequence[int] | None = None,
+    prefix_lengths: Sequence[int] | None = None,
 ) -> Iterator[Pack]:
     """Every non-empty record of `ids` in exactly one pack, with shared prefixes once.
 
     A pack holds at most `max_tokens` tokens, or one record that is longer by itself. Records that
-    share a prefix go together, largest groups first; a group over the budget is cut, its prefix
-    repeated. Records of different `kinds` share nothing, however alike they begin. `stems` are
-    leading tokens of each record that others will begin with, now or later: they get spans of
-    their own, `Pack.reusable`.
+    share a prefix go together, the most tokens first; where they exceed the budget they are split,
+    and the prefix is repeated. Records with different `salts` share nothing, even where their ids
+    are equal. The first `prefix_lengths[i]` tokens of record i are a prefix that other records
+    have, now or later: it gets a span of its own, listed in `Pack.reusable`.
     """
-    sharing = _Sharing(min_share, kinds, stems)
-    order = sort_records(ids, sharing.kinds)
-    units = [
-        unit
-        for start, stop in _groups(order.shared, sharing.min_share)
-        for unit in _units(ids, order, start, stop, max_tokens, sharing)
+    order = sort_records(ids, salts)
+    build = _Builder(ids, order, min_share, prefix_lengths)
+    items = [
+        item
+        for start, stop in _groups(order.shared, min_share)
+        for item in _items(build, start, stop, max_tokens)
     ]
-    units.sort(key=lambda unit: -unit.num_tokens)
-    waiting: list[_Unit] = []
-    room = max_tokens
-    for unit in units:
-        if waiting and unit.num_tokens > room:
-            yield _join(waiting)
-            waiting, room = [], max_tokens
-        waiting.append(unit)
-        room -= unit.num_tokens
-    if waiting:
-        yield _join(waiting)
+    items.sort(key=lambda item: -item.num_tokens)
+    chosen: list[_Item] = []
+    remaining = max_tokens
+    for item in items:
+        if chosen and item.num_tokens > remaining:
+            yield _join(chosen)
+            chosen, remaining = [], max_tokens
+        chosen.append(item)
+        remaining -= item.num_tokens
+    if chosen:
+        yield _join(chosen)
 
 
 def _groups(shared: Counts, min_share: int) -> list[tuple[int, int]]:
-    """Runs of sorted records of which each shares a prefix with the next."""
+    """Runs (start, stop) of sorted records of which each shares a prefix with the next."""
     borders = [*np.flatnonzero(shared < min_share).tolist(), len(shared)]
     return list(pairwise(borders))
 
 
-def _units(
-    ids: Sequence[Ids], order: Order, start: int, stop: int, max_tokens: int, sharing: _Sharing
-) -> Iterator[_Unit]:
-    """The records start..stop of the order as units that fit, in as few pieces as they need."""
-    records = order.records[start:stop]
-    # What the first of a piece shares with the record before it is of no use to the piece.
-    shared = np.concatenate(([0], order.shared[start + 1 : stop]))
-    chosen = [ids[i] for i in records]
-    if sharing.stems is None:
-        forest = grow(chosen, shared, min_share=sharing.min_share)
+class _Builder(NamedTuple):
+    """Makes items of runs of the sorted records; see `pack` for what the fields mean."""
+
+    ids: Sequence[Ids]
+    order: SortedRecords
+    min_share: int
+    prefix_lengths: Sequence[int] | None
+
+    def shared(self, start: int, stop: int) -> Counts:
+        """What each of a run shares with the one before it in the run."""
+        return np.concatenate(([0], self.order.shared[start + 1 : stop]))
+
+    def item(self, start: int, stop: int) -> _Item:
+        """The records start..stop of the order."""
+        records = self.order.records[start:stop]
+        shared, chosen = self.shared(start, stop), [self.ids[i] for i in records]
         reusable: list[int] = []
-    else:
-        stems = [sharing.stems[i] for i in records]
-        forest, reusable = grow_from_stems(chosen, shared, stems, min_share=sharing.min_share)
-    num_tokens = sum(map(len, forest.pieces))
-    if num_tokens <= max_tokens or len(records) == 1:
-        yield _Unit(num_tokens, records, forest, reusable)
+        if self.prefix_lengths is None:
+            forest = build_forest(chosen, shared, min_share=self.min_share)
+        else:
+            prefixes = [self.prefix_lengths[i] for i in records]
+            forest, reusable = build_forest_with_prefixes(
+                chosen, shared, prefixes, min_share=self.min_share
+            )
+        return _Item(sum(map(len, forest.pieces)), records, forest, reusable)
+
+
+def _items(build: _Builder, start: int, stop: int, max_tokens: int) -> Iterator[_Item]:
+    """The records start..stop of the order as items within the budget, as few as it takes."""
+    item = build.item(start, stop)
+    if item.num_tokens <= max_tokens or stop - start == 1:
+        yield item
         return
-    lengths = [len(one) for one in chosen]
-    for first, last in pairwise(_cuts(lengths, shared.tolist(), max_tokens)):
-        yield from _units(ids, order, start + first, start + last, max_tokens, sharing)
+    lengths = [len(build.ids[i]) for i in item.records]
+    borders = _split_points(lengths, build.shared(start, stop).tolist(), max_tokens)
+    for first, last in pairwise(borders):
+        yield from _items(build, start + first, start + last, max_tokens)
 
 
-def _cuts(lengths: Sequence[int], shared: Sequence[int], max_tokens: int) -> list[int]:
-    """Borders of the pieces of a large group, each filled as far as its records' sharing tells.
+def _split_points(lengths: Sequence[int], shared: Sequence[int], max_tokens: int) -> list[int]:
+    """Borders of the parts into which a large group is split, each as full as the tokens that
+    neighbours share suggest.
 
-    A piece may still turn out a little too large, where short runs are not worth a span; then its
-    last record is cut off, which is why there is always at least one border within.
+    A part may still exceed the budget, because short shared runs get no span; it is split again,
+    which is why there is always at least one border within.
     """
     borders, total = [0], 0
     for place, (length, common) in enumerate(zip(lengths, shared, strict=True)):
@@ -167,19 +176,19 @@ def _cuts(lengths: Sequence[int], shared: Sequence[int], max_tokens: int) -> lis
     return [*borders, len(lengths)]
 
 
-def _join(units: Sequence[_Unit]) -> Pack:
-    """The units' forests as one pack."""
+def _join(items: Sequence[_Item]) -> Pack:
+    """The items' forests as one pack."""
     pieces: list[Ids] = []
     parents: list[int] = []
     leaves: list[int] = []
     reusable: list[int] = []
-    for unit in units:
+    for item in items:
         base = len(pieces)
-        pieces += unit.forest.pieces
-        parents += [parent + base if parent >= 0 else -1 for parent in unit.forest.parents]
-        leaves += [leaf + base for leaf in unit.forest.leaves]
-        reusable += [node + base for node in unit.reusable]
-    records = np.concatenate([unit.records for unit in units])
+        pieces += item.forest.pieces
+        parents += [parent + base if parent >= 0 else -1 for parent in item.forest.parents]
+        leaves += [leaf + base for leaf in item.forest.leaves]
+        reusable += [node + base for node in item.reusable]
+    records = np.concatenate([item.records for item in items])
     return build_pack(pieces, parents, leaves, records, reusable)
 
 

@@ -1,7 +1,7 @@
-"""Reuse: spans of a pack that need not be computed, because an earlier pack had them.
+"""Prefix caching, the planning half: cache keys of spans, and packs without the cached spans.
 
-Names spans by all that decides their keys and values, and takes known ones out of a pack. Knows
-nothing of where keys and values are held.
+A key covers everything that decides a span's keys and values. Knows nothing of where these are
+stored.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from polar_ray.planning.pack import Pack, Span
 
 
-def span_names(pack: Pack, *, scaled_above: int | None = None) -> dict[int, bytes]:
-    """For each of `pack.reusable`, a digest of all tokens from its root's first to its own last.
+def prefix_keys(pack: Pack, *, scaled_above: int | None = None) -> dict[int, bytes]:
+    """The cache key of each span in `pack.reusable`: a digest of all tokens up to its end.
 
-    Records longer than `scaled_above` turn by their own length, which is then part of the name.
-    Spans of one name end at the same token, but may begin at different ones.
+    The rotary angles of records longer than `scaled_above` depend on their length, which is then
+    part of the key. Spans with equal keys end at the same token, but may begin at different ones.
     """
-    return {number: _name(pack, number, scaled_above) for number in pack.reusable}
+    return {number: _key(pack, number, scaled_above) for number in pack.reusable}
 
 
-def _name(pack: Pack, number: int, scaled_above: int | None) -> bytes:
+def _key(pack: Pack, number: int, scaled_above: int | None) -> bytes:
     total = int(pack.lengths[pack.spans[number].start])
     scale = total if scaled_above is not None and total > scaled_above else 0
     path: list[bytes] = []
@@ -36,10 +36,10 @@ def _name(pack: Pack, number: int, scaled_above: int | None) -> bytes:
     ).digest()
 
 
-def without(pack: Pack, known: Collection[int]) -> Pack:
-    """The pack with the tokens of the spans `known` left out: those spans stay, empty."""
+def without_spans(pack: Pack, cached: Collection[int]) -> Pack:
+    """The pack without the tokens of the spans `cached`, which stay in it as empty spans."""
     computed = np.ones(pack.num_tokens, dtype=bool)
-    for number in known:
+    for number in cached:
         start, stop, _ = pack.spans[number]
         computed[start:stop] = False
     places = np.concatenate(([0], np.cumsum(computed)))
@@ -50,5 +50,5 @@ def without(pack: Pack, known: Collection[int]) -> Pack:
         lengths=pack.lengths[computed],
         spans=tuple(Span(int(places[a]), int(places[b]), parent) for a, b, parent in pack.spans),
         ends=places[pack.ends + 1] - 1,
-        reusable=tuple(number for number in pack.reusable if number not in known),
+        reusable=tuple(number for number in pack.reusable if number not in cached),
     )

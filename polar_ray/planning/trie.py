@@ -1,4 +1,4 @@
-"""A compressed trie over the token ids of a batch: what records have in common is one node.
+"""A compressed trie over the token ids of a batch: a prefix that records share is one node.
 
 Records are compared by token id, never by string, so any two that begin alike share, whether or not
 they were declared a group. Knows nothing of budgets; `planning.pack` decides what goes together.
@@ -17,8 +17,8 @@ Ids = npt.NDArray[np.int32]
 Counts = npt.NDArray[np.int64]
 
 
-class Order(NamedTuple):
-    """Records so sorted that those which begin alike stand together."""
+class SortedRecords(NamedTuple):
+    """Records in the lexicographic order of their ids: those that begin alike are neighbours."""
 
     records: Counts
     """int64 [R], the caller's record numbers; empty records are left out."""
@@ -40,41 +40,41 @@ class Forest(NamedTuple):
     """For each record, in the order given, the node at whose last token it ends."""
 
 
-def sort_records(ids: Sequence[Ids], kinds: Sequence[int] | None = None) -> Order:
-    """The lexicographic order of the records, and what neighbours share.
+def sort_records(ids: Sequence[Ids], salts: Sequence[int] | None = None) -> SortedRecords:
+    """The lexicographic order of the records, and how many tokens neighbours share.
 
-    Records of different `kinds` share nothing, however alike they begin.
+    Records with different `salts` share nothing, even where their ids are equal.
     """
-    filled = [i for i, one in enumerate(ids) if len(one)]
+    filled = [i for i, record in enumerate(ids) if len(record)]
     # Bytes compare as big-endian ids do, at the speed of memcmp.
-    keys = {i: (kinds[i] if kinds else 0, ids[i].astype(">u4").tobytes()) for i in filled}
+    keys = {i: (salts[i] if salts else 0, ids[i].astype(">u4").tobytes()) for i in filled}
     filled.sort(key=keys.__getitem__)
     shared = np.zeros(len(filled), dtype=np.int64)
     for place in range(1, len(filled)):
-        one, other = filled[place - 1], filled[place]
-        if keys[one][0] == keys[other][0]:
-            shared[place] = common_prefix(ids[one], ids[other])
-    return Order(np.array(filled, dtype=np.int64), shared)
+        left, right = filled[place - 1], filled[place]
+        if keys[left][0] == keys[right][0]:
+            shared[place] = common_prefix(ids[left], ids[right])
+    return SortedRecords(np.array(filled, dtype=np.int64), shared)
 
 
-def common_prefix(one: Ids, other: Ids) -> int:
+def common_prefix(left: Ids, right: Ids) -> int:
     """How many leading ids are equal."""
-    length = min(len(one), len(other))
-    differs = one[:length] != other[:length]
+    length = min(len(left), len(right))
+    differs = left[:length] != right[:length]
     first = int(differs.argmax()) if length else 0
     return first if length and differs[first] else length
 
 
-def grow(ids: Sequence[Ids], shared: Counts, *, min_share: int) -> Forest:
-    """The forest of sorted records; `shared[i]` is what record i has in common with i - 1.
+def build_forest(ids: Sequence[Ids], shared: Counts, *, min_share: int) -> Forest:
+    """The trie of sorted records; `shared[i]` leading tokens of record i are also those of i - 1.
 
-    A node is made where at least `min_share` further tokens are shared: shorter runs are cheaper
-    to compute again than to attend to apart.
+    A shared prefix becomes a node only if it adds at least `min_share` tokens to its parent: a
+    shorter one is cheaper to compute again than to attend to as a span of its own.
     """
     forest = Forest([], [], [0] * len(ids))
-    open_parts = [(0, len(ids), 0, -1)] if len(ids) else []
-    while open_parts:
-        start, stop, depth, parent = open_parts.pop()
+    pending = [(0, len(ids), 0, -1)] if len(ids) else []
+    while pending:
+        start, stop, depth, parent = pending.pop()
         for first, last in _siblings(shared, start, stop, depth + min_share):
             # What the first and last of a sorted run share, all between them share.
             reach = len(ids[first]) if last - first == 1 else int(shared[first + 1 : last].min())
@@ -86,37 +86,38 @@ def grow(ids: Sequence[Ids], shared: Counts, *, min_share: int) -> Forest:
                 forest.leaves[inner] = node
                 inner += 1
             if inner < last:
-                open_parts.append((inner, last, reach, node))
+                pending.append((inner, last, reach, node))
     return forest
 
 
-def grow_from_stems(
-    ids: Sequence[Ids], shared: Counts, stems: Sequence[int], *, min_share: int
+def build_forest_with_prefixes(
+    ids: Sequence[Ids], shared: Counts, prefix_lengths: Sequence[int], *, min_share: int
 ) -> tuple[Forest, list[int]]:
-    """`grow`, with nodes that end where the records' stems end; and those nodes, parents first.
+    """`build_forest` with a node that ends where each record's cacheable prefix ends; and the
+    numbers of those nodes, parents first.
 
-    `stems[i]` are leading tokens of record i. A stem is a record that nobody asks to score: it
-    stands before the first that begins with it, and leaves its node behind. One that would need a
-    node of less than `min_share` tokens gets none, nor does one at whose end a record ends, nor one
-    that the record before begins with, under a longer or shorter stem of its own.
+    The first `prefix_lengths[i]` tokens of record i are its cacheable prefix. To get a node, each
+    new prefix is added as a record that nobody scores. There is none for a prefix that would need
+    a node of less than `min_share` tokens, at whose end a record ends, or with which the record
+    before begins, having a longer or shorter cacheable prefix of its own.
     """
     rows: list[Ids] = []
     common: list[int] = []
     asked: list[int] = []
-    for one, same, size in zip(ids, shared.tolist(), stems, strict=True):
+    for record, same, size in zip(ids, shared.tolist(), prefix_lengths, strict=True):
         if same < size:
-            rows.append(one[:size])
+            rows.append(record[:size])
             common.append(same)
             same = size
         asked.append(len(rows))
-        rows.append(one)
+        rows.append(record)
         common.append(same)
-    forest = grow(rows, np.array(common, dtype=np.int64), min_share=min_share)
+    forest = build_forest(rows, np.array(common, dtype=np.int64), min_share=min_share)
     leaves = [forest.leaves[row] for row in asked]
     ends = set(leaves)
     inner = {parent for parent in forest.parents if parent >= 0}
     wanted = {forest.leaves[row] for row in set(range(len(rows))) - set(asked)}
-    # A stem's node without a continuation is a stem that was too short to be shared.
+    # A prefix that no node continues was too short to be shared.
     kept = [node for node in range(len(forest.pieces)) if node in inner or node in ends]
     number = {node: place for place, node in enumerate(kept)}
     number[-1] = -1

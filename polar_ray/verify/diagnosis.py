@@ -73,8 +73,8 @@ def known_faults(truth: Scores, others: Mapping[str, Scores]) -> list[Fault]:
         ),
     ]
     of_both = [
-        Fault(f"{one.name}, and {SQUASHED}", _squashed(one.scores), f"{one.remedy}; {UNSQUASH}")
-        for one in of_inputs
+        Fault(f"{f.name}, and {SQUASHED}", _squashed(f.scores), f"{f.remedy}; {UNSQUASH}")
+        for f in of_inputs
     ]
     return [*of_scores, *of_inputs, *of_both]
 

@@ -33,13 +33,13 @@ Score = Callable[[Sequence[Ids]], Scores]
 def alone(engine: Engine, *, rotate: bool = True) -> Score:
     """Scores one record a forward; without `rotate`, as if no token knew its position."""
 
-    def one(ids: Ids) -> np.float32:
+    def score(ids: Ids) -> np.float32:
         single = build_pack([ids], [-1], [0])
         if not rotate:
             single = replace(single, positions=np.zeros_like(single.positions))
         return np.float32(engine.submit(single).result()[0])
 
-    return lambda ids: np.array([one(record) for record in ids], dtype=np.float32)
+    return lambda ids: np.array([score(record) for record in ids], dtype=np.float32)
 
 
 def parity_checks(scorer: Scorer, folder: Path, golden: Path | None) -> Iterator[Check]:
@@ -66,9 +66,9 @@ def _known(engine: Engine, golden: Path | None, tolerance: float) -> str:
 def _published(scorer: Scorer, name: str, config: ModelConfig) -> str:
     if not is_polar_7b(name, config):
         raise Skip("not the published POLAR-7B, or not by its name")
-    table = scorer.score([one.record for one in POLAR_7B])
+    table = scorer.score([example.record for example in POLAR_7B])
     found = np.array(table["score"].to_pylist(), dtype=np.float32)
-    expected = np.array([one.score for one in POLAR_7B], dtype=np.float32)
+    expected = np.array([example.score for example in POLAR_7B], dtype=np.float32)
     if (np.argsort(found) != np.argsort(expected)).any():
         raise Failed(f"another order than on the model card: {found} for {expected}")
     return _compare(found, expected, 0.15)
@@ -85,18 +85,16 @@ def _transformers(engine: Engine, folder: Path, ids: list[Ids]) -> str:
 def _invariance(scorer: Scorer, tolerance: float) -> str:
     """Together, alone, backwards and in small packs."""
     encoded = scorer.encode(to_batch(RECORDS).table)
-    ids = [one.ids for one in encoded if one.error is None]
+    ids = [record.ids for record in encoded if record.error is None]
     expected = alone(scorer.engine)(ids)
     worst = 0.0
     bound = REPEATED if scorer.info.dtype == "float32" else tolerance
     for max_tokens in (64, 100_000):
         for order in (np.arange(len(ids)), np.arange(len(ids))[::-1]):
             chosen = [ids[i] for i in order]
-            limit = scorer.info.scaled_above
-            kinds = [len(i) if limit is not None and len(i) > limit else 0 for i in chosen]
             found = np.full(len(ids), np.nan, dtype=np.float32)
-            for one in pack(chosen, max_tokens=max_tokens, kinds=kinds):
-                found[order[one.records]] = scorer.engine.submit(one).result()
+            for packed in pack(chosen, max_tokens=max_tokens, salts=scorer.info.salts(chosen)):
+                found[order[packed.records]] = scorer.engine.submit(packed).result()
             _compare(found, expected, bound)
             worst = max(worst, float(np.abs(found - expected).max()))
     return f"{len(ids)} records in 4 arrangements, largest difference {worst:.1g}"

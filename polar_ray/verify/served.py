@@ -31,7 +31,7 @@ class ServedModel:
     def score(self, inputs: Inputs, *, activation: bool | None = None) -> Scores:
         """float32 [inputs]. `activation` False asks vllm for raw scores; None leaves it to what
         POLAR's own client gets, which does not say. Raises `PoolError` for anything but scores."""
-        plain = [one if isinstance(one, str) else one.tolist() for one in inputs]
+        plain = [text if isinstance(text, str) else text.tolist() for text in inputs]
         route, body = request(self._kind, plain, self._model, activation)
         try:
             response = self._http.post(f"{self._url}{route}", json=body)
@@ -69,11 +69,11 @@ def request(
 def rewards(kind: ServerType, answer: Any, count: int) -> Scores:
     """The rewards in a server's answer; raises whatever its shape makes fail."""
     if kind == "sglang":
-        found = [one["embedding"][0] for one in answer]
+        found = [row["embedding"][0] for row in answer]
     elif kind == "vllm":
-        found = [_last(one["data"]) for one in answer["data"]]
+        found = [_last(row["data"]) for row in answer["data"]]
     else:
-        found = [one["data"] for one in answer["data"]]
+        found = [row["data"] for row in answer["data"]]
     if len(found) != count:
         raise ValueError(f"{len(found)} rewards")
     scores: Scores = np.array(found, dtype=np.float32)

@@ -108,7 +108,7 @@ class _Questions:
         activation: bool | None,
     ) -> str:
         truth = self._score(ids)
-        lengths = [len(one) for one in ids]
+        lengths = [len(record) for record in ids]
         try:
             found = server.score(asked, activation=activation)
         except PoolError as error:
@@ -131,18 +131,18 @@ class _Questions:
         first = self._scorer.encoder.tokenizer.bos_id if self._scorer else int(ids[0][0])
         return {
             "unrotated": self._unrotated(ids),
-            "unended": self._score([one[:-1] if len(one) > 1 else one for one in ids]),
-            "first": self._score([one[:1] for one in ids]),
-            "doubled": self._score([np.insert(one, 0, first) for one in ids]),
+            "unended": self._score([row[:-1] if len(row) > 1 else row for row in ids]),
+            "first": self._score([row[:1] for row in ids]),
+            "doubled": self._score([np.insert(row, 0, first) for row in ids]),
             "unbegun": self._score(
-                [one[1:] if one[0] == first and len(one) > 1 else one for one in ids]
+                [row[1:] if row[0] == first and len(row) > 1 else row for row in ids]
             ),
         }
 
     def _encoded(self) -> list[Ids]:
         if self._scorer is None:
             return []
-        return [one.ids for one in self._scorer.encode(to_batch(RECORDS).table)]
+        return [record.ids for record in self._scorer.encode(to_batch(RECORDS).table)]
 
     def _plain(self, text: str) -> list[int]:
         assert self._scorer is not None

@@ -7,7 +7,7 @@ from engines.cost import Cost, Shape, attended_pairs, cost, unshared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polar_ray.planning import build_pack, without
+from polar_ray.planning import build_pack, without_spans
 
 # Two query heads of 2 dimensions on one key/value head: q is 4 x 4, k and v 4 x 2, o 4 x 4, and
 # the feed-forward three times 4 x 3.
@@ -71,7 +71,7 @@ def test_pairs_of_whole_blocks() -> None:
 
 def test_a_remembered_prefix_is_seen_but_not_computed() -> None:
     whole = build_pack([tokens(3), tokens(5)], [-1, 0], [1])
-    rest = without(whole, {0})
+    rest = without_spans(whole, {0})
     assert attended_pairs(rest) == 5 * 3 + 15
     assert cost(SHAPE, rest).linear == 2 * 5 * 168 + 5 * 32 + 136 + 8
     assert cost(SHAPE, rest).attention == (2 * 30 + 8) * 16

@@ -1,134 +1,58 @@
-"""How large packs are, and what happens when one does not fit after all."""
+"""Room for a second model: pure decisions, and what this machine says of its memory."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from examples import GROUPS
 
-from polar_ray.config import ScorerConfig
-from polar_ray.engine.memory import MAX_TOKENS, MIN_TOKENS, activation_bytes, fit_tokens
-from polar_ray.engine.native import NativeEngine
-from polar_ray.engine.protocol import Pending
-from polar_ray.errors import OutOfMemory
-from polar_ray.model import ModelConfig, RewardModel, internlm2
-from polar_ray.model.attention import BlockedAttention
-from polar_ray.planning import Pack
-from polar_ray.records import check_scores
-from polar_ray.scorer import Scorer
+from polar_ray.config import NativeEngineConfig, StubEngineConfig
+from polar_ray.engine import fits_beside
+from polar_ray.engine.memory import available, choose
+from polar_ray.errors import ConfigError
 
-POLAR_7B = ModelConfig(
-    vocab_size=92544,
-    hidden_size=4096,
-    intermediate_size=14336,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=8,
-    max_position_embeddings=65536,
-    reward_token_id=92527,
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("size", "free", "held", "beside"),
+    [
+        (14 * GB, 60 * GB, 20 * GB, True),
+        (14 * GB, 28 * GB, 20 * GB, True),
+        (14 * GB, 27 * GB, 20 * GB, False),
+        (14 * GB, 0, 14 * GB, False),
+        (14 * GB, 5 * GB, None, False),
+    ],
 )
+def test_two_models_stand_beside_each_other_where_both_can_compute(
+    size: int, free: int, held: int | None, beside: bool
+) -> None:
+    assert choose(size, free, held) is beside
 
 
-def test_a_pack_fits_into_the_memory_that_it_was_chosen_for() -> None:
-    per_token, fixed = activation_bytes(POLAR_7B, 2, "cuda")
-    for free in (2 << 30, 8 << 30, 60 << 30):
-        tokens = fit_tokens(POLAR_7B, 2, free, "cuda")
-        assert tokens == MAX_TOKENS["cuda"] or tokens * per_token + fixed <= free
-    assert fit_tokens(POLAR_7B, 2, 0, "cuda") == MIN_TOKENS
-    assert fit_tokens(POLAR_7B, 2, 60 << 30, "cuda") == MAX_TOKENS["cuda"]
-    assert fit_tokens(POLAR_7B, 4, 60 << 30, "cpu") == MAX_TOKENS["cpu"]
+def test_what_does_not_fit_in_the_others_place_either_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"take 14\.0 GB, .* have 13\.0 GB without the model"):
+        choose(14 * GB, 3 * GB, 10 * GB)
 
 
-def test_layers_in_chunks_are_the_same(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Scorer(ScorerConfig(model=str(tiny_dir))).score(GROUPS)["score"].to_numpy()
-    monkeypatch.setitem(internlm2.ROWS, "cpu", 7)
-    chunked = Scorer(ScorerConfig(model=str(tiny_dir))).score(GROUPS)["score"].to_numpy()
-    np.testing.assert_allclose(chunked, whole, atol=1e-5)
+def test_ranks_are_never_two_at_once(tiny_dir: Path) -> None:
+    assert fits_beside(NativeEngineConfig(device="cpu"), tiny_dir)
+    assert fits_beside(StubEngineConfig(), tiny_dir)
+    assert not fits_beside(NativeEngineConfig(device="cpu", tensor_parallel_size=2), tiny_dir)
 
 
-def test_a_long_record_needs_no_square_of_its_length() -> None:
-    config = ModelConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=20_000,
-        reward_token_id=1,
-    )
-    torch.manual_seed(0)
-    model = RewardModel(config).eval()
-    total = 16_384
-    largest = 0
-
-    class Largest(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor):
-                largest = max(largest, out.untyped_storage().nbytes())
-            return out
-
-    ids = torch.arange(total) % 50
-    paths = BlockedAttention([(0, total, -1)], [total - 1])
-    with torch.inference_mode(), Largest():
-        scores = model(ids, torch.arange(total), paths, torch.tensor([total - 1]))
-    assert torch.isfinite(scores).all()
-    assert largest < total * total / 8, "less than an eighth of a mask of T x T bits in bytes"
+MEMINFO = "MemTotal: 100 kB\nMemAvailable: 50 kB\n"
 
 
-class _Small:
-    """Wraps an engine; has no room for more than `room` tokens at once."""
-
-    name = "native"
-
-    def __init__(self, engine: NativeEngine, room: int) -> None:
-        self.engine, self.room, self.refused = engine, room, 0
-        self.info = engine.info
-
-    def submit(self, pack: Pack) -> Pending:
-        if pack.num_tokens > self.room:
-            self.refused += 1
-            raise OutOfMemory(f"no room for a pack of {pack.num_tokens} tokens")
-        return self.engine.submit(pack)
-
-
-def test_out_of_memory_halves_packs_for_good(tiny_dir: Path, scorer: Scorer) -> None:
-    expected = scorer.score(GROUPS[:10])["score"].to_numpy()
-    tight = Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=4096))
-    tight.engine = small = _Small(tight.engine, 100)  # type: ignore[assignment, arg-type]
-    found = check_scores(tight.score(GROUPS[:10]), 10)["score"].to_numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert tight.num_halvings >= 1
-    assert tight.max_tokens <= 100 * 2
-    refused = small.refused
-    tight.score(GROUPS[:10])
-    tight.score(GROUPS[:10])
-    assert small.refused <= refused + 2
-
-
-def test_a_record_that_fits_nowhere_says_so(tiny_dir: Path) -> None:
-    tight = Scorer(ScorerConfig(model=str(tiny_dir)))
-    tight.engine = _Small(tight.engine, 100)  # type: ignore[assignment, arg-type]
-    rows = [*GROUPS[:3], {"prompt": "p", "reference": "r", "output": "word " * 200}]
-    table = check_scores(tight.score(rows), 4)
-    assert table["score"].is_valid().to_pylist() == [True, True, True, False]
-    assert table["error"][3].as_py().startswith("engine_error: no room for a pack of")
-
-
-def test_torchs_own_error_is_ours(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Scorer(ScorerConfig(model=str(tiny_dir)))
-
-    def full(*args: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(one.engine.model, "forward", full)  # type: ignore[attr-defined]
-    table = one.score(GROUPS[:2])
-    assert [text[:30] for text in table["error"].to_pylist()] == [
-        "engine_error: no room for a pa"
-    ] * 2
-    assert one.num_halvings == 1
+@pytest.mark.parametrize(
+    ("most", "available_kb"), [(None, 50), ("max", 50), ("40960", 40 - 30 + 5), ("10240000", 50)]
+)
+def test_a_container_has_what_its_limit_leaves(
+    tmp_path: Path, most: str | None, available_kb: int
+) -> None:
+    (tmp_path / "meminfo").write_text(MEMINFO)
+    if most is not None:
+        (tmp_path / "memory.max").write_text(f"{most}\n")
+        (tmp_path / "memory.current").write_text(f"{30 * 1024}\n")
+        (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {5 * 1024}\n")
+    assert available(tmp_path / "meminfo", tmp_path) == available_kb * 1024

@@ -61,8 +61,8 @@ PLANS: dict[str, Callable[[list[np.ndarray]], Iterable[Pack]]] = {
     "shared where it pays": lambda records: pack(records, max_tokens=10_000),
     "small packs": lambda records: pack(records, max_tokens=48, min_share=2),
     "unshared": lambda records: [build_pack(records, [-1] * len(records), range(len(records)))],
-    "stems": lambda records: pack(
-        records, max_tokens=60, min_share=2, stems=[len(one) // 2 for one in records]
+    "prefixes": lambda records: pack(
+        records, max_tokens=60, min_share=2, prefix_lengths=[len(one) // 2 for one in records]
     ),
 }
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from polar_ray.config import NativeEngineConfig
-from polar_ray.engine.native import NativeEngine, choose_device, choose_dtype
+from polar_ray.engine.device import choose_device, choose_dtype
+from polar_ray.engine.native import NativeEngine
 from polar_ray.errors import ConfigError, EngineError
 from polar_ray.planning import build_pack
 from polar_ray.verify.reference import LlamaReference

@@ -45,9 +45,9 @@ def test_row_by_row_costs_little_more_than_at_once(scorer: Scorer, tiny_dir: Pat
     counts = cached.engine.counters
     assert (counts["prefix_hits"], counts["prefix_misses"]) == (len(GROUP) - 1, 1)
     lengths = [len(one.ids) for one in cached.encode(table(GROUP))]
-    stem = cached.encode(table(GROUP))[0].num_common
-    assert counts["tokens_computed"] == sum(lengths) - stem * (len(GROUP) - 1)
-    assert counts["prefix_tokens_reused"] == stem * (len(GROUP) - 1)
+    prefix = cached.encode(table(GROUP))[0].prefix_length
+    assert counts["tokens_computed"] == sum(lengths) - prefix * (len(GROUP) - 1)
+    assert counts["prefix_tokens_reused"] == prefix * (len(GROUP) - 1)
 
 
 def table(rows: list[dict[str, str]]):  # type: ignore[no-untyped-def]
@@ -76,12 +76,12 @@ def test_what_was_unused_longest_makes_room(tiny_dir: Path) -> None:
     per_token = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
     engine = NativeEngine(NativeEngineConfig(prefix_cache_bytes=per_token * 100), tiny_dir)
     assert engine.cache is not None
-    stems = [np.random.default_rng(n).integers(5, 400, 40) for n in range(3)]
+    prefixes = [np.random.default_rng(n).integers(5, 400, 40) for n in range(3)]
 
-    def score(stem: int) -> int:
-        """Hits of the cache for one record of a stem."""
-        ids = np.append(stems[stem], [7, 8, 9]).astype(np.int32)
-        [one] = pack([ids], max_tokens=99, stems=[40])
+    def score(prefix: int) -> int:
+        """Hits of the cache for one record of a prefix."""
+        ids = np.append(prefixes[prefix], [7, 8, 9]).astype(np.int32)
+        [one] = pack([ids], max_tokens=99, prefix_lengths=[40])
         before = engine.cache.hits
         engine.submit(one).result()
         assert engine.cache.size_bytes <= per_token * 100
@@ -117,7 +117,7 @@ def test_an_entry_serves_spans_that_begin_later(tiny_dir: Path) -> None:
     cached, plain = caching(tiny_dir), caching(tiny_dir, 0)
     other = {**GROUP[0], "reference": "no idea"}
     scores(cached, GROUP[:1])
-    # Beside another group with the same prompt, the stem is cut where the prompts end.
+    # Beside another group with the same prompt, the prefix is cut where the prompts end.
     rows = [GROUP[1], other]
     np.testing.assert_allclose(scores(cached, rows), scores(plain, rows), atol=1e-5)
     assert cached.engine.counters["prefix_hits"] == 1

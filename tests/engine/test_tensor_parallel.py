@@ -14,10 +14,10 @@ from examples import GROUPS
 
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.engine.protocol import Pending
-from polar_ray.engine.tensor_parallel import RankedEngine
+from polar_ray.engine.tensor_parallel import TensorParallelEngine
 from polar_ray.errors import ConfigError, DeviceLost
 from polar_ray.model import load_config, load_model
-from polar_ray.model.parallel import check_divisible, part_of
+from polar_ray.model.tensor_parallel import check_divisible, part_of
 from polar_ray.planning import Pack
 from polar_ray.scorer import Scorer
 
@@ -37,7 +37,7 @@ def ranked(folder: Path) -> Iterator[Scorer]:
 
 def test_two_ranks_give_the_scores_of_one(folder: Path, ranked: Scorer) -> None:
     alone = Scorer(ScorerConfig(model=str(folder)))
-    assert isinstance(ranked.engine, RankedEngine)
+    assert isinstance(ranked.engine, TensorParallelEngine)
     found, wanted = (s.score(GROUPS)["score"].to_numpy() for s in (ranked, alone))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert ranked.provenance == alone.provenance
@@ -45,7 +45,7 @@ def test_two_ranks_give_the_scores_of_one(folder: Path, ranked: Scorer) -> None:
 
 def test_a_rank_that_dies_ends_the_engine(ranked: Scorer) -> None:
     ranked.score(GROUPS[:2])
-    assert isinstance(ranked.engine, RankedEngine)
+    assert isinstance(ranked.engine, TensorParallelEngine)
     process = ranked.engine._processes[0]
     process.kill()
     process.join()
@@ -56,7 +56,7 @@ def test_a_rank_that_dies_ends_the_engine(ranked: Scorer) -> None:
 
 def test_a_rank_that_fails_ends_the_engine(ranked: Scorer) -> None:
     ranked.score(GROUPS[:2])
-    assert isinstance(ranked.engine, RankedEngine)
+    assert isinstance(ranked.engine, TensorParallelEngine)
     [pipe] = ranked.engine._pipes
     pipe.send("this is no pack")
     ranked.engine._processes[0].join()
@@ -75,7 +75,7 @@ def test_a_device_that_rank_0_loses_ends_the_engine(ranked: Scorer) -> None:
 
 def test_a_bug_in_one_rank_ends_the_engine(ranked: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others have the pack already: another one would be summed with it."""
-    assert isinstance(ranked.engine, RankedEngine)
+    assert isinstance(ranked.engine, TensorParallelEngine)
 
     def bug(pack: Pack) -> Pending:
         raise IndexError("a bug")
@@ -90,7 +90,7 @@ def test_a_bug_in_one_rank_ends_the_engine(ranked: Scorer, monkeypatch: pytest.M
 
 def test_parts_make_up_the_whole(tiny_dir: Path) -> None:
     whole = load_model(tiny_dir).state_dict()
-    parts = [load_model(tiny_dir, rank=rank, num_ranks=2).state_dict() for rank in range(2)]
+    parts = [load_model(tiny_dir, rank=rank, world_size=2).state_dict() for rank in range(2)]
     for name, tensor in whole.items():
         first, second = (part[name] for part in parts)
         if first.shape == tensor.shape:
@@ -111,7 +111,7 @@ def test_what_cannot_be_divided_is_refused(tiny_dir: Path) -> None:
         check_divisible(load_config(tiny_dir), 3)
     engine = NativeEngineConfig(device="cpu", tensor_parallel_size=3)
     with pytest.raises(ConfigError, match="does not divide"):
-        RankedEngine(engine, tiny_dir)
+        TensorParallelEngine(engine, tiny_dir)
 
 
 def test_more_ranks_than_devices_are_refused(tiny_dir: Path) -> None:
@@ -119,4 +119,4 @@ def test_more_ranks_than_devices_are_refused(tiny_dir: Path) -> None:
         pytest.skip("needs a CUDA device")
     engine = NativeEngineConfig(device="cuda", tensor_parallel_size=64)
     with pytest.raises(ConfigError, match="torch sees"):
-        RankedEngine(engine, tiny_dir)
+        TensorParallelEngine(engine, tiny_dir)

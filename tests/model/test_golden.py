@@ -55,8 +55,8 @@ def test_packed_rewards_are_the_same(name: str, max_tokens: int) -> None:
     ids, rewards = cases(name)
     found = np.full(len(ids), np.nan, dtype=np.float32)
     bound = model.config.scaled_above
-    kinds = [len(one) if bound is not None and len(one) > bound else 0 for one in ids]
-    for one in pack(ids, max_tokens=max_tokens, kinds=kinds):
+    salts = [len(one) if bound is not None and len(one) > bound else 0 for one in ids]
+    for one in pack(ids, max_tokens=max_tokens, salts=salts):
         found[one.records] = score(model, one)
     np.testing.assert_allclose(found, rewards, atol=TOLERANCE)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from polar_ray.assets import builtin_model_dir
 from polar_ray.config import NativeEngineConfig, ScorerConfig
-from polar_ray.engine.native import choose_dtype
+from polar_ray.engine.device import choose_dtype
 from polar_ray.errors import ConfigError
 from polar_ray.model import load_model
 from polar_ray.model.quantized import KINDS, Fp8Linear, Int8Linear, quantize

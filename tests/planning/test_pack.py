@@ -87,7 +87,7 @@ def test_groups_stay_whole_while_they_fit() -> None:
 
 def test_records_of_different_kinds_stand_apart() -> None:
     ids = [np.zeros(40, dtype=np.int32)] * 3
-    [one] = pack(ids, max_tokens=1000, kinds=[0, 1, 0])
+    [one] = pack(ids, max_tokens=1000, salts=[0, 1, 0])
     assert one.num_tokens == 80
 
 

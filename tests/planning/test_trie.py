@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polar_ray.planning.trie import Forest, common_prefix, grow, sort_records
+from polar_ray.planning.trie import Forest, build_forest, common_prefix, sort_records
 
 records = st.lists(
     st.lists(st.integers(0, 2), max_size=14).map(lambda ids: np.array(ids, dtype=np.int32)),
@@ -18,7 +18,7 @@ records = st.lists(
 def grown(ids: list[np.ndarray], min_share: int) -> tuple[list[np.ndarray], Forest]:
     order = sort_records(ids)
     chosen = [ids[i] for i in order.records]
-    return chosen, grow(chosen, order.shared, min_share=min_share)
+    return chosen, build_forest(chosen, order.shared, min_share=min_share)
 
 
 def path(forest: Forest, node: int) -> list[int]:
@@ -65,9 +65,9 @@ def test_a_long_chain_of_prefixes_needs_no_recursion() -> None:
     assert sum(map(len, forest.pieces)) == 2999
 
 
-def test_records_of_different_kinds_share_nothing() -> None:
+def test_records_with_different_salts_share_nothing() -> None:
     one = np.arange(40, dtype=np.int32)
-    order = sort_records([one, one.copy(), one.copy()], kinds=[0, 41, 0])
+    order = sort_records([one, one.copy(), one.copy()], salts=[0, 41, 0])
     assert sorted(order.shared.tolist()) == [0, 0, 40]
 
 

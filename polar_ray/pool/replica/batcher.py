@@ -20,7 +20,7 @@ import pyarrow as pa
 from polar_ray.encoding import Encoded
 from polar_ray.errors import EngineError, PolarRayError
 from polar_ray.pool.replica.progress import WatchedEngine, encode_progress, forward_progress
-from polar_ray.scorer import Scorer, foreign
+from polar_ray.scorer import Scorer, as_engine_error
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ def _answer(jobs: Sequence[_Job], tables: Sequence[pa.Table]) -> None:
 
 
 def _fail(jobs: Sequence[_Job], error: BaseException) -> None:
-    own = error if isinstance(error, PolarRayError) else foreign(error)
+    own = error if isinstance(error, PolarRayError) else as_engine_error(error)
     for job in jobs:
         if not job.result.done():
             job.result.set_exception(own)

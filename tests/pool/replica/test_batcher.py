@@ -21,7 +21,7 @@ from polar_ray.errors import DeviceLost, EngineError
 from polar_ray.planning import Pack
 from polar_ray.pool.replica import batcher as module
 from polar_ray.pool.replica.batcher import Batcher
-from polar_ray.scorer import Forwarded, Scorer
+from polar_ray.scorer import ForwardResult, Scorer
 
 SHARDS = [pa.Table.from_pylist(GROUPS[i : i + 3]) for i in range(0, 12, 3)]
 
@@ -39,7 +39,7 @@ class GatedScorer(Scorer):
 
     def forward(
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
-    ) -> Forwarded:
+    ) -> ForwardResult:
         self.started.set()
         assert self.gate.wait(30)
         self.forwards.append(len(encoded))
@@ -319,7 +319,7 @@ def gated_score(gated: GatedScorer, shard: pa.Table) -> pa.Table:
 
 @pytest.mark.parametrize("error", [StopIteration(), SystemExit(3), KeyError("k" * 9999)], ids=repr)
 def test_callers_hear_of_whatever_ends_a_forward(gated: GatedScorer, error: BaseException) -> None:
-    def broken(*_: Any) -> Forwarded:
+    def broken(*_: Any) -> ForwardResult:
         raise error
 
     gated.forward = broken  # type: ignore[method-assign]

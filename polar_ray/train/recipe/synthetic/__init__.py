@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
+import polar_ray.train.recipe.synthetic.arithmetic as arithmetic
+import polar_ray.train.recipe.synthetic.chinese as chinese
+import polar_ray.train.recipe.synthetic.code as code
+import polar_ray.train.recipe.synthetic.facts as facts
+import polar_ray.train.recipe.synthetic.lists as lists
+import polar_ray.train.recipe.synthetic.prose as prose
+import polar_ray.train.recipe.synthetic.strings as strings
 from polar_ray.train.data import Comparison
-from polar_ray.train.recipe.synthetic import (
-    arithmetic,
-    chinese,
-    code,
-    facts,
-    lists,
-    prose,
-    strings,
-)
 from polar_ray.train.recipe.synthetic.compare import compare, excerpts, policy_pair
 from polar_ray.train.recipe.synthetic.policy import Family
 from polar_ray.train.recipe.synthetic.salad import Salad

@@ -29,17 +29,17 @@ DIVIDED = {
 SUMMED = ("attention.wo", "feed_forward.w2")
 
 
-def check_divisible(config: ModelConfig, num_ranks: int) -> None:
+def check_divisible(config: ModelConfig, world_size: int) -> None:
     """Raises `ConfigError` where a layer cannot be divided evenly."""
     for name in ("num_key_value_heads", "intermediate_size"):
-        if (value := getattr(config, name)) % num_ranks:
+        if (value := getattr(config, name)) % world_size:
             raise ConfigError(
-                f"engine.tensor_parallel_size={num_ranks} does not divide {name}={value}; "
+                f"engine.tensor_parallel_size={world_size} does not divide {name}={value}; "
                 "use a divisor of both num_key_value_heads and intermediate_size"
             )
 
 
-def part_of(name: str, tensor: Tensor, rank: int, num_ranks: int) -> Tensor:
+def part_of(name: str, tensor: Tensor, rank: int, world_size: int) -> Tensor:
     """What rank `rank` holds of the parameter `name`: a view, or the whole."""
     dim = next((dim for suffix, dim in DIVIDED.items() if name.endswith(suffix)), None)
     if dim is None:
@@ -47,11 +47,11 @@ def part_of(name: str, tensor: Tensor, rank: int, num_ranks: int) -> Tensor:
             # Added once, however many partial sums there are.
             return torch.zeros_like(tensor)
         return tensor
-    return tensor.chunk(num_ranks, dim)[rank]
+    return tensor.chunk(world_size, dim)[rank]
 
 
-def sum_over_ranks(model: RewardModel, group: Any = None) -> None:
-    """Makes the projections of `SUMMED` add up what all ranks of `group` computed."""
+def add_all_reduce(model: RewardModel, group: Any = None) -> None:
+    """Adds an all-reduce over `group` to the outputs of the projections in `SUMMED`."""
 
     def reduce(module: nn.Module, inputs: Any, partial: Tensor) -> Tensor:
         distributed.all_reduce(partial, group=group)
