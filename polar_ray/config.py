@@ -46,7 +46,11 @@ class Config(BaseModel):
     """Base of all settings: frozen, unknown keys refused by name, dotted keys unfolded."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -86,6 +90,7 @@ class NativeEngineConfig(Config):
     """polar_ray's own torch engine."""
 
     type: Literal["native"] = "native"
+    """polar_ray's own engine, on torch: the default."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
@@ -114,6 +119,7 @@ class StubEngineConfig(Config):
     """Scores that are a pure function of the token ids: for tests and to measure the pool alone."""
 
     type: Literal["stub"] = "stub"
+    """No network, but numbers made from the token ids: for tests, and to measure the pool alone."""
 
     seconds_per_token: float = Field(default=0.0, ge=0)
     """Sleep that stands in for a forward pass."""
@@ -156,7 +162,10 @@ class ScorerConfig(Config):
     ships with the package."""
 
     encoding: EncodingConfig = EncodingConfig()
+    """How text becomes token ids."""
+
     engine: EngineConfig = NativeEngineConfig()
+    """What computes scores from token ids."""
 
     max_tokens: int | None = Field(default=None, ge=16)
     """Tokens of one forward pass (a pack). A longer record is a pack of its own. None: what the
@@ -204,6 +213,8 @@ class PoolConfig(HostConfig):
     """A pool: how many replicas of which scorer, and its limits."""
 
     num_replicas: int = Field(default=1, ge=1)
+    """Processes that score, each with a copy of the model."""
+
     num_cpus: float = Field(default=1, ge=0)
     """CPUs that Ray reserves for each replica."""
 
@@ -221,7 +232,10 @@ class PoolConfig(HostConfig):
     or some thousand small ones that clients join."""
 
     admission: AdmissionConfig = AdmissionConfig()
+    """How much a router holds at once."""
+
     http: HttpConfig = HttpConfig()
+    """The HTTP side: limits and tokens."""
 
 
 class RescoreConfig(HostConfig):
@@ -231,8 +245,14 @@ class RescoreConfig(HostConfig):
     """Column, or path within one (`reward_model.ground_truth`). None: the usual names."""
 
     reference: str | None = None
+    """As `prompt`, for the reference answer."""
+
     output: str | None = None
+    """As `prompt`, for the answer that is scored."""
+
     wrapper: str | None = None
+    """As `prompt`, for the column of `sft` and `pretrain`. None: `wrapper`, if there is one."""
+
     strip_think: bool = False
     """Leave `<think>...</think>` out of the outputs before they are scored."""
 
