@@ -14,14 +14,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from polar_ray.cli.app import cli
+from polar_ray.cli.app import cli, errors_on_stderr
 from polar_ray.config import Config, PoolConfig, RescoreConfig, ScorerConfig
+from polar_ray.errors import ConfigError
 
-CONFIGS: dict[str, type[Config]] = {
-    "score": ScorerConfig,
-    "pool": PoolConfig,
-    "rescore": RescoreConfig,
-}
+SHARED: dict[str, type[Config]] = {"scorer": ScorerConfig}
+"""Configs that others extend; each stands once in the reference."""
+
+CONFIGS: dict[str, type[Config]] = {**SHARED, "pool": PoolConfig, "rescore": RescoreConfig}
+
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 INTRODUCTION = """\
 # Settings
@@ -33,7 +34,6 @@ A setting has the same name on the command line (`engine.device=cpu`), in a YAML
 (`engine: { device: cpu }`) and in Python (`ScorerConfig(engine={"device": "cpu"})`). `none` is
 a setting that is not given (`null` in YAML). A name that does not exist is an error.
 """
-INHERITED = "All of a scorer's (`score`), which each of its processes takes, and:\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,42 +50,41 @@ class Setting:
 
 @cli.command()
 def settings(
-    command: Annotated[
-        Literal["score", "pool", "rescore"] | None,
-        typer.Argument(help="Whose settings; else all.", show_default=False),
+    name: Annotated[
+        str | None,
+        typer.Argument(help=f"One of {', '.join(CONFIGS)}; else all.", show_default=False),
     ] = None,
 ) -> None:
     """Print every setting: its name, what it may be, its default and what it does."""
+    with errors_on_stderr():
+        if name is not None and name not in CONFIGS:
+            raise ConfigError(f"{name}: there are settings of {', '.join(CONFIGS)}")
     if not sys.stdout.isatty():
-        typer.echo(reference() if command is None else _markdown(rows(CONFIGS[command])), nl=False)
+        typer.echo(reference() if name is None else _markdown(rows(CONFIGS[name])), nl=False)
         return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Column, Table
 
-    for name in CONFIGS if command is None else [command]:
-        shown = Table(
-            Column("setting", no_wrap=True),
-            "values",
-            "default",
-            "",
-            title=name,
-            title_justify="left",
-        )
-        for setting in rows(CONFIGS[name]):
+    for title in CONFIGS if name is None else [name]:
+        columns = (Column("setting", no_wrap=True), "values", "default", "")
+        shown = Table(*columns, title=title, title_justify="left")
+        for setting in rows(CONFIGS[title]):
             shown.add_row(*(escape(cell) for cell in astuple(setting)))
         Console().print(shown)
 
 
 def reference() -> str:
-    """All settings as Markdown; what several commands share stands once."""
+    """All settings as Markdown; what several configs share stands once."""
     parts = [INTRODUCTION]
-    shared: Collection[str] = ()
     for name, config in CONFIGS.items():
+        extends = [key for key, base in SHARED.items() if issubclass(config, base)]
+        without = {field for key in extends if key != name for field in SHARED[key].model_fields}
         parts.append(f"## {name}\n\n{config.__doc__}\n")
-        parts += [INHERITED] if shared else []
-        parts.append(_markdown(rows(config, without=shared)))
-        shared = ScorerConfig.model_fields
+        if without:
+            links = " and ".join(f"[{key}](#{key})" for key in extends)
+            parts.append(f"All settings of {links}, and:\n")
+        parts.append(_markdown(rows(config, without=without)))
     return "\n".join(parts)
 
 
