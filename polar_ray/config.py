@@ -47,7 +47,11 @@ class Config(BaseModel):
     """Base of all settings: frozen, unknown keys refused by name, dotted keys unfolded."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -87,6 +91,7 @@ class NativeEngineConfig(Config):
     """polar_ray's own torch engine."""
 
     type: Literal["native"] = "native"
+    """polar_ray's own engine, on torch: the default."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
@@ -115,6 +120,7 @@ class StubEngineConfig(Config):
     """Scores that are a pure function of the token ids: for tests and to measure the pool alone."""
 
     type: Literal["stub"] = "stub"
+    """No network, but numbers made from the token ids: for tests, and to measure the pool alone."""
 
     seconds_per_token: float = Field(default=0.0, ge=0)
     """Sleep that stands in for a forward pass."""
@@ -158,7 +164,10 @@ class ScorerConfig(Config):
     model that ships with the package."""
 
     encoding: EncodingConfig = EncodingConfig()
+    """How text becomes token ids."""
+
     engine: EngineConfig = NativeEngineConfig()
+    """What computes scores from token ids."""
 
     max_tokens: int | None = Field(default=None, ge=16)
     """Tokens of one forward pass (a pack). A longer record is a pack of its own. None: what the
@@ -252,7 +261,10 @@ class PoolConfig(HostConfig):
     or some thousand small ones that clients join."""
 
     admission: AdmissionConfig = AdmissionConfig()
+    """How much a router holds at once."""
+
     http: HttpConfig = HttpConfig()
+    """The HTTP side: limits and tokens."""
 
     @model_validator(mode="after")
     def _fixed_or_scaled(self) -> "PoolConfig":

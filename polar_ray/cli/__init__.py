@@ -2,10 +2,10 @@
 
 import logging
 
-from polar_ray.cli import evaluation, rescoring, scoring, verification
+from polar_ray.cli import evaluation, rescoring, scoring, settings, verification
 from polar_ray.cli.app import cli
 
-__all__ = ["cli", "evaluation", "main", "rescoring", "scoring", "verification"]
+__all__ = ["cli", "evaluation", "main", "rescoring", "scoring", "settings", "verification"]
 
 
 def main() -> None:
