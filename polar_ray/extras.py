@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 
 RAY = ("ray", "fastapi")  # Serve's handles need what `ray[serve]` brings
-ENGINE = ("google.protobuf", "safetensors", "sentencepiece", "tokenizers", "torch")
+ENGINE = (
+    "google.protobuf",
+    "huggingface_hub",
+    "safetensors",
+    "sentencepiece",
+    "tokenizers",
+    "torch",
+)
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "ray": RAY,

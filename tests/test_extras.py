@@ -123,7 +123,11 @@ def test_every_extra_has_a_promise() -> None:
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_the_table_names_what_pyproject_asks_for(extra: str) -> None:
-    modules = {"protobuf": ["google.protobuf"], "ray": ["ray", "fastapi"]}
+    modules = {
+        "protobuf": ["google.protobuf"],
+        "huggingface-hub": ["huggingface_hub"],
+        "ray": ["ray", "fastapi"],
+    }
     asked = [modules.get(asked.name, [asked.name]) for asked in requirements(extra)]
     assert set(EXTRAS[extra]) == {module for each in asked for module in each}
 

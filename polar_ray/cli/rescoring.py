@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from polar_ray.cli.app import cli, errors_on_stderr, parse_settings
+from polar_ray.cli.backend import INPUT_HELP
 from polar_ray.config import RescoreConfig
 
 WIDEST = 40
@@ -22,7 +23,7 @@ def rescore(
         str,
         typer.Argument(
             metavar="IN",
-            help="parquet, jsonl (.gz, .zst, .bz2) or Arrow: a file, a glob, a folder or a URI.",
+            help=INPUT_HELP,
         ),
     ],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder of the parts; path or URI.")],
