@@ -165,6 +165,7 @@ BUGS = (
         "router/recovery.py",
         "        if len(parcel.items) > 1 and parcel.failures > 1:\n",
         "        if False:\n",
+        "failing",
     ),
     bug(
         "a replica that once did not answer is never asked again",

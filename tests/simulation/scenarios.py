@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from simulation.replicas import HANGS, KILLS
+from simulation.replicas import FAILS, HANGS, KILLS
 from simulation.world import Broken, Report, World, simulate
 
 from polar_ray.pool.router.retries import BURST, SHARE, TRICKLE_PER_S
@@ -142,6 +142,18 @@ async def impatient(world: World) -> None:
         raise Broken(f"it was never found; {world.serve.deaths} replicas were lost")
 
 
+async def failing(world: World) -> None:
+    """One of many callers of single records, at the same time, has one that always fails."""
+    outputs = [world.records(1) for _ in range(40)]
+    outputs[world.chance.randrange(len(outputs))][0] = FAILS
+    calls = [asyncio.ensure_future(_call(world, output, 1)) for output in outputs]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for output, result in zip(outputs, results, strict=True):
+        if isinstance(result, BaseException) != (FAILS in output):
+            raise Broken(f"the caller of {output} got {result}")
+    await world.end()
+
+
 UPDATES = frozenset({"updates", "swaps", "kills"})
 WEATHER = frozenset({"deaths", "kills", "hangs", "cancel"})
 
@@ -149,6 +161,7 @@ SCENARIOS: dict[str, tuple[Callable[[World], Coroutine[Any, Any, None]], dict[st
     "storm": (storm, {"kinds": frozenset()}),
     "killer": (killer, {"kinds": frozenset(), "replicas": 3, "routers": 1}),
     "hanging": (hanging, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
+    "failing": (failing, {"kinds": frozenset(), "replicas": 2, "routers": 1}),
     "copies": (copies, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
     "impatient": (impatient, {"kinds": frozenset(), "replicas": 4, "routers": 1}),
     "updates": (World.run, {"kinds": UPDATES}),
