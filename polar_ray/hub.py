@@ -100,48 +100,47 @@ def _explained(model: str) -> Iterator[None]:
     """huggingface_hub's errors as `ConfigError`s with the way out."""
     try:
         yield
-    except ImportError as error:
-        raise ConfigError(
-            f"model={model!r} is no directory here, and a name needs `pip install "
-            f"huggingface_hub` ({error})"
-        ) from None
     except Exception as error:
-        raise ConfigError(f"model={model!r}: {_reason(model, error)}") from error
+        why = _reason(model, error)
+        raise ConfigError(
+            f"model={model!r} is not a directory, and as a hub's model it {why}"
+        ) from error
 
 
 def _reason(model: str, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"needs `pip install huggingface_hub`: {_gist(error)}"
     from huggingface_hub import constants, errors
 
     where, (repo, revision) = constants.ENDPOINT, _parts(model)
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"{repo} is gated; accept its terms on {where} and set HF_TOKEN, of an account that "
-            "has, on every machine that scores"
+            f"is gated; accept its terms on {where} and set HF_TOKEN, of an account that has, on "
+            "every machine that scores"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"no directory here, and {where} shows no {repo}; it is misspelled, or private, and "
-            "needs HF_TOKEN on every machine that scores"
+            f"is not to be seen on {where}; it is misspelled, or private, and needs HF_TOKEN on "
+            "every machine that scores"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no branch, tag or commit {revision!r} on {where}"
+        return f"has no branch, tag or commit {revision!r} on {where}"
     if isinstance(error, errors.LocalEntryNotFoundError):
+        cache = f"is not whole in this machine's cache, {constants.HF_HUB_CACHE}"
         if constants.HF_HUB_OFFLINE:
             return (
-                f"not whole in this machine's cache, {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE "
-                f"forbids to fetch it; unset that, or run `hf download {repo}` where there is a "
-                "network"
+                f"{cache}, and HF_HUB_OFFLINE forbids to fetch it; unset that, or run `hf download "
+                f"{repo}` where there is a network"
             )
         return (
-            f"not whole in this machine's cache, and {where} cannot be asked "
-            f"({_gist(error.__cause__ or error)}); see to the network or HF_ENDPOINT, or give a "
-            "directory"
+            f"{cache}, and {where} cannot be asked; see to the network or HF_ENDPOINT "
+            f"({_gist(error.__cause__ or error)})"
         )
     if isinstance(error, errors.HFValidationError):
-        return f"no directory here, and no name on a hub: {_gist(error)}"
+        return f"has no valid name: {_gist(error)}"
     return (
-        f"could not be fetched from {where}: {_gist(error)}; what has arrived is kept, and "
-        "the next start goes on from there"
+        f"could not be fetched from {where}; what has arrived is kept, and the next start goes on "
+        f"from there ({_gist(error)})"
     )
 
 

@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before anything imports ray: no token in the home folder, no statistics, no chatter.
+# Before anything imports ray: no token in the home folder, no statistics, no chatter. And no test
+# asks a hub on the network for a model.
 os.environ.update(
+    HF_HUB_OFFLINE="1",
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_SERVE_LOG_TO_STDERR="0",

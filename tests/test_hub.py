@@ -159,12 +159,13 @@ def test_every_failure_says_what_to_do(hub: Hub, home: Path, checkpoint: Path) -
     def said(model: str, **environment: str) -> str:
         return run(hub, home, FETCH % model, **environment)
 
-    assert "shows no internlm/POLAR-huge; it is misspelled" in said("internlm/POLAR-huge")
+    assert "is not to be seen on http://127.0.0.1" in said("internlm/POLAR-huge")
     assert "has no branch, tag or commit 'v9'" in said(f"{REPO}@v9")
     assert "HF_HUB_OFFLINE forbids" in said(REPO, HF_HUB_OFFLINE="1")
     assert "127.0.0.1:9 cannot be asked" in said(REPO, HF_ENDPOINT="http://127.0.0.1:9")
     assert "is not a directory" in said("nowhere/to/be/found")
-    assert "no name on a hub" in said("internlm/POLAR..tiny")
+    assert "has no valid name" in said("internlm/POLAR..tiny")
+    assert said(f"{REPO}@v9").startswith(f"model='{REPO}@v9' is not a directory, and as a hub's")
 
 
 def test_a_gated_model_needs_a_token(hub: Hub, home: Path, checkpoint: Path) -> None:

@@ -26,7 +26,7 @@ Format = Annotated[
     typer.Option(help="parquet, arrow, jsonl, json or csv, where no ending tells it, as of stdin."),
 ]
 ProgressKind = Literal["auto", "json", "none"]
-Model = Annotated[str | None, typer.Option(help="Checkpoint directory; else built-in.")]
+Model = Annotated[str | None, typer.Option(help="Directory or hub name; else built-in.")]
 Address = Annotated[
     str | None, typer.Option(help="http://host:port of a running pool; else in this process.")
 ]

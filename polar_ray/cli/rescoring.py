@@ -35,7 +35,7 @@ def rescore(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Checkpoint directory; else built-in.")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory or hub name; else built-in.")] = None,
     app_name: Annotated[
         str | None, typer.Option(help="Score with this running pool of the Ray cluster.")
     ] = None,

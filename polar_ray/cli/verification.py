@@ -21,7 +21,7 @@ STYLES = {"pass": "green", "fail": "bold red", "skip": "dim"}
 
 @cli.command()
 def verify(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory; builtin for the built-in.")],
+    model: Annotated[str, typer.Argument(help="Directory or hub name; builtin for the built-in.")],
     overrides: Overrides = None,
     golden: Annotated[
         Path | None,
