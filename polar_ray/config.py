@@ -319,7 +319,7 @@ class EvalConfig(ColumnsConfig, HostConfig):
 
 
 class PreferencesConfig(EvalConfig):
-    """The same for files of preferences, which have two outputs a row."""
+    """`polar-ray eval` of scores that are to be made; preferences have two outputs a row."""
 
     chosen: str = "chosen"
     """Column, or path within one, of the better outputs."""

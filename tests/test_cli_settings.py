@@ -96,7 +96,7 @@ def test_the_command_prints_all_settings_of_one_config(name: str) -> None:
 def test_the_command_refuses_another_name() -> None:
     shown = CliRunner().invoke(cli, ["settings", "poole"])
     assert shown.exit_code == 2
-    assert "poole: there are settings of scorer, pool" in shown.output
+    assert "poole: there are settings of scorer, columns, pool" in shown.output
 
 
 def test_the_command_without_a_name_prints_the_reference() -> None:

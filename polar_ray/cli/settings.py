@@ -15,13 +15,27 @@ import typer
 from pydantic.fields import FieldInfo
 
 from polar_ray.cli.app import cli, errors_on_stderr
-from polar_ray.config import Config, PoolConfig, RescoreConfig, ScorerConfig
+from polar_ray.config import (
+    ColumnsConfig,
+    Config,
+    PoolConfig,
+    PreferencesConfig,
+    RescoreConfig,
+    ScoreConfig,
+    ScorerConfig,
+)
 from polar_ray.errors import ConfigError
 
-SHARED: dict[str, type[Config]] = {"scorer": ScorerConfig}
+SHARED: dict[str, type[Config]] = {"scorer": ScorerConfig, "columns": ColumnsConfig}
 """Configs that others extend; each stands once in the reference."""
 
-CONFIGS: dict[str, type[Config]] = {**SHARED, "pool": PoolConfig, "rescore": RescoreConfig}
+CONFIGS: dict[str, type[Config]] = {
+    **SHARED,
+    "pool": PoolConfig,
+    "score": ScoreConfig,
+    "rescore": RescoreConfig,
+    "eval": PreferencesConfig,
+}
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 INTRODUCTION = """\
