@@ -1,74 +1,17 @@
 """Every knob, as frozen pydantic models: the YAML `args:` block, the constructor and `key=value`.
 
-Reads no environment and keeps no runtime facts. `engine.type=stub` and other dotted keys mean the
-nested model, so that `serve run polar_ray:app engine.type=stub` and the command line need no
-further syntax.
+Reads no environment and keeps no runtime facts. What all of them have in common is `config_base`.
 """
 
-from contextlib import suppress
-from numbers import Real
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, model_validator
 
-from polar_ray.errors import ConfigError, RecordError
+from polar_ray.call_options import LONGEST_S
+from polar_ray.config_base import Config
 from polar_ray.sizes import SHARD_BYTES
 
-LONGEST_S = 30 * 24 * 3600.0
-"""No call waits longer than a month: operating systems refuse much more, and infinity hangs."""
-
-Priority = Literal["train", "eval", "offline"]
-PRIORITIES: tuple[Priority, ...] = ("train", "eval", "offline")
-"""Whose work goes first; a rescoring job waits while a training step does not."""
-
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
-
-
-def unfold(values: dict[str, Any]) -> dict[str, Any]:
-    """`{"engine.type": "stub"}` as `{"engine": {"type": "stub"}}`; other keys stay as they are."""
-    nested: dict[str, Any] = {k: v for k, v in values.items() if "." not in str(k)}
-    for key, value in values.items():
-        if "." not in str(key):
-            continue
-        head, rest = key.split(".", 1)
-        inner = nested.get(head, {})
-        nested[head] = {**inner, rest: value} if isinstance(inner, dict) else value
-    return nested
-
-
-class Config(BaseModel):
-    """Base of all settings: frozen, unknown keys refused by name, dotted keys unfolded."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        use_attribute_docstrings=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _unfold(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        nested = unfold(values)
-        # pydantic would refuse these too, but not say what there is instead.
-        if unknown := [f"{key}={value!r:.40}" for key, value in _unknown(cls, nested)]:
-            known = ", ".join(cls.model_fields)
-            raise ValueError(f"{', '.join(unknown)}: no such setting; there are {known}")
-        return nested
-
-
-def _unknown(kind: type[BaseModel], values: dict[Any, Any]) -> list[tuple[Any, Any]]:
-    return [(key, value) for key, value in values.items() if key not in kind.model_fields]
 
 
 class EncodingConfig(Config):
@@ -411,55 +354,3 @@ class RescoreConfig(ColumnsConfig, HostConfig):
     def uses_pool(self) -> bool:
         """Whether a running pool scores."""
         return self.app_name is not None or self.address is not None
-
-
-def check_timeout(timeout_s: Any) -> float:
-    """A caller's deadline in seconds; `RecordError` for what would hang or never be waited for."""
-    if not isinstance(timeout_s, bool) and isinstance(timeout_s, Real):
-        with suppress(OverflowError, ValueError, TypeError):  # 10**400 is a Real, too
-            seconds = float(timeout_s)
-            if 0 < seconds <= LONGEST_S:
-                return seconds
-    raise RecordError(
-        f"timeout_s={_shown(timeout_s)}; it must be a number of seconds above 0 and at most "
-        f"{LONGEST_S:.0f}"
-    )
-
-
-def check_priority(priority: Any) -> int:
-    """A caller's priority as its rank, 0 first; `RecordError` for one that does not exist."""
-    # Arrays and the like have an equality of their own.
-    if isinstance(priority, str) and priority in PRIORITIES:
-        return PRIORITIES.index(priority)
-    raise RecordError(f"priority={_shown(priority)}; it is one of {', '.join(PRIORITIES)}")
-
-
-def _shown(value: Any) -> str:
-    """The beginning of a value's repr on one line, or its type where it has none."""
-    try:
-        return " ".join(f"{value!r:.40}".split())
-    except Exception:  # whatever a stranger's __repr__ raises; int's own, over 4300 digits
-        return f"<{type(value).__name__}>"
-
-
-def parse_overrides(pairs: list[str]) -> dict[str, str]:
-    """`["num_replicas=2", "engine.type=stub"]` as a dict; anything else is a `ConfigError`."""
-    overrides: dict[str, str] = {}
-    for pair in pairs:
-        key, sign, value = pair.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"{pair!r} is not key=value")
-        overrides[key] = value
-    return overrides
-
-
-def explain(error: ValidationError) -> ConfigError:
-    """pydantic's report as one `ConfigError` that names each key and its value."""
-    return ConfigError("; ".join(_sentence(dict(e)) for e in error.errors()))
-
-
-def _sentence(error: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "value_error":  # written above, the value included
-        return f"{place}: {error['ctx']['error']}" if place else str(error["ctx"]["error"])
-    return f"{place or 'config'}={error['input']!r:.80}: {error['msg']}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from polar_ray.config import PoolConfig, check_priority
+from polar_ray.call_options import check_priority
+from polar_ray.config import PoolConfig
 from polar_ray.pool.http.auth import Tokens
 from polar_ray.pool.http.bodies import Read
 from polar_ray.pool.router.admission import Admission

@@ -13,9 +13,10 @@ from examples import GROUPS
 from typer.testing import CliRunner, Result
 
 from polar_ray import client as module
+from polar_ray.call_options import Priority
 from polar_ray.cli import cli
 from polar_ray.client import Client, waiting
-from polar_ray.config import Priority, ScorerConfig, StubEngineConfig
+from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.scorer import Scorer
 
 FIRST, SECOND = 16, 64

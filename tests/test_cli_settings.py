@@ -13,7 +13,7 @@ import polar_ray
 from polar_ray import config
 from polar_ray.cli import cli
 from polar_ray.cli.settings import CONFIGS, Setting, reference, rows
-from polar_ray.config import Config
+from polar_ray.config_base import Config
 
 KINDS = [
     kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Config)

@@ -11,18 +11,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from polar_ray.call_options import LONGEST_S, check_priority, check_timeout
 from polar_ray.client import connect
-from polar_ray.config import (
-    LONGEST_S,
-    NativeEngineConfig,
-    PoolConfig,
-    ScorerConfig,
-    StubEngineConfig,
-    check_priority,
-    check_timeout,
-    explain,
-    parse_overrides,
-)
+from polar_ray.config import NativeEngineConfig, PoolConfig, ScorerConfig, StubEngineConfig
+from polar_ray.config_base import explain, parse_overrides
 from polar_ray.errors import ConfigError, RecordError
 
 

@@ -18,6 +18,8 @@ LAYERS = {
     "errors": 0,
     "extras": 0,
     "config": 0,
+    "config_base": 0,
+    "call_options": 0,
     "messages": 0,
     "records": 0,
     "scores": 0,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from polar_ray.config import Config, explain, parse_overrides
+from polar_ray.config_base import Config, explain, parse_overrides
 from polar_ray.errors import ConfigError, PolarRayError
 from polar_ray.extras import extra_of, install, require
 

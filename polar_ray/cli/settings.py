@@ -17,13 +17,13 @@ from pydantic.fields import FieldInfo
 from polar_ray.cli.app import cli, errors_on_stderr
 from polar_ray.config import (
     ColumnsConfig,
-    Config,
     PoolConfig,
     PreferencesConfig,
     RescoreConfig,
     ScoreConfig,
     ScorerConfig,
 )
+from polar_ray.config_base import Config
 from polar_ray.errors import ConfigError
 
 SHARED: dict[str, type[Config]] = {"scorer": ScorerConfig, "columns": ColumnsConfig}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from polar_ray.call_options import Priority
 from polar_ray.client.client import Client
-from polar_ray.config import Priority
 from polar_ray.errors import ConfigError
 from polar_ray.extras import require
 

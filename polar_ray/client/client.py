@@ -15,10 +15,10 @@ from weakref import WeakKeyDictionary
 
 import pyarrow as pa
 
+from polar_ray.call_options import Priority, check_priority, check_timeout
 from polar_ray.client.backoff import Backoff
 from polar_ray.client.coalesce import Coalescer, Send
 from polar_ray.client.waiting import Waiting
-from polar_ray.config import Priority, check_priority, check_timeout
 from polar_ray.errors import PolarRayError, ScoreError
 from polar_ray.records import Records, to_batch
 from polar_ray.scores import with_row_errors

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from polar_ray.config import Priority
+from polar_ray.call_options import Priority
 from polar_ray.errors import DeadlineExceeded, RecordError
 from polar_ray.sizes import BUNDLE_BYTES, SMALL_BYTES
 

@@ -14,8 +14,8 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
+from polar_ray.call_options import Priority
 from polar_ray.client.coalesce import GRACE_S
-from polar_ray.config import Priority
 from polar_ray.errors import (
     DeadlineExceeded,
     Overloaded,

@@ -12,8 +12,8 @@ import httpx
 import orjson
 import pyarrow as pa
 
+from polar_ray.call_options import Priority
 from polar_ray.client.coalesce import GRACE_S
-from polar_ray.config import Priority
 from polar_ray.errors import (
     BY_NAME,
     ConfigError,

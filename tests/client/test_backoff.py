@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from examples import GROUPS
 
+from polar_ray.call_options import Priority
 from polar_ray.client import Client, client
 from polar_ray.client.backoff import LOST_TRIES, Backoff
-from polar_ray.config import Priority
 from polar_ray.errors import (
     AuthError,
     DeadlineExceeded,

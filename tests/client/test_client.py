@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from examples import BAD_ROWS, GROUPS
 
+from polar_ray.call_options import Priority
 from polar_ray.client import Client, connect
-from polar_ray.config import Priority
 from polar_ray.errors import ConfigError, RecordError, ScoreError
 from polar_ray.scorer import Scorer
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 import pyarrow as pa
 import pytest
 
+from polar_ray.call_options import Priority
 from polar_ray.client import coalesce
 from polar_ray.client.coalesce import SMALL_BYTES, Coalescer
-from polar_ray.config import Priority
 from polar_ray.errors import DeadlineExceeded, Overloaded, PolarRayError, RecordError, TooLarge
 
 

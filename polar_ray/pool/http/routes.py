@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocketClose
 
-from polar_ray.config import LONGEST_S, PoolConfig, Priority
+from polar_ray.call_options import LONGEST_S, Priority
+from polar_ray.config import PoolConfig
 from polar_ray.errors import (
     HTTP_STATUS,
     AuthError,

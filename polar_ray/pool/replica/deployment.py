@@ -11,7 +11,8 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from polar_ray.checkpoint import check
-from polar_ray.config import ScorerConfig, explain
+from polar_ray.config import ScorerConfig
+from polar_ray.config_base import explain
 from polar_ray.engine import fits_beside, read_through
 from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost
 from polar_ray.pool.autoscaling import Queued, Workload

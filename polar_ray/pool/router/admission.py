@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from polar_ray.config import PRIORITIES, AdmissionConfig
+from polar_ray.call_options import PRIORITIES
+from polar_ray.config import AdmissionConfig
 from polar_ray.errors import Overloaded, TooLarge
 from polar_ray.pool.http.bodies import Admit
 

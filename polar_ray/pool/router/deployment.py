@@ -22,7 +22,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
-from polar_ray.config import PoolConfig, check_priority, check_timeout
+from polar_ray.call_options import check_priority, check_timeout
+from polar_ray.config import PoolConfig
 from polar_ray.errors import DeadlineExceeded, PolarRayError, PoolError
 from polar_ray.planning.shard import shard_table
 from polar_ray.pool.autoscaling import Bell

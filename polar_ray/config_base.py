@@ -1,0 +1,75 @@
+"""What all settings have in common: how they are read from dicts and `key=value`, and how a wrong
+one is explained.
+
+`engine.type=stub` and other dotted keys mean the nested model, so that
+`serve run polar_ray:app engine.type=stub` and the command line need no further syntax.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from polar_ray.errors import ConfigError
+
+
+def unfold(values: dict[str, Any]) -> dict[str, Any]:
+    """`{"engine.type": "stub"}` as `{"engine": {"type": "stub"}}`; other keys stay as they are."""
+    nested: dict[str, Any] = {k: v for k, v in values.items() if "." not in str(k)}
+    for key, value in values.items():
+        if "." not in str(key):
+            continue
+        head, rest = key.split(".", 1)
+        inner = nested.get(head, {})
+        nested[head] = {**inner, rest: value} if isinstance(inner, dict) else value
+    return nested
+
+
+class Config(BaseModel):
+    """Base of all settings: frozen, unknown keys refused by name, dotted keys unfolded."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unfold(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        nested = unfold(values)
+        # pydantic would refuse these too, but not say what there is instead.
+        if unknown := [f"{key}={value!r:.40}" for key, value in _unknown(cls, nested)]:
+            known = ", ".join(cls.model_fields)
+            raise ValueError(f"{', '.join(unknown)}: no such setting; there are {known}")
+        return nested
+
+
+def _unknown(kind: type[BaseModel], values: dict[Any, Any]) -> list[tuple[Any, Any]]:
+    return [(key, value) for key, value in values.items() if key not in kind.model_fields]
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, str]:
+    """`["num_replicas=2", "engine.type=stub"]` as a dict; anything else is a `ConfigError`."""
+    overrides: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"{pair!r} is not key=value")
+        overrides[key] = value
+    return overrides
+
+
+def explain(error: ValidationError) -> ConfigError:
+    """pydantic's report as one `ConfigError` that names each key and its value."""
+    return ConfigError("; ".join(_sentence(dict(e)) for e in error.errors()))
+
+
+def _sentence(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "value_error":  # written above, the value included
+        return f"{place}: {error['ctx']['error']}" if place else str(error["ctx"]["error"])
+    return f"{place or 'config'}={error['input']!r:.80}: {error['msg']}"
