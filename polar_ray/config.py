@@ -262,7 +262,7 @@ class EvalConfig(ColumnsConfig, HostConfig):
 
 
 class PreferencesConfig(EvalConfig):
-    """`polar-ray eval` of scores that are to be made; preferences have two outputs a row."""
+    """`polar-ray eval`: where the columns are. `chosen` and `rejected` are for `preferences`."""
 
     chosen: str = "chosen"
     """Column, or path within one, of the better outputs."""
