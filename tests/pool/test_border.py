@@ -32,17 +32,15 @@ class ReplicaInProcess:
         self.batcher = Batcher(scorer)
         self.num_shards = 0
         self.app_name = f"in process {id(self)}"
-        self.score, self.heartbeat, self.reserve = map(
-            lambda method: SimpleNamespace(
-                remote=lambda *a, **kw: asyncio.ensure_future(method(*a))
-            ),
-            (self._score, self._heartbeat, self._reserve),
-        )
         self._provenance = scorer.provenance
         running.publish(self.app_name, ["r0"])
 
-    def options(self, **options: Any) -> ReplicaInProcess:
-        return self
+    def options(self, *, method_name: str = "", **options: Any) -> Any:
+        """The same handle, or one of its methods."""
+        if not method_name:
+            return self
+        method = {"score": self._score, "heartbeat": self._heartbeat}[method_name]
+        return SimpleNamespace(remote=lambda *given, **named: asyncio.ensure_future(method(*given)))
 
     async def _score(self, shard: bytes) -> bytes:
         self.num_shards += 1
@@ -50,8 +48,6 @@ class ReplicaInProcess:
 
     async def _heartbeat(self) -> dict[str, str]:
         return self._provenance
-
-    async def _reserve(self) -> None: ...
 
 
 Count = Callable[..., list[object]]
