@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from polar_ray.errors import ConfigError
+from polar_ray.extras import require
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def fetch(model: str) -> Path:
     """
     repo, revision = _parts(model)
     with _explained(model):
+        require("engine", "a model by name")
         from huggingface_hub import snapshot_download
 
         found = snapshot_download(
@@ -100,6 +102,8 @@ def _explained(model: str) -> Iterator[None]:
     """huggingface_hub's errors as `ConfigError`s with the way out."""
     try:
         yield
+    except ImportError:  # says itself what to install
+        raise
     except Exception as error:
         why = _reason(model, error)
         raise ConfigError(
@@ -108,8 +112,6 @@ def _explained(model: str) -> Iterator[None]:
 
 
 def _reason(model: str, error: Exception) -> str:
-    if isinstance(error, ImportError):
-        return f"needs `pip install huggingface_hub`: {_gist(error)}"
     from huggingface_hub import constants, errors
 
     where, (repo, revision) = constants.ENDPOINT, _parts(model)
