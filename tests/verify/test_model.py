@@ -121,9 +121,9 @@ def test_a_separator_that_no_tokenizer_knows_fails(copy: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_one_line() -> None:
-    done = run("no/such")
+    done = run("no/such/model")
     assert done.exit_code == 2
-    assert "'no/such' is not a directory" in done.stderr
+    assert "'no/such/model' is not a directory" in done.stderr
 
 
 def test_published_examples_are_for_the_published_model(golden: Path) -> None:
