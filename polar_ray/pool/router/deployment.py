@@ -121,6 +121,8 @@ class Router:
             batch = await read(admit)
             table = batch.table
             if table.num_rows == 0:
+                if self.config.least_replicas == 0:
+                    await self._until_served()  # for this call, too, a replica starts
                 return empty_scores(await self.provenance())
             ids = table["id"] if "id" in table.column_names else None
             if ids is not None:

@@ -41,6 +41,7 @@ from polar_ray.pool.router.call import Served
 from polar_ray.pool.router.deployment import Router
 from polar_ray.pool.router.outcome import Died, Refused, Unreachable
 from polar_ray.pool.router.replicas import outcome
+from polar_ray.records import provenance
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,23 @@ def test_what_is_on_its_way_is_cancelled_at_the_deadline(silent: Silent) -> None
         assert silent.cancelled == 1
         assert "r1" in silent.sessions, "this names the replica for `request_router`"
         assert (await router.stats())["calls"] == 0
+
+    asyncio.run(main())
+
+
+def test_an_empty_call_of_a_pool_at_zero_waits_for_a_replica_as_others_do(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(module, "TICK_S", 0.001)
+
+    async def main() -> None:
+        router = Router(PoolConfig(min_replicas=0, max_replicas=1), silent)
+        call = asyncio.create_task(router.score([], 30))
+        await asyncio.sleep(0.05)
+        assert not call.done()
+        running.publish(silent.app_name, ["r1"])
+        assert provenance(await call) == SERVED
 
     asyncio.run(main())
 
