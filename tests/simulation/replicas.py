@@ -41,6 +41,7 @@ class Replica:
         self.loading = False
         self.slow = 1.0
         self.garbage: str | None = None
+        self._num_lies = 0
         self._chance = chance
         self._engine = asyncio.Lock()
         self._runs = asyncio.Event()
@@ -166,7 +167,8 @@ class Replica:
         kind, self.garbage = self.garbage, None
         if kind is None:
             return result
-        return GARBAGE[kind](result)
+        self._num_lies += 1
+        return GARBAGE[kind](result, f"{self.name}'s lie {self._num_lies}")
 
 
 def _reordered(result: pa.Table) -> pa.Table:
@@ -180,18 +182,20 @@ def _not_a_number(result: pa.Table) -> pa.Table:
     return result.set_column(at, "score", pa.array(values, pa.float32()))
 
 
-def _stale(result: pa.Table) -> pa.Table:
-    return result.replace_schema_metadata({"polar_ray.model_digest": "v0"})
+def _stale(result: pa.Table, digest: str) -> pa.Table:
+    # Never the same twice: a digest that two answers agree in is one that no router can doubt.
+    return result.replace_schema_metadata({"polar_ray.model_digest": digest})
 
 
-GARBAGE: dict[str, Callable[[pa.Table], pa.Table]] = {
-    "too few rows": lambda result: result.slice(1),
-    "too many rows": lambda result: pa.concat_tables([result, result]),
-    "another order": _reordered,
-    "not a number": _not_a_number,
+GARBAGE: dict[str, Callable[[pa.Table, str], pa.Table]] = {
+    "too few rows": lambda result, _: result.slice(1),
+    "too many rows": lambda result, _: pa.concat_tables([result, result]),
+    "another order": lambda result, _: _reordered(result),
+    "not a number": lambda result, _: _not_a_number(result),
     "a stale digest": _stale,
-    "other columns": lambda result: result.drop_columns(["score"]),
+    "other columns": lambda result, _: result.drop_columns(["score"]),
 }
+"""What a replica may answer; given the right result and a digest that is nobody's."""
 
 
 class Serve:
