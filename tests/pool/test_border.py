@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from examples import GROUPS
 
 from polar_ray import records
 from polar_ray import scorer as scorer_module
-from polar_ray.config import PoolConfig
+from polar_ray.config import PoolConfig, ScorerConfig
 from polar_ray.errors import RecordError
 from polar_ray.pool.replica.batcher import Batcher
 from polar_ray.pool.router import running, work
@@ -51,6 +52,12 @@ class ReplicaInProcess:
 
 
 Count = Callable[..., list[object]]
+
+
+@pytest.fixture
+def scorer(tiny_dir: Path) -> Scorer:
+    """One of this test's own: a batcher puts a watch around its engine."""
+    return Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=256))
 
 
 @pytest.fixture

@@ -277,9 +277,9 @@ def test_a_process_that_was_stopped_is_not_ended() -> None:
     """Its clock goes on, its ticks do not: 1 s of standing is one tick of 0.01 s."""
     stopping = (
         "import os, signal, subprocess\n"
-        "progress.AT_LEAST_S, watchdog.GIL_S = 0.8, 60\n"
+        "progress.AT_LEAST_S, watchdog.GIL_S = 2, 60\n"
+        "subprocess.Popen(['sh', '-c', f'sleep 4; kill -CONT {os.getpid()}'])\n"
         "watched.begin(36)\n"
-        "subprocess.Popen(['sh', '-c', f'sleep 2; kill -CONT {os.getpid()}'])\n"
         "os.kill(os.getpid(), signal.SIGSTOP)\n"
         "time.sleep(0.1)\nprint('well')"
     )
