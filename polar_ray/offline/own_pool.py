@@ -21,21 +21,19 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
-from ray.util import list_named_actors
 
 from polar_ray.config import PoolConfig, RescoreConfig
 from polar_ray.data.storage import place
 from polar_ray.errors import JobStopped
-from polar_ray.pool.app import start
+from polar_ray.pool.app import start, wait_until_running
+from polar_ray.pool.ray_internals import http_address, serve_runs
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "polar_ray"
-CONTROLLER = {"namespace": "serve", "name": "SERVE_CONTROLLER_ACTOR"}
-"""Serve runs where this actor is."""
-
 LEASE_S = 60.0
 RENEW_S = 5.0
+RETRY_S = 1.0
 ANSWER_S = 30.0
 TAKEN_DOWN_S = 120.0
 """Replicas may take a minute to end."""
@@ -54,16 +52,25 @@ def own_pool(config: RescoreConfig, out: str) -> Iterator[str]:
     said = f"{place(out).path}\n{settings.model_dump_json()}"
     name = f"rescore-{sha256(said.encode()).hexdigest()[:12]}"
     with _cluster():
-        has_serve = CONTROLLER in list_named_actors(all_namespaces=True)
-        if not has_serve:  # nobody calls this pool over HTTP
+        if not serve_runs():  # nobody calls this pool over HTTP
             serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
-        with _leased(name, with_serve=not has_serve):
-            there = serve.status().applications.get(name)
-            if there is None or there.status != ApplicationStatus.RUNNING:
-                if there is not None:
-                    serve.delete(name)
-                start(settings, name=name, route_prefix=f"/{name}", timeout_s=config.patience_s)
+        with _leased(name):
+            _run(settings, name, config.patience_s)
             yield name
+
+
+def _run(settings: PoolConfig, name: str, timeout_s: float) -> None:
+    """Starts the pool, unless another run of the job has started it, or is about to."""
+    there = serve.status().applications.get(name)
+    if there is not None and there.status in (
+        ApplicationStatus.RUNNING,
+        ApplicationStatus.DEPLOYING,
+    ):
+        wait_until_running(name, timeout_s)
+        return
+    if there is not None:
+        serve.delete(name)
+    start(settings, name=name, route_prefix=f"/{name}", timeout_s=timeout_s)
 
 
 @contextmanager
@@ -81,11 +88,11 @@ def _cluster() -> Iterator[None]:
 
 
 @contextmanager
-def _leased(name: str, *, with_serve: bool) -> Iterator[None]:
+def _leased(name: str) -> Iterator[None]:
     """Holds the lease of a pool, and takes the pool down at the end unless another run of the same
     job holds it by then."""
     holder = uuid.uuid4().hex
-    lease = _take(name, with_serve, holder)
+    lease = _take(name, holder)
     over = threading.Event()
     renewing = threading.Thread(target=_renew, args=(lease, holder, over), daemon=True)
     renewing.start()
@@ -101,20 +108,20 @@ def _leased(name: str, *, with_serve: bool) -> Iterator[None]:
             logger.warning("pool %r goes once its lease has run out: %s", name, error)
 
 
-def _take(name: str, with_serve: bool, holder: str) -> Any:
+def _take(name: str, holder: str) -> Any:
     """The lease of a pool, in this holder's hands."""
     options = {"lifetime": "detached", "get_if_exists": True, "num_cpus": 0, "max_restarts": -1}
     kind = ray.remote(Lease).options(name=name, namespace=NAMESPACE, **options)
-    for tries_left in (2, 1, 0):
-        lease = kind.remote(name, with_serve)
+    until = time.monotonic() + TAKEN_DOWN_S
+    while True:
+        lease = kind.remote(name)
         try:
-            ray.get(lease.renew.remote(holder, take=True), timeout=TAKEN_DOWN_S)
-            break
-        except (RayError, TimeoutError) as error:  # it had run out, and has ended with the pool
-            if not tries_left:
+            ray.get(lease.renew.remote(holder, take=True), timeout=ANSWER_S)
+            return lease
+        except (RayError, TimeoutError) as error:  # it has ended with the pool, or begins anew
+            if time.monotonic() > until:
                 raise JobStopped(f"the lease of pool {name!r} is not to be had: {error}") from None
-        time.sleep(1)
-    return lease
+        time.sleep(RETRY_S)
 
 
 def _renew(lease: Any, holder: str, over: threading.Event) -> None:
@@ -128,11 +135,11 @@ def _renew(lease: Any, holder: str, over: threading.Event) -> None:
 
 
 class Lease:
-    """Takes a pool down when nobody renews. Begins anew where its node is lost: its holder comes.
-    `with_serve`: Serve was started for the pool, and goes with it if it serves nothing else."""
+    """Takes a pool down when nobody renews. Begins anew where its node is lost: its holder
+    comes."""
 
-    def __init__(self, name: str, with_serve: bool) -> None:
-        self._name, self._with_serve = name, with_serve
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._holder: str | None = None
         self._until = time.monotonic() + LEASE_S
         self._lock = threading.Lock()
@@ -169,5 +176,7 @@ class Lease:
 
     def _take_down(self) -> None:
         serve.delete(self._name)
-        if self._with_serve and not serve.status().applications:
+        # A Serve without HTTP was started for such pools, by this job or another, and goes with the
+        # last of them.
+        if http_address() is None and not serve.status().applications:
             serve.shutdown()

@@ -112,13 +112,14 @@ def start(
         hint = way_out if "refix" in str(error) else ""
         raise ConfigError(f"pool {name!r}: {str(cause(error)).rstrip('.')}{hint}") from None
     try:
-        _wait_until_running(name, timeout_s)
+        wait_until_running(name, timeout_s)
     except BaseException:  # an interrupt too must leave nothing behind
         serve.delete(name)
         raise
 
 
-def _wait_until_running(name: str, timeout_s: float) -> None:
+def wait_until_running(name: str, timeout_s: float) -> None:
+    """Returns once a pool that somebody starts runs; raises `PoolError` where it does not."""
     deadline = time.monotonic() + timeout_s
     while True:
         status = serve.status().applications.get(name)

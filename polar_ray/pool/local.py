@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from polar_ray.checkpoint import check_if_visible
 from polar_ray.config import PoolConfig
+from polar_ray.errors import ConfigError
 from polar_ray.pool.http.port import check_number, check_port, free_port
 from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
 
@@ -34,7 +35,8 @@ def pool(
     Ray only if they were not running before. `host` and `port` (0: a free one) are for a Serve
     that starts here; one that runs keeps its own.
 
-    Raises `ConfigError` before it starts anything where somebody listens on the port.
+    Raises `ConfigError` before it starts anything where somebody listens on the port, or where the
+    cluster's Serve has no HTTP.
     """
     check_binding(host, has_tokens=config.http.token_file is not None)
     port = check_number(port) if port else free_port()
@@ -46,7 +48,7 @@ def pool(
     from ray import serve
 
     from polar_ray.pool.app import start
-    from polar_ray.pool.ray_internals import http_address, joins_a_cluster
+    from polar_ray.pool.ray_internals import http_address, joins_a_cluster, serve_runs
 
     # Serve greets its caller on stderr at every start.
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -57,10 +59,16 @@ def pool(
             check_port(host, port)
         with _own_sigterm():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    had_serve = http_address() is not None
+    had_serve = serve_runs()
     try:
         if not had_serve:
             check_port(host, port)
+        elif http_address() is None:
+            raise ConfigError(
+                "Serve runs on this cluster without HTTP, as a rescoring job starts it, and cannot "
+                "be given any: start the pool once the job is done, which takes its Serve with it, "
+                "or run `serve shutdown`"
+            )
         http = {"host": host, "port": port, "request_timeout_s": LONGEST_REQUEST_S}
         serve.start(http_options=http, logging_config={"log_level": "ERROR"})
         start(config, name=name, route_prefix=route_prefix)

@@ -76,6 +76,7 @@ check()
 from ray._private.services import get_ray_address_from_environment  # noqa: E402
 from ray.serve._private.common import ReplicaQueueLengthInfo  # noqa: E402
 from ray.serve._private.replica_result import ActorReplicaResult  # noqa: E402
+from ray.serve.config import ProxyLocation  # noqa: E402
 from ray.serve.context import _get_global_client  # noqa: E402
 from ray.serve.handle import DeploymentHandle  # noqa: E402
 
@@ -85,6 +86,7 @@ __all__ = [
     "by_reference",
     "http_address",
     "joins_a_cluster",
+    "serve_runs",
 ]
 
 
@@ -93,10 +95,18 @@ def by_reference(handle: DeploymentHandle) -> DeploymentHandle:
     return handle.options(_by_reference=True)
 
 
+def serve_runs() -> bool:
+    """Whether this Ray cluster has a Serve."""
+    return _get_global_client(raise_if_no_controller_running=False) is not None
+
+
 def http_address() -> tuple[str, int] | None:
-    """Host and port where Serve's HTTP proxies listen; None where Serve does not run."""
+    """Host and port where Serve's HTTP proxies listen; None where Serve does not run, or has none
+    (`proxy_location="Disabled"`)."""
     client = _get_global_client(raise_if_no_controller_running=False)
-    return None if client is None else (client.http_config.host, client.http_config.port)
+    if client is None or client.http_config.location == ProxyLocation.Disabled:
+        return None
+    return client.http_config.host, client.http_config.port
 
 
 def joins_a_cluster() -> bool:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import orjson
@@ -16,8 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from examples import GROUPS
 from processes import replica_pids
+from ray.exceptions import ActorUnavailableError
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
+from polar_ray.config import PoolConfig
 from polar_ray.offline import own_pool
 from polar_ray.offline.own_pool import NAMESPACE, Lease
 
@@ -38,7 +42,8 @@ def test_the_last_who_took_a_lease_holds_it(monkeypatch: pytest.MonkeyPatch) -> 
     deleted: list[str] = []
     monkeypatch.setattr(own_pool, "LEASE_S", 1e6)
     monkeypatch.setattr(own_pool.serve, "delete", deleted.append)
-    lease = Lease("mine", with_serve=False)
+    monkeypatch.setattr(own_pool, "http_address", lambda: ("127.0.0.1", 8000))
+    lease = Lease("mine")
     assert lease.renew("first"), "a lease whose node was lost is its holder's again"
     assert not lease.renew("second")
     assert lease.renew("second", take=True)
@@ -70,9 +75,53 @@ def test_a_lease_that_nobody_renews_deletes_and_ends(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(own_pool.serve, "shutdown", lambda: done.append("serve"))
     monkeypatch.setattr(own_pool.ray, "get_runtime_context", Context)
     monkeypatch.setattr(own_pool.ray, "kill", done.append)
-    Lease("left", with_serve=True)
+    monkeypatch.setattr(own_pool, "http_address", lambda: None)
+    Lease("left")
     until("it ends", lambda: "me" in done)
     assert done == ["left", "left", "serve", "me"]
+
+
+@pytest.mark.parametrize(
+    ("status", "does"),
+    [
+        (None, ["start"]),
+        (ApplicationStatus.RUNNING, ["wait"]),
+        (ApplicationStatus.DEPLOYING, ["wait"]),
+        (ApplicationStatus.DEPLOY_FAILED, ["delete", "start"]),
+        (ApplicationStatus.UNHEALTHY, ["delete", "start"]),
+    ],
+)
+def test_a_pool_that_another_run_is_starting_is_not_deleted(
+    status: ApplicationStatus | None, does: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    there = {} if status is None else {"mine": SimpleNamespace(status=status)}
+    monkeypatch.setattr(own_pool.serve, "status", lambda: SimpleNamespace(applications=there))
+    monkeypatch.setattr(own_pool.serve, "delete", lambda name: done.append("delete"))
+    monkeypatch.setattr(own_pool, "start", lambda *_, **__: done.append("start"))
+    monkeypatch.setattr(own_pool, "wait_until_running", lambda *_: done.append("wait"))
+    own_pool._run(PoolConfig(), "mine", 60)
+    assert done == does
+
+
+def test_a_lease_that_begins_anew_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([*[ActorUnavailableError("restarting", bytes(16))] * 5, True])
+    tries: list[object] = []
+
+    def get(call: object, timeout: float) -> object:
+        tries.append(call)
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    lease = SimpleNamespace(renew=SimpleNamespace(remote=lambda *_, **__: "call"))
+    kind = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda name: lease))
+    monkeypatch.setattr(own_pool.ray, "remote", lambda _: kind)
+    monkeypatch.setattr(own_pool.ray, "get", get)
+    monkeypatch.setattr(own_pool, "RETRY_S", 0.0)
+    assert own_pool._take("mine", "me") is lease
+    assert len(tries) == 6
 
 
 class Driver:

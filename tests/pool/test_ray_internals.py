@@ -7,12 +7,16 @@ import base64
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.serve.config import ProxyLocation
 
+from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError
 from polar_ray.pool import ray_internals
+from polar_ray.pool.local import pool
 from polar_ray.pool.ray_internals import OLDEST, USED, check
 
 PACKAGE = Path(ray_internals.__file__).parents[1]
@@ -133,3 +137,26 @@ def test_a_process_without_this_project_can_route_to_a_pool() -> None:
     subprocess.run(
         [sys.executable, "-c", code], input=base64.b64encode(sent), check=True, timeout=120
     )
+
+
+def test_a_serve_without_http_has_no_address_and_gets_no_pool_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would say that it is ready at an address where nobody listens."""
+
+    def serve_with(location: ProxyLocation) -> None:
+        options = SimpleNamespace(host="127.0.0.1", port=8123, location=location)
+        client = SimpleNamespace(http_config=options)
+        monkeypatch.setattr(ray_internals, "_get_global_client", lambda **_: client)
+
+    serve_with(ProxyLocation.HeadOnly)
+    assert ray_internals.http_address() == ("127.0.0.1", 8123)
+    serve_with(ProxyLocation.Disabled)
+    assert ray_internals.http_address() is None
+    assert ray_internals.serve_runs()
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    with (
+        pytest.raises(ConfigError, match="without HTTP, as a rescoring job starts it"),
+        pool(PoolConfig()),
+    ):
+        pass
