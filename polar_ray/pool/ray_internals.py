@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 import ray
+from ray.util import list_named_actors
 
 from polar_ray.errors import ConfigError
 
@@ -41,6 +42,10 @@ USED: Mapping[str, str] = {
     "ray.serve.request_router:RequestRouter._pending_requests_to_fulfill": "end waiting calls",
 }
 """`module:name.name`, or `module:name.function:parameter`, and what it is needed to do."""
+
+
+CONTROLLER = {"namespace": "serve", "name": "SERVE_CONTROLLER_ACTOR"}
+"""Serve runs where this actor is."""
 
 
 def check(used: Mapping[str, str] = USED) -> None:
@@ -96,8 +101,9 @@ def by_reference(handle: DeploymentHandle) -> DeploymentHandle:
 
 
 def serve_runs() -> bool:
-    """Whether this Ray cluster has a Serve."""
-    return _get_global_client(raise_if_no_controller_running=False) is not None
+    """Whether this Ray cluster has a Serve. Serve itself is not asked: after `ray.shutdown` it
+    takes the next local cluster for the last one, whose jobs have the same numbers."""
+    return CONTROLLER in list_named_actors(all_namespaces=True)
 
 
 def http_address() -> tuple[str, int] | None:

@@ -193,3 +193,33 @@ def test_the_pool_of_a_killed_driver_is_the_next_runs_or_goes(
     assert len(names()) == len(leases()) == 1
     until("nobody renews the lease", lambda: not names() and not leases())
     assert not replica_pids("rescore-")
+
+
+TWO_JOBS = """
+import sys
+from polar_ray.config import RescoreConfig
+from polar_ray.offline import rescore
+
+model, source, *outs = sys.argv[1:]
+for out in outs:
+    config = RescoreConfig(
+        model=model, engine={"type": "stub"}, num_workers=1, num_cpus=0.1, rows_per_part=100
+    )
+    print(rescore(config, source, out)["rows"])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_can_do_one_job_after_another_each_on_a_cluster_of_its_own(
+    tiny_dir: Path, source: Path, tmp_path: Path
+) -> None:
+    """Serve takes the second cluster for the first, which is gone."""
+    outs = [str(tmp_path / name) for name in ("one", "two")]
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_JOBS, str(tiny_dir), str(source), *outs],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )
+    assert done.stdout.split() == [str(ROWS)] * 2, done.stderr
