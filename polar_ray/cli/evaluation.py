@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from polar_ray.evaluate.estimate import Floats
     from polar_ray.evaluate.report import Report
 
+COLUMNS = ("prompt", "reference", "output", "wrapper", "chosen", "rejected")
+"""Settings that name columns."""
+
 evaluate = typer.Typer(help="Tables that reward models are compared by.", no_args_is_help=True)
 cli.add_typer(evaluate, name="eval")
 
-File = Annotated[str, typer.Argument(help=INPUT_HELP + " - is stdin.")]
+File = Annotated[str, typer.Argument(help="- for stdin, or " + INPUT_HELP)]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
@@ -42,6 +45,7 @@ Settings = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page with plots to this file.")]
 Title = Annotated[str | None, typer.Option(help="Heading of the report.")]
+SCORES = "Column of scores, else NAME_score where there is one"
 GroupBy = Annotated[
     str | None, typer.Option(help="Column that names a row's group; else prompt and reference.")
 ]
@@ -54,12 +58,14 @@ def eval_preferences(
     model: Model = None,
     address: Address = None,
     chosen: Annotated[
-        str, typer.Option("--chosen", help="Column of scores; chosen=COLUMN is that of texts.")
-    ] = "chosen_score",
+        str | None, typer.Option("--chosen", help=f"{SCORES}; chosen=COLUMN is that of texts.")
+    ] = None,
     rejected: Annotated[
-        str, typer.Option("--rejected", help="Column of scores; rejected=COLUMN is that of texts.")
-    ] = "rejected_score",
-    category: Annotated[str, typer.Option(help="Column, where there is one.")] = "category",
+        str | None, typer.Option("--rejected", help=f"{SCORES}; rejected=COLUMN is that of texts.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(help="Column; else category, where there is one.")
+    ] = None,
     format: Format = None,
     timeout_s: TimeoutS = 600,
     token_file: TokenFile = None,
@@ -78,11 +84,14 @@ def eval_preferences(
         config = parse_config(PreferencesConfig, given, settings)
         source = Source(file, format=format)
         schema = source.schema()
+        _check_named(config, schema, chosen, rejected, category)
+        category = category or "category"
+        columns = [chosen or "chosen_score", rejected or "rejected_score"]
         facts, texts = {"file": Path(file).name}, [config.chosen, config.rejected]
         optional = [name for name in (category, *texts) if has(schema, name)]
-        if has(schema, chosen) and has(schema, rejected):
-            table = load(source, [chosen, rejected, *optional])
-            scores = [read.scores(table, name) for name in (chosen, rejected)]
+        if chosen or rejected or all(has(schema, name) for name in columns):
+            table = load(source, [*columns, *optional])
+            scores = [read.scores(table, name) for name in columns]
         else:
             sides = [_columns(config, schema, path) for path in texts]
             scoring = open_scoring(
@@ -108,9 +117,14 @@ def eval_preferences(
 def eval_groups(
     file: File,
     settings: Settings = None,
-    label: Annotated[str, typer.Option(help="Column of labels; more is better.")] = "correct",
+    label: Annotated[
+        str | None,
+        typer.Option(help="Column of labels, more is better; else correct, where there is one."),
+    ] = None,
     group: GroupBy = None,
-    score: Annotated[str, typer.Option(help="Column of scores.")] = "score",
+    score: Annotated[
+        str | None, typer.Option(help="Column of scores; else score, where there is one.")
+    ] = None,
     model: Model = None,
     address: Address = None,
     format: Format = None,
@@ -132,6 +146,8 @@ def eval_groups(
         config = parse_config(EvalConfig, given, settings)
         source = Source(file, format=format)
         schema = source.schema()
+        _check_named(config, schema, label, score)
+        label, score = label or "correct", score or "score"
         groups = _group_columns(config, schema, group)
         wanted = [name for name in (label, score, *groups) if has(schema, name)]
         if has(schema, score):
@@ -185,6 +201,7 @@ def eval_agreement(
         schemas = [source.schema() for source in sources]
         columns = [score, other_score or score]
         config = parse_config(EvalConfig, {}, settings)
+        _check_named(config, schemas[0])
         has_groups = group is not None or all(
             getattr(config, name) or has(schemas[0], name) for name in ("prompt", "reference")
         )
@@ -199,6 +216,16 @@ def eval_agreement(
         }
         found = agreement(a, b, read.names(first, groups) if groups else None)
         _show(report_agreement(found, a, b, facts, title or "Agreement"), json, html)
+
+
+def _check_named(config: EvalConfig, schema: pa.Schema, *options: str | None) -> None:
+    """`ConfigError` where a column that somebody named is not there. Only usual names may be."""
+    from polar_ray.data.columns import find
+
+    given = [getattr(config, name) for name in COLUMNS if name in config.model_fields_set]
+    for path in (*options, *given):
+        if path is not None:
+            find(schema.empty_table(), path)
 
 
 def _group_columns(config: EvalConfig, schema: pa.Schema, group: str | None) -> list[str]:

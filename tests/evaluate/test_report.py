@@ -135,7 +135,9 @@ def test_groups_with_labels_without_and_without_scores(
     figures = json.loads(run("groups", labelled, "--group", "group").stdout)["figures"]
     assert figures["pairwise"]["value"] == 0.5
     assert figures["unscored"] == 1
-    spread = run("groups", labelled, "--group", "group", "--label", "none")
+    plain = tmp_path / "plain.parquet"
+    pq.write_table(pq.read_table(labelled).drop_columns("correct"), plain)
+    spread = run("groups", plain, "--group", "group")
     assert json.loads(spread.stdout)["figures"]["mean standard deviation within groups"] == 1.25
     bare = tmp_path / "bare.parquet"
     pq.write_table(pa.Table.from_pylist(GROUPS).append_column("correct", [[1] * 12]), bare)
@@ -172,6 +174,19 @@ def test_agreement_matches_rows_by_order_or_by_key(labelled: Path, tmp_path: Pat
         (["preferences", "{labelled}", "output=group"], "preferences have chosen= and rejected="),
         (["groups", "{labelled}", "chosen=group"], "chosen='group': no such setting"),
         (["groups", "{labelled}", "--group", "x"], "no column 'x'; there are group, score"),
+        (["groups", "{labelled}", "--group", "group", "--label", "x"], "no column 'x'; there are"),
+        (["groups", "{labelled}", "--group", "group", "--score", "x"], "no column 'x'; there are"),
+        (["groups", "{labelled}", "--group", "group", "output=x"], "no column 'x'; there are"),
+        (["preferences", "{labelled}", "--chosen", "x"], "no column 'x'; there are"),
+        (["preferences", "{labelled}", "--rejected", "x"], "no column 'x'; there are"),
+        (["preferences", "{labelled}", "--chosen", "score"], "no column 'rejected_score'"),
+        (["preferences", "{labelled}", "--category", "x"], "no column 'x'; there are"),
+        (["preferences", "{labelled}", "chosen=x"], "no column 'x'; there are"),
+        (["agreement", "{labelled}", "{labelled}", "--score", "x"], "no column 'x'; there are"),
+        (
+            ["agreement", "{labelled}", "{labelled}", "--group", "group", "prompt=x"],
+            "no column 'x'; there are",
+        ),
         (["groups", "{labelled}", "--format", "xml"], "format 'xml' is not known"),
     ],
 )
