@@ -23,8 +23,11 @@ GUESSES: dict[str, tuple[str, ...]] = {
     # verl's RFT rows keep the bare prompt apart from the one that the policy saw.
     "prompt": ("extra_info.prompt", "prompt"),
     "reference": ("reference", "reward_model.ground_truth"),
-    "output": ("output", "response", "completion"),
+    "output": ("output", "response", "completion", "responses"),
 }
+TEXT_ONLY = ("responses",)
+"""Guesses that are token ids or lists of candidates elsewhere."""
+
 THINKING = r"(?s)<think>.*?</think>"
 
 
@@ -93,7 +96,11 @@ def choose(
 def path_of(schema: pa.Schema, name: str, path: str | None) -> str:
     """The column of one field: at the path that was given, or the usual one; see `choose`."""
     if path is None:
-        usual = [p for p in GUESSES[name] if has(schema, p)]
+        usual = [
+            p
+            for p in GUESSES[name]
+            if has(schema, p) and (p not in TEXT_ONLY or is_text(schema.field(p).type))
+        ]
         if name == "prompt" and not has(schema, "reward_model.ground_truth"):
             usual = [p for p in usual if p == "prompt"]
         if not usual or (len(usual) > 1 and name == "output" and "output" not in usual):

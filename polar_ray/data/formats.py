@@ -71,7 +71,7 @@ def schema_of(filesystem: Any, file: InputFile) -> pa.Schema:
         if file.format == "csv":
             stream, raw = open_file(filesystem, file)
             with raw:
-                return csv_schema(stream, file.path)
+                return csv_schema(stream)[0]
         return next(_from_stream(filesystem, file, SAMPLE_ROWS), Objects()).schema
     except FAILURES as error:
         raise unreadable(file.path, error) from None

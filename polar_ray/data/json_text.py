@@ -7,6 +7,8 @@ import json
 import re
 from collections.abc import Iterator
 
+import orjson
+
 from polar_ray.data.rows import BOM, Objects
 from polar_ray.data.stream import Stream, lines_of
 
@@ -27,7 +29,11 @@ def objects(stream: Stream, name: str, sizes: Iterator[int], *, lines: bool) -> 
     """Chunks of as many rows as `sizes` says, or less where they are long. `lines` False: an array
     where the first byte says so. Raises `ValueError`."""
     chunk, size, held = Objects(), next(sizes), 0
-    items = _lines(stream, name) if lines or not _is_array(stream) else _array(stream, name)
+    array = (
+        stream.text_head(enough=b"\n" if lines else b"").removeprefix(BOM).lstrip().startswith(b"[")
+        and not lines
+    )
+    items = _array(stream, name) if array else _lines(stream, name, jsonl=lines)
     for text, where in items:
         chunk.add(text, where)
         held += len(text)
@@ -38,14 +44,28 @@ def objects(stream: Stream, name: str, sizes: Iterator[int], *, lines: bool) -> 
         yield chunk
 
 
-def _is_array(stream: Stream) -> bool:
-    return stream.head().removeprefix(BOM).lstrip().startswith(b"[")
-
-
-def _lines(stream: Stream, name: str) -> Iterator[tuple[bytes, str]]:
+def _lines(stream: Stream, name: str, *, jsonl: bool) -> Iterator[tuple[bytes, str]]:
+    checked = jsonl
     for number, line in enumerate(lines_of(stream, LINE_BYTES), start=1):
-        if not line.isspace():
-            yield line, f"line {number} of {name}"
+        if line.isspace():
+            continue
+        if not checked and _holds_the_rows(line.removeprefix(BOM)):
+            raise ValueError(
+                "it is one object around the rows; give the list itself, or one JSON object a line"
+            )
+        checked = True
+        yield line, f"line {number} of {name}"
+
+
+def _holds_the_rows(line: bytes) -> bool:
+    """Whether the first line is no row: an object with a list of objects under its only key, or
+    the beginning of an object that goes on over more lines."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return line.lstrip().startswith(b"{") and line.rstrip().endswith((b"{", b"["))
+    inner = list(value.values()) if isinstance(value, dict) else []
+    return len(inner) == 1 and isinstance(inner[0], list) and isinstance([*inner[0], 0][0], dict)
 
 
 def _array(stream: Stream, name: str) -> Iterator[tuple[str, str]]:
@@ -91,7 +111,8 @@ class _Text:
                 _, end = SCANNER.raw_decode(self._text, self._at)
             except (json.JSONDecodeError, RecursionError) as error:
                 if len(self._text) - self._at > LINE_BYTES or not self._more():
-                    raise ValueError(f"its item {number} is cut off or no JSON: {error}") from None
+                    reason = getattr(error, "msg", error)  # its place is that in a buffer
+                    raise ValueError(f"its item {number} is cut off or no JSON: {reason}") from None
                 continue
             if end < len(self._text) or not self._more():  # else a number may go on
                 found, self._at = self._text[self._at : end], end

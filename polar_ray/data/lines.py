@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from polar_ray.data.json_text import LINE_BYTES
 from polar_ray.data.storage import InputFile, compression
+from polar_ray.data.stream import check_utf8
 
 SAMPLE_BYTES = 4 << 20
 """Of each file, from which its columns and the length of its lines are taken."""
@@ -47,6 +48,7 @@ def measure(filesystem: Any, file: InputFile) -> Measured:
                 _check(line + (len(chunk) if first < 0 else first))
                 line = line + len(chunk) if first < 0 else len(chunk) - chunk.rfind(b"\n") - 1
                 chunk = source.read(SAMPLE_BYTES)
+    check_utf8(head)
     if len(head) < size:
         head = head[: head.rfind(b"\n") + 1] or head
     return Measured(size, head)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +93,7 @@ class Objects:
         except orjson.JSONDecodeError as error:
             if isinstance(data, bytes) and data.startswith(BOM):
                 return self.add(data[len(BOM) :], where)
-            reason = f"is not JSON: {error}"
+            reason = _why_not_json(data, error)
         if not isinstance(value, dict):
             self.errors[len(self.values)] = row_error("not_an_object", f"{where} {reason}")
             value = {}
@@ -124,6 +126,15 @@ class Objects:
     def to_pylist(self) -> list[dict[str, Any]]:
         """Row by row, with the fields that each has."""
         return self.values
+
+
+def _why_not_json(data: bytes | str, error: orjson.JSONDecodeError) -> str:
+    constants: list[str] = []
+    with suppress(ValueError, RecursionError):
+        json.loads(data, parse_constant=constants.append)  # takes what JSON does not have
+    if constants:
+        return f"holds {constants[0]}, which is no JSON value; write null"
+    return f"is not JSON: {error.msg} at its character {error.pos + 1}"
 
 
 def _fitting(row: Mapping[str, Any], schema: pa.Schema) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from polar_ray.data.storage import FORMATS, InputFile, compression
 from polar_ray.errors import ConfigError
 
 STDIN = "-"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 HEAD_BYTES = 1 << 16
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 """How packed bytes begin, by Arrow's names."""
@@ -38,6 +40,10 @@ class Stream(io.RawIOBase):
             self._held += more
         return self._held
 
+    def text_head(self, size: int = HEAD_BYTES, enough: bytes = b"") -> bytes:
+        """`head` of text. Raises `ValueError` for UTF-16."""
+        return check_utf8(self.head(size, enough))
+
     def readable(self) -> bool:
         """True."""
         return True
@@ -48,6 +54,13 @@ class Stream(io.RawIOBase):
         self._held = self._held[len(data) :]
         buffer[: len(data)] = data
         return len(data)
+
+
+def check_utf8(head: bytes) -> bytes:
+    """The beginning of a text; `ValueError` where it says that it is UTF-16."""
+    if head.startswith(UTF16):
+        raise ValueError("this is UTF-16; save it as UTF-8")
+    return head
 
 
 def open_file(filesystem: Any, file: InputFile) -> tuple[Stream, Any]:
@@ -77,7 +90,7 @@ def format_of(stream: Stream) -> str:
             return kind
     if line.lstrip().startswith(b"["):
         return "json"
-    if line.lstrip().startswith(b"{") or b"," not in line:
+    if line.lstrip().startswith(b"{") or not any(sign in line for sign in b",;\t"):
         return "jsonl"
     try:
         orjson.loads(line)

@@ -21,6 +21,8 @@ BATCH_ROWS = 1024
 CSV_BLOCK_BYTES = 16 << 20
 """A longer row of a CSV file is refused."""
 
+DELIMITERS = (",", ";", "\t")
+QUOTED = re.compile(r'"[^"]*"')
 LINE_END = re.compile(rb"[\r\n]")
 
 
@@ -45,24 +47,28 @@ def open_parquet(source: Any, row: int = 0) -> tuple[list[int], int, Iterator[pa
     return starts, starts[first] if starts else 0, batches
 
 
-def csv_schema(stream: Stream, name: str) -> pa.Schema:
-    """The columns that the header row names, all of them text. Leaves the stream where it is."""
-    head = stream.head(enough=b"\n")
+def csv_schema(stream: Stream) -> tuple[pa.Schema, str]:
+    """The columns that the header row names, all of them text, and the delimiter, the one
+    that stands in it most often. Leaves the stream where it is."""
+    head = stream.text_head(enough=b"\n")
     if len(head) >= HEAD_BYTES and not LINE_END.search(head):
         raise ValueError(f"its header row is longer than {HEAD_BYTES >> 10} KiB")
     text = head.removeprefix(BOM).decode(errors="replace")
-    names = next((row for row in csv.reader(io.StringIO(text, newline="")) if row), [])
+    bare = QUOTED.sub("", text).strip().partition("\n")[0]
+    delimiter = max(DELIMITERS, key=bare.count)  # of equals, the first
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = next((row for row in rows if row), [])
     if not names:
         raise ValueError("it has no header row that names its columns")
     if twice := sorted({column for column in names if names.count(column) > 1}):
         raise ValueError(f"its header names {', '.join(twice)[:80]!r} twice")
-    return pa.schema([(column, pa.string()) for column in names])
+    return pa.schema([(column, pa.string()) for column in names]), delimiter
 
 
 def csv_rows(stream: Stream, name: str) -> Iterator[Rows]:
     """Rows of a CSV file with a header, as text. An empty field without quotes is null, as most
     who write CSV mean it. A row with too few or too many fields is null and has its reason."""
-    schema = csv_schema(stream, name)
+    schema, delimiter = csv_schema(stream)
     if not LINE_END.search(stream.head(enough=b"\n")):
         return  # Arrow refuses a header alone
     bad: dict[int, str] = {}
@@ -83,7 +89,9 @@ def csv_rows(stream: Stream, name: str) -> Iterator[Rows]:
     reader = pcsv.open_csv(
         io.BufferedReader(Stream(read)),  # gives whole blocks, however little a pipe has at once
         read_options=pcsv.ReadOptions(block_size=CSV_BLOCK_BYTES, use_threads=False),
-        parse_options=pcsv.ParseOptions(newlines_in_values=True, invalid_row_handler=on_bad),
+        parse_options=pcsv.ParseOptions(
+            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=on_bad
+        ),
         convert_options=pcsv.ConvertOptions(
             column_types={column: pa.binary() for column in schema.names},
             strings_can_be_null=True,

@@ -46,6 +46,15 @@ def test_the_projects_own_name_comes_first() -> None:
     assert choose(schema, NOTHING).output == "output"
 
 
+def test_verls_responses_are_an_output_where_they_are_text() -> None:
+    text = pa.schema([(n, pa.string()) for n in ("prompt", "reference", "responses")])
+    assert choose(text, NOTHING).output == "responses"
+    with pytest.raises(ConfigError, match=r"which column is the output\? no usual"):
+        choose(text.set(2, pa.field("responses", pa.list_(pa.int64()))), NOTHING)
+    beside = text.set(2, pa.field("responses", MESSAGES)).append(pa.field("response", pa.string()))
+    assert choose(beside, NOTHING).output == "response"
+
+
 def test_verls_rft_rows_are_known() -> None:
     table = pa.Table.from_pylist(RFT)
     columns = choose(table.schema, NOTHING, strip_think=True)

@@ -150,7 +150,12 @@ def test_a_byte_order_mark_and_windows_lines_are_no_error(tmp_path: Path, kind: 
         (b"[1]", "line 3 of {path} is list, not an object"),
         (GOOD.replace(b"o", b"\xff"), "line 3 of {path} is not JSON"),
         (GOOD.replace(b'"o"', b'"\\ud800"'), "line 3 of {path} is not JSON"),
-        (GOOD.replace(b'"o"', b"NaN"), "line 3 of {path} is not JSON"),
+        (
+            GOOD.replace(b'"o"', b"NaN"),
+            "line 3 of {path} holds NaN, which is no JSON value; write null",
+        ),
+        (GOOD.replace(b'"o"', b"[-Infinity]"), "line 3 of {path} holds -Infinity"),
+        (GOOD.replace(b'"o"', b"no"), "expected 'null' at its character 45"),
         (GOOD.replace(b'"o"', b"1.5"), "output is float"),
         (b"{}", "prompt is missing"),
     ],
@@ -189,6 +194,28 @@ def test_fields_of_csv_hold_what_is_quoted(tmp_path: Path) -> None:
     assert [row["reference"] for row in rows] == ["r", None, "r"], "nothing is not the same as ''"
 
 
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_the_header_of_csv_tells_its_delimiter(tmp_path: Path, stdin: Any, sign: str) -> None:
+    lines = [["prompt", '"a,b,c,d"', "reference", "output"], ["p", "1,5", "r", "o"]]
+    data = "\n".join(map(sign.join, lines)).encode()
+    row = {"prompt": "p", "a,b,c,d": "1,5", "reference": "r", "output": "o"}
+    path = tmp_path / "in.csv"
+    path.write_bytes(data)
+    assert load(Source(str(path)), row).to_pylist() == [row]
+    stdin(data)
+    assert load(Source("-"), row).to_pylist() == [row]
+
+
+def test_a_place_in_an_array_is_its_item(tmp_path: Path) -> None:
+    data = b"[\n" + GOOD + b",\n" + GOOD.replace(b'"o"', b'\n"\\ud800"') + b"]"
+    errors = read(tmp_path / "in.json", data)[1]
+    assert "item 2 of " in errors[1]
+    assert "line" not in errors[1]
+    with pytest.raises(Unreadable, match="its item 2 is cut off") as caught:
+        read(tmp_path / "in.json", data[:-9])
+    assert "line" not in str(caught.value)
+
+
 def test_bad_rows_of_csv_keep_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "in.csv"
     bad = {0: b"p,r", 1: b"p,r,o,more", 2: b"p,r,\xff"}
@@ -220,6 +247,12 @@ def test_bad_rows_of_csv_keep_their_place(tmp_path: Path, monkeypatch: pytest.Mo
         ("in.json", b"[" + GOOD, "in.json cannot be read"),
         ("in.json", b"[" + GOOD + b"," + GOOD[:-5] + b"]", "item 2 is cut off or no JSON"),
         ("in.json", b"[" + GOOD + GOOD + b"]", "neither a comma nor ] stands behind item 1"),
+        ("in.json", b'{"records": [' + GOOD + b"]}", "give the list itself, or one JSON object"),
+        ("in.json", b'{"n": 1,"data": [\n' + GOOD + b"]}", "give the list itself"),
+        ("in.json", BOM + b'{\n "prompt": "p"\n}\n', "one JSON object a line"),
+        ("in.json", GOOD.decode().encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ("in.jsonl", GOOD.decode().encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ("in.csv", "prompt;reference;output\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("in.jsonl.gz", gzip.compress(GOOD * 1000)[:-20], "in.jsonl.gz cannot be read"),
         ("in.jsonl.gz", GOOD, "in.jsonl.gz cannot be read"),
         ("in.jsonl", b"x" * (1 << 20), "a line is longer than 0 MiB"),
@@ -228,7 +261,7 @@ def test_bad_rows_of_csv_keep_their_place(tmp_path: Path, monkeypatch: pytest.Mo
         ("in.parquet", b"", "in.parquet cannot be read"),
         ("in.arrow", b"", "in.arrow cannot be read"),
     ],
-    ids=range(14),
+    ids=range(20),
 )
 def test_what_cannot_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, message: str
