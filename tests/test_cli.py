@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -124,7 +126,7 @@ def test_a_lost_device_ends_the_command_and_writes_no_row(
         (["{rows}", "--output", "out.txt"], 2, "must end in"),
         (["{rows}", "--output", "no/such/out.jsonl"], 2, "no folder 'no/such'"),
         (["{rows}", "--output", "{rows}"], 2, "is the input file"),
-        (["{rows}", "--output", "/proc/out.jsonl"], 1, "/proc/out.jsonl"),
+        (["{rows}", "--output", "/proc/out.jsonl"], 2, "--output '/proc/out.jsonl': "),
         (["{rows}", "--address", "nonsense"], 2, "address='nonsense'"),
         (["{rows}", "--address", "http://x", "--timeout-s", "nan"], 1, "timeout_s=nan"),
         (["{rows}", "--address", "http://x", "--model", "m"], 2, "drop --model"),
@@ -164,6 +166,43 @@ def test_the_script_runs_as_users_run_it(rows: Path, tiny_dir: Path) -> None:
     command = [sys.executable, "-c", code, "score", str(rows), "--model", str(tiny_dir)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(results(done.stdout)) == len(GROUPS)
+
+
+def test_a_command_that_is_ended_leaves_nothing_behind(tiny_dir: Path, tmp_path: Path) -> None:
+    code = "from polar_ray.cli import main; main()"
+    options = ["--model", str(tiny_dir), "engine.type=stub", "--output", str(tmp_path / "o.jsonl")]
+    command = [sys.executable, "-c", code, "score", "-", *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(GROUPS[0]).encode() + b"\n")
+        while not list(tmp_path.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        process.wait()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_interrupts_is_told_what_was_written(
+    rows: Path, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(scorer: Scorer, batch: pa.Table) -> pa.Table:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scorer, "score", interrupted)
+    out = tmp_path / "out.jsonl"
+    done = run("score", rows, "--model", tiny_dir, "engine.type=stub", "--output", out)
+    assert done.exit_code == 130
+    assert done.stderr.endswith(f"stopped: 0 rows, 0 without a score; {out} is not written\n")
+    assert sorted(tmp_path.iterdir()) == [rows]
+
+
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, tiny_dir: Path) -> None:
+    (tmp_path / "in.jsonl").touch()
+    done = run("score", tmp_path / "in.jsonl", "--model", tiny_dir, "engine.type=stub")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr.startswith("0 rows")
 
 
 def test_the_input_survives_as_output_by_another_name(rows: Path, tmp_path: Path) -> None:

@@ -62,6 +62,20 @@ class ScoreFile:
         self, opened: AbstractContextManager[Sink], output: str | None, kind: ProgressKind
     ) -> None:
         """Writes a result for every row. Raises `typer.Exit` where too many have no score."""
+        left = "" if output is None else f"; {output} is not written"
+        try:
+            self._run(opened, output, kind, left)
+        except KeyboardInterrupt:
+            typer.echo(f"stopped: {self._count}{left}", err=True)
+            raise typer.Exit(130) from None
+
+    def _run(
+        self,
+        opened: AbstractContextManager[Sink],
+        output: str | None,
+        kind: ProgressKind,
+        left: str,
+    ) -> None:
         source, count = self._source, self._count
         with opened as sink, progress(kind, count, source) as show:
             for chunk in source.chunks():
@@ -70,13 +84,12 @@ class ScoreFile:
                 count.add(scores)
                 show()
                 if self._max_errors is not None and count.failed > self._max_errors:
-                    left = "" if output is None else f"; {output} is not written"
                     typer.echo(
                         f"stopped: more than --max-errors {self._max_errors}: {count}{left}",
                         err=True,
                     )
                     raise typer.Exit(1)
-        if output is not None or count.failed:
+        if output is not None or count.failed or not count.rows:
             typer.echo(f"{count}{'' if output is None else f': {output}'}", err=True)
         if count.rows and count.failed == count.rows:
             raise typer.Exit(1)

@@ -22,7 +22,7 @@ from polar_ray.config import PoolConfig, ScoreConfig
 
 @cli.command()
 def score(
-    file: Annotated[str, typer.Argument(help=INPUT_HELP + " - is stdin.")],
+    file: Annotated[str, typer.Argument(help="- for stdin, or " + INPUT_HELP)],
     settings: Annotated[
         list[str] | None,
         typer.Argument(
@@ -53,8 +53,8 @@ def score(
 ) -> None:
     """Score records: one result row per input row, in order.
 
-    Exit codes: 1 no row has a score, more than --max-errors have none, or something failed; 2 a
-    mistake in the settings.
+    Exit codes: 1 no row has a score, more than --max-errors have none, or
+    something failed; 2 a mistake in the settings.
     """
     with errors_on_stderr():
         given: dict[str, Any] = {} if model is None else {"model": model}

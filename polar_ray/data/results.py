@@ -31,6 +31,8 @@ class ResultWriter:
         self._path = Path(path)
         if not self._path.parent.is_dir():
             raise ConfigError(f"no folder {str(self._path.parent)!r} for --output")
+        if self._path.is_dir():
+            raise ConfigError(f"--output {path!r} is a folder; name a file")
         self._partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
         self._schema: pa.Schema | None = None
         self._columns: Any = None
@@ -57,7 +59,10 @@ class ResultWriter:
         write_jsonl(rows, self._lines)
 
     def __enter__(self) -> ResultWriter:
-        self._partial.touch()  # a place that cannot be written to is found before any work
+        try:
+            self._partial.touch()  # a place that cannot be written to is found before any work
+        except OSError as error:
+            raise ConfigError(f"--output {str(self._path)!r}: {error.strerror}") from None
         return self
 
     def __exit__(

@@ -98,6 +98,19 @@ def place(uri: str) -> Place:
     return Place(pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path)
 
 
+def make_folder(uri: str) -> Place:
+    """A folder to write to; made, if it is not there. Raises `ConfigError` where that fails."""
+    where = place(uri)
+    try:
+        where.filesystem.create_dir(where.path, recursive=True)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise ConfigError(f"{uri!r} cannot be written to: {reason}") from None
+    if isinstance(where.filesystem, pafs.LocalFileSystem) and not os.access(where.path, os.W_OK):
+        raise ConfigError(f"{uri!r} cannot be written to: it is read-only here")
+    return where
+
+
 def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
     """The files of a path, a glob (`**` crosses folders) or a folder, by name.
 

@@ -17,6 +17,7 @@ import orjson
 from polar_ray.config import RescoreConfig
 from polar_ray.data.splits import Split, cut
 from polar_ray.data.storage import (
+    make_folder,
     names_in,
     place,
     read_whole,
@@ -56,11 +57,10 @@ def rescore(
     Raises `JobStopped` where the job cannot go on but the same command can later.
     """
     given = open_input(config, source)
-    where = place(out)
     if within_each_other(source, out):
         raise ConfigError(f"what is written to {out!r} would be read as {source!r}; part them")
     # Mistakes are found before a model is loaded.
-    where.filesystem.create_dir(where.path, recursive=True)
+    make_folder(out)
     with _executor(config, out) as executor:
         listen({"event": "loaded", "made_by": executor.made_by})
         return _Run(config, given, out, executor, listen).run()

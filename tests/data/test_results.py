@@ -62,6 +62,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ResultWriter(str(tmp_path / "out.txt"))
     with pytest.raises(ConfigError, match="no folder"):
         ResultWriter(str(tmp_path / "absent" / "out.jsonl"))
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(ConfigError, match="is a folder"):
+        ResultWriter(str(tmp_path / "folder.jsonl"))
+    long = "x" * 240 + ".jsonl"  # that of the partial file is too long
+    with pytest.raises(ConfigError, match=r"--output '.*/x{240}\.jsonl': File name too long$"):
+        ResultWriter(str(tmp_path / long)).__enter__()
 
 
 def test_what_a_format_cannot_hold_is_named(tmp_path: Path) -> None:
