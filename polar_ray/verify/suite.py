@@ -35,6 +35,8 @@ def verify_model(config: ScorerConfig, golden: Path | None = None) -> Iterator[C
         yield Check("loads", "fail", str(error))
         return
     yield Check("loads", "pass", f"{scorer.engine.name} engine, {scorer.info.dtype}")
+    served = f"{scorer.info.digest}, as /v1/models of a pool in {scorer.info.dtype} says"
+    yield Check("digest", "pass", served)
     yield from parity_checks(scorer, folder, golden)
     scorer.close()
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from polar_ray.cli import cli
 from polar_ray.config import ScorerConfig
 from polar_ray.model import load_config
+from polar_ray.scorer import Scorer
 from polar_ray.verify import verify_model
 from polar_ray.verify.reference import LlamaReference
 from polar_ray.verify.samples import is_polar_7b
@@ -44,6 +45,7 @@ def test_a_sound_checkpoint_passes_every_check(tiny_dir: Path) -> None:
     skipped = {name for name, one in found.items() if one["status"] == "skip"}
     assert skipped == {"known answers", "published examples"}
     assert len(found) == 12
+    assert Scorer(ScorerConfig(model=str(tiny_dir))).info.digest in found["digest"]["detail"]
     assert "largest difference" in found["native = transformers"]["detail"]
 
 
