@@ -25,7 +25,9 @@ def connect(
     `timeout_s` is the deadline of calls that name none. `priority`: "eval" and "offline" calls wait
     while "train" calls do not. `token`: what an `address` asks for, if it has a token file.
     """
-    if (app_name is None) == (address is None):
+    if app_name is not None and address is not None:
+        raise ConfigError(f"app_name={app_name!r} and address={address!r}: give one, not both")
+    if app_name is None and address is None:
         raise ConfigError("connect(app_name=...) within the Ray cluster, or connect(address=...)")
     if address is not None:
         from polar_ray.client.http import HttpTransport

@@ -78,7 +78,7 @@ class Coalescer:
         except (TimeoutError, asyncio.TimeoutError) as error:
             if isinstance(error, DeadlineExceeded):  # the pool's own, with its reason
                 raise
-            raise DeadlineExceeded(f"no answer within {timeout_s:.3g} s") from None
+            raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from None
 
     def _add(self, kind: _Kind, call: _Entry) -> None:
         bundle = self._open.get(kind)

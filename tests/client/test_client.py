@@ -101,7 +101,7 @@ def test_the_clients_deadline_is_the_default(scorer: Scorer) -> None:
 def test_connect_wants_exactly_one_way() -> None:
     with pytest.raises(ConfigError, match="app_name"):
         connect()
-    with pytest.raises(ConfigError, match="app_name"):
+    with pytest.raises(ConfigError, match="give one, not both"):
         connect(app_name="polar", address="http://localhost:8000")
     with pytest.raises(ConfigError, match="must begin with http"):
         connect(address="localhost:8000")

@@ -255,7 +255,7 @@ class Router:
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
             state = self._state(calls=1)  # the one that ends here
             advice = "; raise timeout_s, send smaller batches or add replicas" * (state.able > 0)
-            late = f"no answer within {round(timeout_s, 2):g} s"
+            late = f"no answer within {timeout_s:g} s"
             return DeadlineExceeded(f"{late}: {waiting_reason(state)}{advice}")
         return PoolError(f"{type(error).__name__}: {error}")
 

@@ -338,14 +338,14 @@ def test_a_call_over_http_is_admitted_once() -> None:
             call = asyncio.create_task(http.post("/score?timeout_s=5", json={"records": GROUPS}))
             await counting.there.wait()
             assert counting.calls == 1
-            answer = await http.post("/score?timeout_s=0.05", json={"records": GROUPS})
+            answer = await http.post("/score?timeout_s=0.004", json={"records": GROUPS})
             call.cancel()
             await asyncio.wait([call])
         return answer, counting
 
     answer, counting = asyncio.run(main())
     assert answer.status_code == 504
-    assert "no answer within 0.05 s: the pool has no replica" in answer.json()["error"]["message"]
+    assert "no answer within 0.004 s: the pool has no replica" in answer.json()["error"]["message"]
     assert (counting.entered, counting.calls, counting.size_bytes) == (2, 0, 0)
 
 
