@@ -29,7 +29,7 @@ FAILURES = (pa.ArrowException, OSError, ValueError)
 
 
 def extent(filesystem: Any, file: InputFile) -> tuple[Extent, pa.Schema]:
-    """How much a file holds, and of which columns."""
+    """How much a file holds, and of which columns; none where JSON holds no row."""
     try:
         if file.format == "parquet":
             with filesystem.open_input_file(file.path) as source:
@@ -41,6 +41,8 @@ def extent(filesystem: Any, file: InputFile) -> tuple[Extent, pa.Schema]:
                 return Extent(file, sum(batch.num_rows for batch in batches)), _bare(schema)
         if file.format == "jsonl":
             size, head = measure(filesystem, file)
+            if len(head) == size and not head.strip():
+                return Extent(file, 0), pa.schema([])
             sample = Objects()
             for line in head.splitlines():
                 if line.strip():
@@ -52,7 +54,7 @@ def extent(filesystem: Any, file: InputFile) -> tuple[Extent, pa.Schema]:
         # Neither tells its rows before they have been read.
         rows = sum(part.num_rows for part in _from_stream(filesystem, file))
         schema = schema_of(filesystem, file)
-        if not len(schema):
+        if rows and not len(schema):
             raise ValueError(NO_OBJECT)
         return Extent(file, rows), schema
     except FAILURES as error:

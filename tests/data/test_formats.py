@@ -304,9 +304,6 @@ def test_columns_of_jsonl_come_from_a_sample(tmp_path: Path) -> None:
         ("in.arrow", b"ARROW1 nonsense"),
         ("in.arrow", b"xy"),
         ("in.jsonl", b"\x00\x01\n5\n"),
-        ("in.jsonl", b""),
-        ("in.json", b""),
-        ("in.json", b"[]"),
         ("in.json", b'[{"a": 1}'),
         ("in.json", b'[{"a": 1} {"a": 1}]'),
         ("in.json", b'[{"a": 1}, {"a": ]'),
@@ -348,3 +345,32 @@ def test_files_that_lack_a_column_have_nulls_there(tmp_path: Path) -> None:
 
 def test_empty_files_have_no_splits() -> None:
     assert cut([Extent(InputFile("f.parquet", 10, ""), 0)], 10) == []
+
+
+def test_damage_in_a_row_group_leaves_its_neighbours_whole(tmp_path: Path) -> None:
+    path = tmp_path / "in.parquet"
+    write(path, NUMBERS, 30)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(1)
+    data = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    [file] = list_files(str(path))
+    whole, schema = extent(LOCAL, file)
+    reader, found = Reader(LOCAL, schema), []
+    for split in cut([whole], 30):
+        try:
+            found += reader.read(split).table["n"].to_pylist()
+        except Unreadable as error:
+            assert "rows 30 to 60" in str(error)  # noqa: PT017  (the others are read)
+    assert found == [*range(30), *range(60, 100)]
+
+
+@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz", "in.json"])
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_an_empty_file_of_json_has_no_rows(tmp_path: Path, name: str, content: bytes) -> None:
+    with pa.output_stream(tmp_path / name, compression="detect") as stream:
+        stream.write(content)
+    [file] = list_files(str(tmp_path / name))
+    whole, schema = extent(LOCAL, file)
+    assert (whole.length, len(schema)) == (0, 0)

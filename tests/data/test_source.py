@@ -242,7 +242,11 @@ def test_bad_rows_of_csv_keep_their_place(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ("in.csv", b"", "no header row"),
         ("in.csv", b"a,b,a\n", "names 'a' twice"),
-        ("in.csv", b'prompt,reference,output\np,r,"o\np,r,o\n', "begins in its row 2"),
+        (
+            "in.csv",
+            b'prompt,reference,output\np,r,"o\np,r,o\n',
+            "begins in its line 2 does not end",
+        ),
         ("in.csv", b"a" * 70_000, "header row is longer"),
         ("in.json", b"[" + GOOD, "in.json cannot be read"),
         ("in.json", b"[" + GOOD + b"," + GOOD[:-5] + b"]", "item 2 is cut off or no JSON"),
