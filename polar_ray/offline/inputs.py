@@ -74,6 +74,8 @@ def open_input(config: RescoreConfig, source: str) -> Input:
         schema = pa.unify_schemas([one for _, one in good], promote_options="permissive")
     except pa.ArrowException as error:
         raise ConfigError(f"the files of {source!r} differ in their columns: {error}") from None
+    if not len(schema):
+        raise ConfigError(f"{source!r} holds no row: {len(good)} file(s), all of them empty")
     columns = columns_for(config, schema)
     check_columns(schema.names, config.prefix)
     return Input(source, files, [one for one, _ in good], schema, columns, skipped)

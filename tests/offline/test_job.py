@@ -321,6 +321,21 @@ def test_corrupt_input_is_named_and_stops_or_is_left_out(
 
 
 @pytest.mark.parametrize("group", ["never", "always"])
+def test_empty_shards_are_no_rows(config: Config, tmp_path: Path, out: Path, group: str) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "0.jsonl").touch()
+    with pa.output_stream(source / "2.jsonl.gz", compression="gzip"):
+        pass
+    with pytest.raises(ConfigError, match=r"holds no row: 2 file\(s\), all of them empty"):
+        rescore(config(group=group), str(source), str(out))
+    lines = [json.dumps(row) + "\n" for row in TABLE.to_pylist()]
+    (source / "1.jsonl").write_text("".join(lines))
+    rescore(config(group=group), str(source), str(out))
+    assert scores(read(out)) == expected(config())
+
+
+@pytest.mark.parametrize("group", ["never", "always"])
 def test_compressed_jsonl_is_read_and_a_damaged_archive_is_named(
     config: Config, tmp_path: Path, out: Path, group: str
 ) -> None:
