@@ -30,6 +30,8 @@ def model_dir(model: str | None) -> Path:
             folder.name,
         )
         return folder
+    if not model:
+        raise ConfigError("model='' names no directory; leave it out for the built-in model")
     if is_name(model):
         return fetch(model)
     folder = Path(model)

@@ -30,7 +30,7 @@ FILES = [
 """All that is fetched of a repository, and of its first level only."""
 
 PIN_TIMEOUT_S = 10.0
-"""For the question which commit a name means."""
+"""For the question which commit a name means. A hub that is silent for so long cannot be asked."""
 
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -50,11 +50,19 @@ def fetch(model: str) -> Path:
     repo, revision = _parts(model)
     with _explained(model):
         require("engine", "a model by name")
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import errors, snapshot_download
 
-        found = snapshot_download(
-            repo, revision=revision, allow_patterns=FILES, ignore_patterns=["*/*"]
-        )
+        silence = _announce(repo, revision)
+        try:
+            found = snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=FILES,
+                ignore_patterns=["*/*"],
+                local_files_only=silence is not None,
+            )
+        except errors.LocalEntryNotFoundError as error:
+            raise error from silence or error.__cause__
     folder = Path(found)
     if not any(folder.glob("*.safetensors")):
         raise ConfigError(
@@ -62,6 +70,27 @@ def fetch(model: str) -> Path:
             "fetched: they can run code. Convert it, and give the directory or the new name"
         )
     return folder
+
+
+def _announce(repo: str, revision: str | None) -> Exception | None:
+    """Logs which weights will be fetched. The error if the hub does not answer in time: a download
+    would wait for it without end. Other errors come again from the download, which knows more."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    try:
+        found = HfApi().model_info(repo, revision=revision, timeout=PIN_TIMEOUT_S)
+    except Exception as error:
+        return error if "Timeout" in type(error).__name__ else None  # requests' or httpx's
+    files = [file.rfilename for file in found.siblings or []]
+    weights = [name for name in files if name.endswith(".safetensors") and "/" not in name]
+    missing = [n for n in weights if not try_to_load_from_cache(repo, n, revision=found.sha)]
+    if missing:
+        logger.warning(
+            "fetching %s@%s from %s to %s: %d of %d file(s) of weights",
+            repo, found.sha, constants.ENDPOINT, constants.HF_HUB_CACHE,
+            len(missing), len(weights),
+        )  # fmt: skip
+    return None
 
 
 def pinned(model: str | None) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, running_hub
 
+from polar_ray.checkpoint import model_dir
+from polar_ray.errors import ConfigError
 from polar_ray.hub import is_name, model_name, pinned
+from polar_ray.model.weights import check_model
 
 REPO = "internlm/POLAR-tiny"
 CODE = "modeling_internlm2.py"
@@ -166,6 +170,44 @@ def test_every_failure_says_what_to_do(hub: Hub, home: Path, checkpoint: Path) -
     assert "is not a directory" in said("nowhere/to/be/found")
     assert "has no valid name" in said("internlm/POLAR..tiny")
     assert said(f"{REPO}@v9").startswith(f"model='{REPO}@v9' is not a directory, and as a hub's")
+
+
+def test_a_silent_hub_is_not_waited_for(hub: Hub, home: Path, checkpoint: Path) -> None:
+    hub.add(REPO, checkpoint)
+    script = "import polar_ray.hub\npolar_ray.hub.PIN_TIMEOUT_S = 0.5\n" + FETCH % REPO
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, says nothing
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        told = run(hub, home, script, HF_ENDPOINT=url)
+        assert f"{url} cannot be asked" in told
+        assert "Timeout" in told
+        folder = run(hub, home, FETCH % REPO)
+        assert run(hub, home, script, HF_ENDPOINT=url) == folder
+
+
+def test_what_is_fetched_is_logged_once(hub: Hub, home: Path, checkpoint: Path) -> None:
+    commit = hub.add(REPO, checkpoint)
+    logged = [start(hub, home, FETCH % REPO).communicate(timeout=120)[1] for _ in range(2)]
+    assert f"fetching {REPO}@{commit} from {hub.url}" in logged[0]
+    assert "fetching" not in logged[1]
+
+
+def test_a_file_cut_short_in_the_cache_is_fetched_again_once_deleted(
+    hub: Hub, home: Path, checkpoint: Path
+) -> None:
+    hub.add(REPO, checkpoint)
+    folder = Path(run(hub, home, FETCH % REPO))
+    blob = (folder / "model.safetensors").resolve()
+    blob.write_bytes(blob.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=f"Delete {blob}: a model by name is then fetched"):
+        check_model(folder)
+    blob.unlink()
+    run(hub, home, FETCH % REPO)
+    assert check_model(folder) > 0
+
+
+def test_an_empty_name_is_not_this_folder() -> None:
+    with pytest.raises(ConfigError, match="model='' names no directory"):
+        model_dir("")
 
 
 def test_a_gated_model_needs_a_token(hub: Hub, home: Path, checkpoint: Path) -> None:

@@ -173,4 +173,9 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ConfigError(f"{path} is damaged or not a safetensors file: {error}") from None
+        way_out = ""
+        if path.is_symlink():  # as in a hub's cache, which keeps what it has
+            way_out = f". Delete {path.resolve()}: a model by name is then fetched again"
+        raise ConfigError(
+            f"{path} is damaged or not a safetensors file: {error}{way_out}"
+        ) from None
