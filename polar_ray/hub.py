@@ -12,9 +12,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from polar_ray.errors import ConfigError
 from polar_ray.extras import require
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +79,10 @@ def fetch(model: str) -> Path:
 def _announce(repo: str, revision: str | None) -> Exception | None:
     """Logs which weights will be fetched. The error if the hub does not answer in time: a download
     would wait for it without end. Other errors come again from the download, which knows more."""
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
 
     try:
-        found = HfApi().model_info(repo, revision=revision, timeout=PIN_TIMEOUT_S)
+        found = _info(repo, revision)
     except Exception as error:
         return error if "Timeout" in type(error).__name__ else None  # requests' or httpx's
     files = [file.rfilename for file in found.siblings or []]
@@ -103,13 +107,18 @@ def pinned(model: str | None) -> str | None:
     if revision is not None and _COMMIT.fullmatch(revision):
         return model
     try:
-        from huggingface_hub import HfApi
-
-        commit = HfApi().model_info(repo, revision=revision, timeout=PIN_TIMEOUT_S).sha
+        commit = _info(repo, revision).sha
     except Exception as error:  # whatever it is, the machines that fetch will say
         logger.info("model=%r is not pinned to a commit: %s", model, error)
         return model
     return f"{repo}@{commit}"
+
+
+def _info(repo: str, revision: str | None) -> ModelInfo:
+    """What the hub says of a model: its commit, its files."""
+    from huggingface_hub import HfApi
+
+    return HfApi().model_info(repo, revision=revision, timeout=PIN_TIMEOUT_S)
 
 
 def model_name(folder: Path) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from polar_ray.cli.app import cli, errors_on_stderr, parse_settings
-from polar_ray.cli.backend import INPUT_HELP
+from polar_ray.cli.backend import INPUT_HELP, Model, ProgressKind
 from polar_ray.config import RescoreConfig
 
 WIDEST = 40
@@ -35,7 +35,7 @@ def rescore(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Directory or hub name; else built-in.")] = None,
+    model: Model = None,
     app_name: Annotated[
         str | None, typer.Option(help="Score with this running pool of the Ray cluster.")
     ] = None,
@@ -52,7 +52,7 @@ def rescore(
         float | None, typer.Option(help="Speed of all workers together, for --dry-run's hours.")
     ] = None,
     progress: Annotated[
-        Literal["auto", "json", "none"],
+        ProgressKind,
         typer.Option(help="On stderr: a line for a person, or JSON lines for a machine."),
     ] = "auto",
 ) -> None:

@@ -140,8 +140,8 @@ class ScoreFile:
             else {*chunk.schema.names}
         )
         used = {"wrapper", self._config.id or "id"}
-        for path in (getattr(self._columns, name) for name in (*TEXT_COLUMNS, "wrapper")):
-            used |= {path, path.partition(".")[0]} if path else set()
+        for path in self._columns.paths:
+            used |= {path, path.partition(".")[0]}
         if new := names - used - self._told:
             typer.echo(f"ignoring extra column(s): {', '.join(sorted(new))}", err=True)
             self._told |= new

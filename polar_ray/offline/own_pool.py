@@ -26,6 +26,7 @@ from polar_ray.config import PoolConfig, RescoreConfig
 from polar_ray.data.storage import place
 from polar_ray.errors import JobStopped
 from polar_ray.pool.app import start, wait_until_running
+from polar_ray.pool.local import cluster
 from polar_ray.pool.ray_internals import http_address, serve_runs
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def own_pool(config: RescoreConfig, out: str) -> Iterator[str]:
     )
     said = f"{place(out).path}\n{settings.model_dump_json()}"
     name = f"rescore-{sha256(said.encode()).hexdigest()[:12]}"
-    with _cluster():
+    with cluster():
         if not serve_runs():  # nobody calls this pool over HTTP
             serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         with _leased(name):
@@ -71,20 +72,6 @@ def _run(settings: PoolConfig, name: str, timeout_s: float) -> None:
     if there is not None:
         serve.delete(name)
     start(settings, name=name, route_prefix=f"/{name}", timeout_s=timeout_s)
-
-
-@contextmanager
-def _cluster() -> Iterator[None]:
-    """The cluster at hand, or a local one for as long as the block."""
-    if ray.is_initialized():
-        yield
-        return
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

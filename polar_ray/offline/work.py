@@ -12,7 +12,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from polar_ray.data.columns import Columns
-from polar_ray.data.formats import Reader, Rows, Unreadable
+from polar_ray.data.formats import Reader
+from polar_ray.data.rows import Rows, Unreadable, concat
 from polar_ray.data.splits import Split
 from polar_ray.data.storage import place
 from polar_ray.offline import grouping
@@ -113,18 +114,11 @@ class Worker:
         """Writes the rows of splits sorted by bucket; the sizes of the buckets."""
         found = [self._read(split) for split in call.splits]
         problems = [rows for rows in found if isinstance(rows, Problem)]
-        tables = [self.job.schema.empty_table()]
-        errors: dict[int, str] = {}
-        at = 0
-        for rows in found:
-            if isinstance(rows, Rows):
-                tables.append(rows.table)
-                errors |= {at + i: reason for i, reason in rows.errors.items()}
-                at += rows.table.num_rows
-        table = pa.concat_tables(tables).combine_chunks()
+        rows = concat((rows for rows in found if isinstance(rows, Rows)), self.job.schema)
+        table = rows.table.combine_chunks()
         request = self.job.columns.apply(table).table
         sizes = grouping.write_shuffle(
-            self._out, call.number, table, request, errors, self.job.num_buckets
+            self._out, call.number, table, request, rows.errors, self.job.num_buckets
         )
         return sizes, problems
 

@@ -41,36 +41,16 @@ def pool(
     check_binding(host, has_tokens=config.http.token_file is not None)
     port = check_number(port) if port else free_port()
     check_if_visible(config.scorer)
-    for key, value in QUIET_ENV.items():
-        os.environ.setdefault(key, value)
 
     import ray
     from ray import serve
 
     from polar_ray.pool.app import start
-    from polar_ray.pool.ray_internals import http_address, joins_a_cluster, serve_runs
+    from polar_ray.pool.ray_internals import http_address, joins_a_cluster
 
-    # Serve greets its caller on stderr at every start.
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    ours = not ray.is_initialized()
-    made_here = ours and not joins_a_cluster()
-    if ours:
-        if made_here:
-            check_port(host, port)
-        with _own_sigterm():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    had_serve = serve_runs()
-    try:
-        if not had_serve:
-            check_port(host, port)
-        elif http_address() is None:
-            raise ConfigError(
-                "Serve runs on this cluster without HTTP, as a rescoring job starts it, and cannot "
-                "be given any: start the pool once the job is done, which takes its Serve with it, "
-                "or run `serve shutdown`"
-            )
-        http = {"host": host, "port": port, "request_timeout_s": LONGEST_REQUEST_S}
-        serve.start(http_options=http, logging_config={"log_level": "ERROR"})
+    if not (ray.is_initialized() or joins_a_cluster()):
+        check_port(host, port)
+    with cluster() as made_here, _serve(host, port, stays=made_here):
         start(config, name=name, route_prefix=route_prefix)
         try:
             # Where Serve runs already, its host and port stay.
@@ -79,13 +59,57 @@ def pool(
             yield f"http://{shown}:{port}{route_prefix.rstrip('/')}"
         finally:
             serve.delete(name)
+
+
+@contextmanager
+def cluster() -> Iterator[bool]:
+    """The Ray cluster at hand, or a local one for as long as the block: whether it is a local
+    one."""
+    for key, value in QUIET_ENV.items():
+        os.environ.setdefault(key, value)
+
+    import ray
+
+    from polar_ray.pool.ray_internals import joins_a_cluster
+
+    # Serve greets its caller on stderr at every start.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if ray.is_initialized():
+        yield False
+        return
+    made_here = not joins_a_cluster()
+    with _own_sigterm():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    try:
+        yield made_here
     finally:
-        # A cluster made here takes its Serve with it. On one that was there before, Serve goes too,
-        # unless somebody has joined it since.
-        if not (had_serve or made_here or serve.status().applications):
+        ray.shutdown()
+
+
+@contextmanager
+def _serve(host: str, port: int, *, stays: bool) -> Iterator[None]:
+    """Serve with HTTP, stopped at the end if it was started here, unless it `stays`, as on a
+    cluster that takes it with it, or somebody has joined it since."""
+    from ray import serve
+
+    from polar_ray.pool.ray_internals import http_address, serve_runs
+
+    had_serve = serve_runs()
+    if not had_serve:
+        check_port(host, port)
+    elif http_address() is None:
+        raise ConfigError(
+            "Serve runs on this cluster without HTTP, as a rescoring job starts it, and cannot "
+            "be given any: start the pool once the job is done, which takes its Serve with it, "
+            "or run `serve shutdown`"
+        )
+    try:
+        http = {"host": host, "port": port, "request_timeout_s": LONGEST_REQUEST_S}
+        serve.start(http_options=http, logging_config={"log_level": "ERROR"})
+        yield
+    finally:
+        if not (had_serve or stays or serve.status().applications):
             serve.shutdown()
-        if ours:
-            ray.shutdown()
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -28,6 +27,7 @@ from chaos.load import (
     stub_pool,
 )
 from chaos.observe import GUARD_S
+from deploying import deploy
 from processes import replica_pids
 
 from polar_ray.client import connect
@@ -161,13 +161,13 @@ async def under_change(oracle: Oracle, changes: list[Callable[[], None]], record
     return account
 
 
-def deploy(config: PoolConfig) -> Callable[[], None]:
-    """What `serve deploy` does with these settings."""
+def run_with(config: PoolConfig) -> Callable[[], None]:
+    """What `serve run` does with these settings."""
     from ray import serve
 
     from polar_ray.pool.app import app
 
-    return lambda: serve.run(app(config), name=NAME, route_prefix="/fire") and None
+    return lambda: serve.run(app(config), name=NAME, route_prefix=f"/{NAME}") and None
 
 
 def test_updates_and_scaling_lose_nothing_and_mix_no_models(
@@ -176,7 +176,7 @@ def test_updates_and_scaling_lose_nothing_and_mix_no_models(
     updates = int(os.environ.get("CHAOS_UPDATES", "10"))
     changes = [{"engine": StubEngineConfig(salt=n % 2)} for n in range(1, updates + 1)]
     changes += [{"num_replicas": n} for n in (1, 3)]
-    deploys = [deploy(stub_config(model, **change)) for change in changes]
+    deploys = [run_with(stub_config(model, **change)) for change in changes]
     with stub_pool(NAME, model):
         account = asyncio.run(under_change(Oracle(tiny_dir, salts=(0, 1)), deploys, 10_000))
     figure(account.summary() + f"; models seen: {sorted(account.digests)}")
@@ -189,26 +189,19 @@ def test_new_weights_are_loaded_in_place_and_nothing_is_lost(
 ) -> None:
     """`serve deploy` of a file in which only `user_config` has changed."""
     from ray import serve
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
 
     updates = int(os.environ.get("CHAOS_UPDATES", "10"))
+    config = stub_config(str(tiny_dir))
 
-    def file(folder: Path) -> dict[str, Any]:
-        replica = {"name": "Replica", "user_config": {"model": str(folder)}}
-        args = stub_config(str(tiny_dir)).model_dump(mode="json")
-        app = {"name": NAME, "import_path": "polar_ray:app", "route_prefix": "/fire"}
-        return {"applications": [{**app, "args": args, "deployments": [replica]}]}
+    def update(folder: Path) -> Callable[[], None]:
+        model = {"model": str(folder)}
+        return lambda: deploy(NAME, config, blocking=True, user_config=model)
 
-    def deploy(folder: Path) -> Callable[[], None]:
-        schema = ServeDeploySchema(**file(folder))
-        return lambda: _get_global_client().deploy_apps(schema, _blocking=True)
-
-    deploy(tiny_dir)()
+    update(tiny_dir)()
     try:
         before = {*replica_pids(NAME), *replica_pids(NAME, "Router")}
         folders = [(other_dir, tiny_dir)[n % 2] for n in range(updates)]
-        swaps = under_change(Oracle(tiny_dir, other_dir), list(map(deploy, folders)), 10_000)
+        swaps = under_change(Oracle(tiny_dir, other_dir), list(map(update, folders)), 10_000)
         account = asyncio.run(swaps)
         after = {*replica_pids(NAME), *replica_pids(NAME, "Router")}
     finally:

@@ -155,7 +155,7 @@ def test_a_byte_order_mark_and_windows_lines_are_no_error(tmp_path: Path, kind: 
             "line 3 of {path} holds NaN, which is no JSON value; write null",
         ),
         (GOOD.replace(b'"o"', b"[-Infinity]"), "line 3 of {path} holds -Infinity"),
-        (GOOD.replace(b'"o"', b"no"), "expected 'null' at its character 45"),
+        (GOOD.replace(b'"o"', b"no"), "at its character 45"),
         (GOOD.replace(b'"o"', b"1.5"), "output is float"),
         (b"{}", "prompt is missing"),
     ],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
+from deploying import deploy
 from examples import GROUPS
 
 from polar_ray.client import connect
@@ -20,19 +20,12 @@ NAME = "kept"
 def test_a_pool_is_found_after_a_refused_deploy(cluster: None, tiny_dir: Path) -> None:
     """Serve forgets what an application begins with as soon as another deploy of it comes in."""
     from ray import serve
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
 
     config = PoolConfig(model=str(tiny_dir), num_cpus=0.1, engine=StubEngineConfig())
 
-    def deploy(args: dict[str, Any]) -> None:
-        app = {"name": NAME, "import_path": "polar_ray:app", "route_prefix": "/kept", "args": args}
-        schema = ServeDeploySchema(applications=[app])
-        _get_global_client().deploy_apps(schema, _blocking=False)
-
     with pool(config, name=NAME, route_prefix="/kept"):
         expected = connect(app_name=NAME).score(GROUPS)
-        deploy({**config.model_dump(mode="json"), "num_replicsa": 1})
+        deploy(NAME, {**config.model_dump(mode="json"), "num_replicsa": 1})
         while serve.status().applications[NAME].status != "DEPLOY_FAILED":
             assert connect(app_name=NAME).score(GROUPS) == expected
         assert connect(app_name=NAME).score(GROUPS) == expected

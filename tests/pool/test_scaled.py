@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deploying import deploy
 from processes import replica_pids
 
 from polar_ray.client import connect
@@ -18,22 +19,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 NAME = "scalable"
 RECORD = {"prompt": "1 + 1 =", "reference": "2", "output": "2"}
-
-
-def deploy(config: PoolConfig, **replica: Any) -> None:
-    """What `serve deploy` does with these settings, and `replica` for its deployment."""
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
-
-    app = {
-        "name": NAME,
-        "import_path": "polar_ray:app",
-        "route_prefix": "/scalable",
-        "args": config.model_dump(mode="json"),
-        "deployments": [{"name": "Replica", **replica}],
-    }
-    schema = ServeDeploySchema(applications=[app])
-    _get_global_client().deploy_apps(schema, _blocking=False)
 
 
 def details() -> dict[str, Any]:
@@ -57,7 +42,7 @@ def scalable(cluster: None, tiny_dir: Path) -> Iterator[PoolConfig]:
         num_cpus=0.1,
         engine={"type": "stub"},
     )
-    deploy(config)
+    deploy(NAME, config)
     try:
         while serve.status().applications[NAME].status != "RUNNING":
             time.sleep(0.1)
@@ -79,7 +64,7 @@ def test_a_call_starts_a_replica_which_is_updated_in_its_process(
     [before] = replica_pids(NAME)
     assert details()["target_num_replicas"] == 1
 
-    deploy(scalable, user_config={"model": str(other_dir)})
+    deploy(NAME, scalable, user_config={"model": str(other_dir)})
     while (
         provenance(result := client.score_table([RECORD]))["model"] != f"stub of {other_dir.name}"
     ):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from chaos.load import Account, Oracle, assert_exact, batch, by, run_load
+from deploying import deploy
 from processes import replica_pids
 
 from polar_ray.client import connect
@@ -22,22 +23,6 @@ from polar_ray.records import provenance
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 NAME = "updated"
-
-
-def deploy(config: PoolConfig, replica: dict[str, Any]) -> None:
-    """What `serve deploy` does with these settings, and `replica` for its deployment."""
-    from ray.serve.context import _get_global_client
-    from ray.serve.schema import ServeDeploySchema
-
-    app = {
-        "name": NAME,
-        "import_path": "polar_ray:app",
-        "route_prefix": "/updated",
-        "args": config.model_dump(mode="json"),
-        "deployments": [{"name": "Replica", **replica}],
-    }
-    schema = ServeDeploySchema(applications=[app])
-    _get_global_client().deploy_apps(schema, _blocking=False)
 
 
 def state() -> tuple[str, str]:
@@ -70,7 +55,7 @@ def alone(cluster: None, tiny_dir: Path) -> Iterator[PoolConfig]:
 
     engine = StubEngineConfig(seconds_per_token=2e-6)
     config = PoolConfig(model=str(tiny_dir), num_cpus=0.1, engine=engine)
-    deploy(config, {})
+    deploy(NAME, config)
     try:
         until("RUNNING")
         yield config
@@ -100,7 +85,7 @@ def test_a_bad_update_of_a_pool_with_one_replica_costs_nothing(
 
     def change() -> None:
         for bad in (tmp_path / "nowhere", broken):
-            deploy(alone, {"user_config": {"model": str(bad)}})
+            deploy(NAME, alone, user_config={"model": str(bad)})
             while f"no update to {{'model': '{bad}'}}" not in logged():
                 time.sleep(0.1)
             until("RUNNING")
@@ -117,7 +102,7 @@ def test_a_bad_update_of_a_pool_with_one_replica_costs_nothing(
 
 def swap(config: PoolConfig, folder: Path) -> None:
     """Updates the pool and returns when it serves the new model."""
-    deploy(config, {"user_config": {"model": str(folder)}})
+    deploy(NAME, config, user_config={"model": str(folder)})
     client, oracle, table = connect(app_name=NAME), Oracle(folder), batch(10_000, 8)
     while provenance(result := client.score_table(table))["model"] != f"stub of {folder.name}":
         time.sleep(0.1)
@@ -133,7 +118,7 @@ def test_bad_arguments_are_refused_before_what_runs_is_touched(
     bad = alone.model_copy(update={"model": str(tmp_path / "nowhere")})
 
     def change() -> None:
-        deploy(bad, {})
+        deploy(NAME, bad)
         assert "nowhere' is not a directory" in until("DEPLOY_FAILED")
 
     account = asyncio.run(under_load(Oracle(tiny_dir), change))
