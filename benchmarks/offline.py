@@ -32,6 +32,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -62,7 +63,10 @@ def throughput(
     rounds: Annotated[int, typer.Option(help="Both ways in turns, so often.")] = 3,
     workers: Workers = 0,
 ) -> None:
-    """The whole job against the scorer alone, on the same rows in the same portions."""
+    """The whole job against the scorer alone, on the same rows in the same portions. With a pool,
+    both on one thread, which is what a replica of one CPU has."""
+    if workers:
+        torch.set_num_threads(1)
     config = RescoreConfig(
         rows_per_part=rows_per_part, group="never", in_flight=2, num_workers=workers
     )
