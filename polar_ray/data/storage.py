@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ FORMATS = {
     ".arrow": "arrow",
     ".feather": "arrow",
     ".csv": "csv",
+    ".tsv": "csv",
     ".json": "json",
 }
 """Formats by ending. `.json` holds one array of objects, or lines as jsonl does."""
@@ -119,7 +121,7 @@ def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
     is left.
     """
     where = place(uri)
-    said = given_format is not None or ".csv" in where.path or ".json" in where.path
+    said = given_format is not None or any(sign in where.path for sign in (".csv", ".tsv", ".json"))
     if WILD.search(where.path):
         base = where.path[: WILD.search(where.path).start()].rpartition("/")[0] or "/"  # type: ignore[union-attr]
         pattern = re.compile(_translate(where.path))
@@ -132,6 +134,10 @@ def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
                 i for i in _walk(where.filesystem, where.path) if not _hidden(i.path, where.path)
             ]
         else:
+            if info.type == pafs.FileType.Unknown:
+                raise ConfigError(
+                    f"{uri!r} is a pipe, which can be read once only; write it to a file first"
+                )
             found = [info] if info.type == pafs.FileType.File else []
             if found and given_format is None and _ending(where.path) not in FORMATS:
                 raise ConfigError(f"{uri!r} ends in none of {ENDINGS}")
@@ -177,8 +183,30 @@ def within_each_other(source: str, out: str) -> bool:
 
 
 def _walk(filesystem: Any, base: str) -> list[Any]:
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        infos = filesystem.get_file_info(list(_local(base)))
+        return [i for i in infos if i.type == pafs.FileType.File]
     selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
     return [i for i in filesystem.get_file_info(selector) if i.type == pafs.FileType.File]
+
+
+def _local(base: str) -> Iterator[str]:
+    """Files below a local folder. Each folder is looked into once, wherever links lead."""
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise ConfigError(f"{error.filename!r} cannot be listed: {error.strerror}")
+
+    seen = {os.path.realpath(base)}
+    for folder, inner, names in os.walk(base, followlinks=True, onerror=fail):
+        inner.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        kept = []
+        for name in inner:
+            if (real := os.path.realpath(os.path.join(folder, name))) not in seen:
+                seen.add(real)
+                kept.append(name)
+        inner[:] = kept
+        yield from (f"{folder.rstrip('/')}/{name}" for name in names)
 
 
 def _hidden(path: str, base: str) -> bool:

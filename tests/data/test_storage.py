@@ -56,6 +56,22 @@ def test_tables_and_lists_are_read_where_a_folder_holds_nothing_else(tmp_path: P
     assert found(tmp_path) == ["a.csv", "b.json"]
 
 
+def test_a_folder_is_looked_into_once_wherever_links_lead(folder: Path) -> None:
+    (folder / "sub" / "up").symlink_to(folder)
+    (folder / "sub" / "self").symlink_to(folder / "sub")
+    (folder / "again").symlink_to(folder / "sub" / "deep")
+    (folder / "lost.parquet").symlink_to(folder / "lost.parquet")
+    (folder / "h.parquet").symlink_to(folder / "a.parquet")  # as a hub's cache has its files
+    assert sorted(found(folder)) == sorted([*(Path(name).name for name in READ), "h.parquet"])
+    assert found(folder / "**/c.parquet") == ["c.parquet"]
+
+
+def test_a_pipe_is_no_file_to_read_twice(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in.jsonl")
+    with pytest.raises(ConfigError, match=r"in\.jsonl' is a pipe, which .* to a file first"):
+        list_files(str(tmp_path / "in.jsonl"))
+
+
 def test_a_format_that_is_said_needs_no_ending(folder: Path) -> None:
     [file] = list_files(str(folder / "e.txt"), "csv")
     assert file.format == "csv"
