@@ -66,19 +66,6 @@ def is_messages(kind: pa.DataType) -> bool:
     return content is not None and (is_text(content) or _field(content, "text") is not None)
 
 
-def in_parts(value: Any) -> Any:
-    """Messages with every content as a list of parts, which one column can hold where some are
-    strings; anything else as it is."""
-    if not _is_list(value):
-        return value
-    return [
-        {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if isinstance(message, Mapping) and isinstance(message.get("content"), str)
-        else message
-        for message in value
-    ]
-
-
 def _joined_strings(column: pa.Array) -> pa.Array:
     """Where every content of a row is a string: joined. Null for all other rows."""
     content = _field(column.type, "content")

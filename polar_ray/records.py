@@ -44,6 +44,7 @@ from polar_ray.tables import (
 )
 
 __all__ = [
+    "ID_KINDS",
     "METADATA_PREFIX",
     "OPTIONAL_COLUMNS",
     "ROW_ERRORS",
@@ -59,6 +60,7 @@ __all__ = [
     "check_scores",
     "check_table",
     "empty_scores",
+    "id_array",
     "null_field",
     "poisoned_scores",
     "provenance",
@@ -176,10 +178,7 @@ def _id(index: int, row: Mapping[str, Any]) -> Any:
         return value
     if not isinstance(value, bool) and isinstance(value, Integral):
         return value
-    raise RecordError(
-        f"ids must all be strings or all be integers; that of record {index} is "
-        f"{type(value).__name__}"
-    )
+    raise RecordError(f"{ID_KINDS}; that of record {index} is {type(value).__name__}")
 
 
 def _flatten(name: str, row: Mapping[str, Any]) -> str:
@@ -201,6 +200,7 @@ def _flatten(name: str, row: Mapping[str, Any]) -> str:
     return text
 
 
+ID_KINDS = "ids must all be strings or all be integers"
 BLOCK_CHARS = 1 << 20
 
 
@@ -238,25 +238,30 @@ class _Rows:
 
     def _close_block(self) -> None:
         for name, values in self._row.items():
-            block = _id_array(values) if name == "id" else pa.array(values, pa.string())
+            block = id_array(values) if name == "id" else pa.array(values, pa.string())
             self._blocks[name].append(block)
             values.clear()
         self._chars = 0
 
 
-def _id_array(ids: list[Any]) -> pa.Array:
-    """Strings, integers, or nothing but nulls."""
+def id_array(ids: list[Any]) -> pa.Array:
+    """Strings, integers, or nothing but nulls. Raises `RecordError`."""
     try:
         return pa.array(ids)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
-        raise RecordError(f"ids must all be strings or all be integers: {error}") from None
+    except OverflowError:
+        large = next(i for i in ids if isinstance(i, Integral) and abs(int(i)) >> 63)
+        raise RecordError(
+            f"ids must fit into 64 bits where they are integers; {large} does not, write it as text"
+        ) from None
+    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError) as error:
+        raise RecordError(f"{ID_KINDS}: {error}") from None
 
 
 def _join(name: str, blocks: list[pa.Array]) -> pa.ChunkedArray:
     kinds = {block.type for block in blocks} - {pa.null()}
     if len(kinds) > 1:
         # Integers of several widths become one; text and integers are refused.
-        blocks = [_id_array([i for block in blocks for i in block.to_pylist()])]
+        blocks = [id_array([i for block in blocks for i in block.to_pylist()])]
         kinds = {blocks[0].type}
     column = pa.chunked_array([block.cast(*kinds) for block in blocks])
     # A table's way makes several chunks of what does not fit into one.

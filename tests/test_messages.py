@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polar_ray.messages import NotText, in_parts, text_of
+from polar_ray.messages import NotText, text_of
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,6 @@ from polar_ray.messages import NotText, in_parts, text_of
 )
 def test_contents_and_parts_are_joined_by_newlines(value: object, text: str) -> None:
     assert text_of("prompt", value) == text
-    assert text_of("prompt", in_parts(value)) == text
 
 
 @pytest.mark.parametrize(

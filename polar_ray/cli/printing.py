@@ -16,6 +16,7 @@ import typer
 
 from polar_ray.cli.backend import ProgressKind
 from polar_ray.data.results import write_jsonl
+from polar_ray.data.schemas import check_written
 from polar_ray.data.source import Source
 
 EVERY_S = 5.0
@@ -54,6 +55,10 @@ class Printer:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json or not sys.stdout.isatty()
         self._row = 0
+
+    def check(self, schema: pa.Schema) -> None:
+        """Raises `ConfigError` that names a column which JSON lines cannot hold."""
+        check_written(schema, ".jsonl")
 
     def write(self, table: pa.Table) -> None:
         """A chunk's results, below those before."""

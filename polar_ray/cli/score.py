@@ -15,10 +15,10 @@ from polar_ray.cli.printing import Count, Printer, progress
 from polar_ray.client.same_model import OneModel
 from polar_ray.config import ScoreConfig
 from polar_ray.data.columns import Columns, columns_for
-from polar_ray.data.results import ResultWriter, check_columns, with_scores
-from polar_ray.data.rows import Objects
+from polar_ray.data.results import ResultWriter, check_columns, check_finite, with_scores
+from polar_ray.data.rows import Objects, Rows
 from polar_ray.data.source import Chunk, Source
-from polar_ray.errors import ConfigError, ModelChanged, RecordError
+from polar_ray.errors import ConfigError, ModelChanged
 from polar_ray.records import SCORE_SCHEMA, TEXT_COLUMNS, Batch, with_row_errors
 
 
@@ -30,6 +30,7 @@ class Sink(Protocol):
         """Whether rows must all have the same columns; else they may come one by one."""
         ...
 
+    def check(self, schema: pa.Schema) -> None: ...
     def write(self, table: pa.Table) -> None: ...
     def write_rows(self, rows: list[dict[str, Any]]) -> None: ...
 
@@ -55,6 +56,7 @@ class ScoreFile:
         self._max_errors = max_errors
         self._count, self._same = Count(), OneModel()
         self._schema: pa.Schema | None = None
+        self._kept: pa.Schema | None = None
         self._columns: Columns
         self._told: set[str] = set()
 
@@ -78,6 +80,9 @@ class ScoreFile:
     ) -> None:
         source, count = self._source, self._count
         with opened as sink, progress(kind, count, source) as show:
+            if self._config.keep_columns and (sink.has_columns or source.files):
+                self._kept = source.schema(whole=sink.has_columns)
+                sink.check(self._kept)
             for chunk in source.chunks():
                 scores = self._score(chunk, printed=output is None)
                 self._write(sink, chunk, scores)
@@ -152,9 +157,11 @@ class ScoreFile:
             names = [name if name == "id" else prefix + name for name in scores.column_names]
             sink.write(scores.rename_columns(names))
         elif sink.has_columns:
-            table = with_scores(self._kept(chunk), scores, prefix)
+            table = with_scores(chunk.fit(self._kept).table, scores, prefix)
             sink.write(table.replace_schema_metadata(scores.schema.metadata))
         else:
+            if isinstance(chunk, Rows):
+                check_finite(chunk.table)
             results = scores.select(SCORE_SCHEMA.names).to_pylist()
             rows = chunk.to_pylist()
             check_columns({name for row in rows for name in row}, prefix)
@@ -164,14 +171,3 @@ class ScoreFile:
                     for row, result in zip(rows, results, strict=True)
                 ]
             )
-
-    def _kept(self, chunk: Chunk) -> pa.Table:
-        """The input's columns; `RecordError` for a JSON row that they cannot hold."""
-        rows = chunk.fit(self._schema)
-        if odd := sorted(rows.errors.keys() - chunk.errors.keys()):
-            raise RecordError(f"{rows.errors[odd[0]]}; keep such columns in .jsonl")
-        if new := rows.left_out - self._told:
-            names = ", ".join(sorted(new))
-            typer.echo(f"not kept, as the first rows have no such column: {names}", err=True)
-            self._told |= new
-        return rows.table

@@ -1,12 +1,12 @@
 """Other people's columns as prompt, reference and output. Knows rows, not files.
 
 A path names a column or a field within one (`reward_model.ground_truth`). Its values are strings
-or lists of messages (`polar_ray.messages`), whether rows are Arrow's or JSON's.
+or lists of messages (`polar_ray.messages`), whether rows are Arrow's, JSON's, or hold JSON text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polar_ray.config import ColumnsConfig
+from polar_ray.data.kinds import from_json, is_json, json_field, to_json
 from polar_ray.data.rows import Objects, Rows
 from polar_ray.errors import ConfigError, RecordError, bad_wrapper, missing_field, row_error
 from polar_ray.messages import NotText, is_messages, is_text, text_of, texts_of
-from polar_ray.records import TEXT_COLUMNS, Batch
+from polar_ray.records import ID_KINDS, TEXT_COLUMNS, Batch, id_array
 
 GUESSES: dict[str, tuple[str, ...]] = {
     # verl's RFT rows keep the bare prompt apart from the one that the policy saw.
@@ -32,6 +33,7 @@ THINKING = r"(?s)<think>.*?</think>"
 
 
 Table: TypeAlias = "pa.Table | Rows | Objects"
+Values: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +86,10 @@ def choose(
     Raises `ConfigError` where a path leads nowhere, to no text, or nothing usual is there.
     """
     chosen = {name: path_of(schema, name, given.get(name)) for name in TEXT_COLUMNS}
-    empty = schema.empty_table()
     wrapper = given.get("wrapper")
-    if wrapper is None and has(schema, "wrapper") and is_text(empty["wrapper"].type):
+    if wrapper is None and has(schema, "wrapper") and is_text(schema.field("wrapper").type):
         wrapper = "wrapper"
-    if wrapper is not None and not is_text(find(empty, wrapper).type):
+    if wrapper is not None and not is_text(field_at(schema, wrapper).type):
         raise ConfigError(f"wrapper={wrapper} must be text")
     return Columns(**chosen, wrapper=wrapper, strip_think=strip_think)
 
@@ -99,7 +100,10 @@ def path_of(schema: pa.Schema, name: str, path: str | None) -> str:
         usual = [
             p
             for p in GUESSES[name]
-            if has(schema, p) and (p not in TEXT_ONLY or is_text(schema.field(p).type))
+            if has(schema, p)
+            and (p not in TEXT_ONLY or is_text(schema.field(p).type))
+            # Only its rows tell what JSON text has within.
+            and (p in schema.names or not is_json(field_at(schema, p)))
         ]
         if name == "prompt" and not has(schema, "reward_model.ground_truth"):
             usual = [p for p in usual if p == "prompt"]
@@ -110,27 +114,43 @@ def path_of(schema: pa.Schema, name: str, path: str | None) -> str:
                 f"There are {', '.join(paths(schema))}"
             )
         path = usual[0]
-    column = find(schema.empty_table(), path)
-    if not (is_text(column.type) or is_messages(column.type)):
-        raise ConfigError(
-            f"{name}={path} is {column.type!s:.80}; it must be text or a list of messages"
-        )
+    kind = field_at(schema, path).type
+    if not (is_text(kind) or is_messages(kind)):
+        raise ConfigError(f"{name}={path} is {kind!s:.80}; it must be text or a list of messages")
     return path
 
 
 def find(rows: pa.Table, path: str) -> pa.ChunkedArray:
-    """The column at a path. A column whose own name has dots comes before a field of another."""
+    """The column at a path, of the type of `field_at`."""
+    field_at(rows.schema, path)
     if path in rows.column_names:
         return rows[path]
     head, *rest = path.split(".")
-    if head not in rows.column_names:
-        raise ConfigError(f"no column {path!r}; there are {', '.join(paths(rows.schema))}")
     column = rows[head]
+    if is_json(rows.schema.field(head)):
+        values = (look_up({head: value}, path, None) for value in from_json(column))
+        return pa.chunked_array([to_json(values)])
     for name in rest:
-        if not pa.types.is_struct(column.type) or column.type.get_field_index(name) < 0:
-            raise ConfigError(f"no field {path!r}; there are {', '.join(paths(rows.schema))}")
         column = pc.struct_field(column, name)
     return column
+
+
+def field_at(schema: pa.Schema, path: str) -> pa.Field:
+    """Name and type of the column at a path; what is within JSON text is JSON text. A column whose
+    own name has dots comes before a field of another. Raises `ConfigError`."""
+    if path in schema.names:
+        return schema.field(path)
+    head, *rest = path.split(".")
+    if head not in schema.names:
+        raise ConfigError(f"no column {path!r}; there are {', '.join(paths(schema))}")
+    if is_json(schema.field(head)):
+        return json_field(path)
+    kind = schema.field(head).type
+    for name in rest:
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            raise ConfigError(f"no field {path!r}; there are {', '.join(paths(schema))}")
+        kind = kind.field(name).type
+    return pa.field(path, kind)
 
 
 def paths(schema: pa.Schema) -> list[str]:
@@ -147,7 +167,7 @@ def paths(schema: pa.Schema) -> list[str]:
 def has(schema: pa.Schema, path: str) -> bool:
     """Whether a path leads to a column."""
     try:
-        find(schema.empty_table(), path)
+        field_at(schema, path)
     except ConfigError:
         return False
     return True
@@ -156,8 +176,8 @@ def has(schema: pa.Schema, path: str) -> bool:
 def texts(rows: Table, name: str, path: str) -> tuple[pa.Array, dict[int, str]]:
     """The field `name` of records, from the column at a path: strings, or messages joined. Null
     for null; a row that is no text is null, too, and has its reason."""
-    if isinstance(rows, Objects):
-        return _texts_of_objects(rows, name, path)
+    if (objects := _objects(rows, path)) is not None:
+        return _texts_of_objects(objects, name, path)
     column = find(_table(rows), path)
     if is_text(column.type):
         return column.cast(pa.string()).combine_chunks(), {}
@@ -167,10 +187,10 @@ def texts(rows: Table, name: str, path: str) -> tuple[pa.Array, dict[int, str]]:
     return found, {row: row_error("bad_message", reason) for row, reason in bad.items()}
 
 
-def _texts_of_objects(rows: Objects, name: str, path: str) -> tuple[pa.Array, dict[int, str]]:
+def _texts_of_objects(rows: Values, name: str, path: str) -> tuple[pa.Array, dict[int, str]]:
     found: list[str | None] = []
     errors: dict[int, str] = {}
-    for index, row in enumerate(rows.values):
+    for index, row in enumerate(rows):
         text = None
         try:
             value = look_up(row, path)
@@ -187,15 +207,29 @@ def _table(rows: pa.Table | Rows) -> pa.Table:
     return rows if isinstance(rows, pa.Table) else rows.table
 
 
-def look_up(row: Mapping[str, Any], path: str) -> Any:
-    """`find` for a JSON row. Raises `KeyError`."""
+def _objects(rows: Table, path: str) -> Values | None:
+    """Rows whose values at a path are JSON's, with so much of each as `look_up` asks for; None
+    where they are Arrow's."""
+    if isinstance(rows, Objects):
+        return rows.values
+    table = _table(rows)
+    name = path if path in table.column_names else path.partition(".")[0]
+    if name not in table.column_names or not is_json(table.schema.field(name)):
+        return None
+    return [{name: value} for value in from_json(table[name])]
+
+
+def look_up(row: Mapping[str, Any], path: str, *default: Any) -> Any:
+    """`find` for a JSON row. Raises `KeyError` where there is no `default`."""
     if path in row:
         return row[path]
     value: Any = row
     for name in path.split("."):
         if value is None:
             return None  # as a field of a null is null in a column
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or name not in value:
+            if default:
+                return default[0]
             raise KeyError(path)
         value = value[name]
     return value
@@ -203,12 +237,12 @@ def look_up(row: Mapping[str, Any], path: str) -> Any:
 
 def wrappers(rows: Table, path: str) -> tuple[pa.Array | pa.ChunkedArray, dict[int, str]]:
     """The templates of records, null where there is no such column; and why some are none."""
-    if not isinstance(rows, Objects):
+    if (objects := _objects(rows, path)) is None:
         table = _table(rows)
         if not has(table.schema, path):
             return pa.nulls(table.num_rows, pa.string()), {}
         return find(table, path).cast(pa.string()), {}
-    values = [_or_none(row, path) for row in rows.values]
+    values = [look_up(row, path, None) for row in objects]
     odd = {i: bad_wrapper(v) for i, v in enumerate(values) if not isinstance(v, str | None)}
     kept = [None if i in odd else value for i, value in enumerate(values)]
     return pa.array(kept, pa.string()), odd
@@ -216,22 +250,12 @@ def wrappers(rows: Table, path: str) -> tuple[pa.Array | pa.ChunkedArray, dict[i
 
 def _ids(rows: Table, path: str) -> pa.Array | pa.ChunkedArray | None:
     """Strings or integers; None where all are null."""
-    try:
-        if isinstance(rows, Objects):
-            ids = pa.array([_or_none(row, path) for row in rows.values])
-        else:
-            ids = find(_table(rows), path)
-    except (pa.ArrowException, OverflowError) as error:
-        raise RecordError(f"ids must all be strings or all be integers: {error}") from None
+    if (objects := _objects(rows, path)) is None:
+        ids = find(_table(rows), path)
+    else:
+        ids = id_array([look_up(row, path, None) for row in objects])
     if pa.types.is_null(ids.type):
         return None
     if not (is_text(ids.type) or pa.types.is_integer(ids.type)):
-        raise RecordError(f"ids must all be strings or all be integers, not {ids.type!s:.80}")
+        raise RecordError(f"{ID_KINDS}, not {ids.type!s:.80}")
     return ids
-
-
-def _or_none(row: Mapping[str, Any], path: str) -> Any:
-    try:
-        return look_up(row, path)
-    except KeyError:
-        return None

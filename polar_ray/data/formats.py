@@ -12,61 +12,75 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polar_ray.data.json_text import objects
-from polar_ray.data.lines import Lines, measure
+from polar_ray.data.arrow import checked, open_arrow, plain_schema
+from polar_ray.data.json_text import CHUNK_BYTES, objects
+from polar_ray.data.kinds import JSON_TEXT, Kinds, is_json
+from polar_ray.data.lines import Lines, all_lines
 from polar_ray.data.rows import Objects, Rows, Unreadable, concat
+from polar_ray.data.schemas import Held
 from polar_ray.data.splits import Extent, Split
 from polar_ray.data.storage import InputFile
 from polar_ray.data.stream import open_file
-from polar_ray.data.tabular import BATCH_ROWS, csv_rows, csv_schema, open_arrow, open_parquet
+from polar_ray.data.tabular import BATCH_ROWS, csv_rows, csv_schema, open_parquet
 
-__all__ = ["Reader", "Rows", "Unreadable", "extent", "schema_of", "unreadable"]
+__all__ = ["Held", "Reader", "Rows", "Unreadable", "extent", "held", "unreadable"]
+
 
 SAMPLE_ROWS = 8192
-NO_OBJECT = "no row of its beginning is a JSON object"
 FAILURES = (pa.ArrowException, OSError, ValueError)
 """What libraries raise for files that are not what they seem."""
 
 
-def extent(filesystem: Any, file: InputFile) -> tuple[Extent, pa.Schema]:
-    """How much a file holds, and of which columns; none where JSON holds no row."""
+def extent(filesystem: Any, file: InputFile) -> tuple[Extent, Held]:
+    """How much a file holds, and in which columns. JSON and CSV are read for that to their end."""
     try:
         if file.format == "parquet":
             with filesystem.open_input_file(file.path) as source:
                 parquet = pq.ParquetFile(source)
-                return Extent(file, parquet.metadata.num_rows), _bare(parquet.schema_arrow)
+                return Extent(file, parquet.metadata.num_rows), _bare(
+                    plain_schema(parquet.schema_arrow)
+                )
         if file.format == "arrow":
             with open_mapped(filesystem, file.path) as source:
                 schema, batches = open_arrow(source)
                 return Extent(file, sum(batch.num_rows for batch in batches)), _bare(schema)
-        if file.format == "jsonl":
-            size, head = measure(filesystem, file)
-            if len(head) == size and not head.strip():
-                return Extent(file, 0), pa.schema([])
-            sample = Objects()
-            for line in head.splitlines():
-                if line.strip():
-                    sample.add(line, "")
-            per_row = len(head) // max(1, sample.num_rows) or 1
-            if not any(sample.values):
-                raise ValueError(NO_OBJECT)
-            return Extent(file, size, per_row), sample.schema
-        # Neither tells its rows before they have been read.
-        rows = sum(part.num_rows for part in _from_stream(filesystem, file))
-        schema = schema_of(filesystem, file)
-        if rows and not len(schema):
-            raise ValueError(NO_OBJECT)
-        return Extent(file, rows), schema
+        if file.format == "csv":
+            rows = sum(part.num_rows for part in _from_stream(filesystem, file))
+            return Extent(file, rows), held(filesystem, file)
+        whole, kinds = _read_json(filesystem, file)
+        if whole.rows and not kinds.columns:
+            raise ValueError("no row of it is a JSON object")
+        return whole, kinds
     except FAILURES as error:
         raise unreadable(file.path, error) from None
 
 
-def schema_of(filesystem: Any, file: InputFile) -> pa.Schema:
-    """The columns of a file, with what it says of itself; those of JSON from its first rows."""
+def _read_json(filesystem: Any, file: InputFile) -> tuple[Extent, Kinds]:
+    """Reads all rows: only so is it known what holds every value as it is."""
+    rows = length = seen = 0
+    kinds, chunk = Kinds(), Objects()
+    if file.format == "json":
+        for part in _from_stream(filesystem, file):
+            rows += part.num_rows
+            kinds.add(part.to_pylist())
+        return Extent(file, rows), kinds
+    for at, line in all_lines(filesystem, file.path):
+        chunk.add(line, "")
+        rows, length = rows + 1, at + len(line)
+        if chunk.num_rows == BATCH_ROWS or length - seen > CHUNK_BYTES:
+            kinds.add(chunk.values)
+            chunk, seen = Objects(), length
+    kinds.add(chunk.values)
+    return Extent(file, length, rows), kinds
+
+
+def held(filesystem: Any, file: InputFile, *, whole: bool = False) -> Held:
+    """The columns of a file, with what it says of itself; those of JSON from its first rows, or
+    from the `whole`."""
     try:
         if file.format == "parquet":
             with filesystem.open_input_file(file.path) as source:
-                return pq.ParquetFile(source).schema_arrow
+                return plain_schema(pq.ParquetFile(source).schema_arrow)
         if file.format == "arrow":
             with open_mapped(filesystem, file.path) as source:
                 return open_arrow(source)[0]
@@ -74,9 +88,18 @@ def schema_of(filesystem: Any, file: InputFile) -> pa.Schema:
             stream, raw = open_file(filesystem, file)
             with raw:
                 return csv_schema(stream)[0]
-        return next(_from_stream(filesystem, file, SAMPLE_ROWS), Objects()).schema
+        if whole:
+            return _read_json(filesystem, file)[1]
+        first = next(_from_stream(filesystem, file, SAMPLE_ROWS), Objects())
+        return Kinds(first.values if isinstance(first, Objects) else ())
     except FAILURES as error:
         raise unreadable(file.path, error) from None
+
+
+def _with_objects(kinds: Kinds, rows: int) -> Kinds:
+    if rows and not kinds.columns:
+        raise ValueError("no row of it is a JSON object with a key")
+    return kinds
 
 
 def unreadable(what: str, error: Exception) -> Unreadable:
@@ -95,8 +118,11 @@ def open_mapped(filesystem: Any, path: str) -> Any:
 
 
 def _bare(schema: pa.Schema) -> pa.Schema:
-    """Without metadata, which differs between files that are alike (pandas puts an index there)."""
-    return pa.schema([pa.field(f.name, f.type) for f in schema])
+    """Without metadata, which differs between files that are alike (pandas puts an index there),
+    but for what tells JSON text."""
+    return pa.schema(
+        [pa.field(f.name, f.type, metadata=JSON_TEXT if is_json(f) else None) for f in schema]
+    )
 
 
 def _from_stream(
@@ -189,7 +215,7 @@ class Reader:
         if kind in ("parquet", "arrow"):
             if kind == "arrow":
                 self._source = open_mapped(self._filesystem, path)
-                _, batches = open_arrow(self._source)
+                batches = checked(open_arrow(self._source)[1])
             else:
                 self._source = self._filesystem.open_input_file(path)
                 self._groups, self._at, batches = open_parquet(self._source, row)

@@ -8,50 +8,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from polar_ray.data.json_text import LINE_BYTES
-from polar_ray.data.storage import InputFile, compression
+from polar_ray.data.storage import compression
 from polar_ray.data.stream import check_utf8
 
-SAMPLE_BYTES = 4 << 20
-"""Of each file, from which its columns and the length of its lines are taken."""
-
+BLOCK_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 16
-LINE = re.compile(rb"[^\n]+")
+EMPTY = re.compile(rb"\n*")
 
 
-class Measured(NamedTuple):
-    """What a look into a file tells."""
-
-    size_bytes: int
-    """Unpacked."""
-
-    head: bytes
-    """At most `SAMPLE_BYTES` of its beginning, in whole lines where there is one."""
-
-
-def measure(filesystem: Any, file: InputFile) -> Measured:
-    """How much a file holds. A compressed one is unpacked once for that, and thrown away: only so
-    is it known what it unpacks to, and that it is whole."""
-    if compression(file.path) is None:
-        with filesystem.open_input_file(file.path) as source:
-            head = source.read(SAMPLE_BYTES)
-        size = file.size_bytes
-    else:
-        with _open(filesystem, file.path) as source:
-            head = chunk = source.read(SAMPLE_BYTES)
-            size = line = 0
-            while chunk:
-                size += len(chunk)
-                first = chunk.find(b"\n")
-                _check(line + (len(chunk) if first < 0 else first))
-                line = line + len(chunk) if first < 0 else len(chunk) - chunk.rfind(b"\n") - 1
-                chunk = source.read(SAMPLE_BYTES)
-    check_utf8(head)
-    if len(head) < size:
-        head = head[: head.rfind(b"\n") + 1] or head
-    return Measured(size, head)
+def all_lines(filesystem: Any, path: str) -> Iterator[tuple[int, bytes]]:
+    """Every line that is not empty, and where it begins."""
+    at, rest = 0, b""
+    with _open(filesystem, path) as source:
+        check_utf8(head := source.read(CHUNK_BYTES))
+        while head:
+            rest += head
+            end = rest.rfind(b"\n") + 1
+            _check(len(rest) - end)
+            yield from _within(rest, at, end)
+            at, rest = at + end, rest[end:]
+            head = source.read(max(BLOCK_BYTES, len(rest)))
+    yield from _within(rest, at, len(rest))
 
 
 class Lines:
@@ -83,8 +63,7 @@ class Lines:
             return iter(())
         first = self._begin
         data, end = self._take(stop - first)
-        found = ((first + match.start(), match.group()) for match in LINE.finditer(data, 0, end))
-        return ((at, line) for at, line in found if not line.isspace())
+        return _within(data, first, end)
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -121,7 +100,7 @@ class Lines:
         if compression(self.path) is None:
             self._source.seek(self._source.tell() + size)
             return
-        while size > 0 and (chunk := self._source.read(min(size, SAMPLE_BYTES))):
+        while size > 0 and (chunk := self._source.read(min(size, BLOCK_BYTES))):
             size -= len(chunk)
 
     def _take(self, size: int) -> tuple[bytes, int]:
@@ -156,6 +135,20 @@ def _open(filesystem: Any, path: str) -> Any:
     if kind is None:
         return filesystem.open_input_file(path)
     return filesystem.open_input_stream(path, compression=kind)
+
+
+def _within(data: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """The lines of some bytes up to `end`, without empty ones; the first byte stands at `at`."""
+    begin = 0
+    while begin < end:
+        stop = data.find(b"\n", begin, end)
+        stop = end if stop < 0 else stop
+        line = data[begin:stop]
+        if line and not line.isspace():
+            yield at + begin, line
+        begin = stop + 1
+        if not line:
+            begin = EMPTY.match(data, begin, end).end()  # type: ignore[union-attr]
 
 
 def _check(line_bytes: int) -> None:

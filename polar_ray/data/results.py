@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import orjson
 import pyarrow as pa
-import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from polar_ray.data.json_values import dumps
+from polar_ray.data.schemas import check_written, open_writer
 from polar_ray.errors import ConfigError, RecordError
 from polar_ray.records import SCORE_SCHEMA
 
@@ -43,14 +43,19 @@ class ResultWriter:
         """Whether all rows must have the same columns, of one type each."""
         return self._path.suffix != ".jsonl"
 
+    def check(self, schema: pa.Schema) -> None:
+        """Raises `ConfigError` that names a column which the file cannot hold."""
+        check_written(schema, self._path.suffix)
+
     def write(self, table: pa.Table) -> None:
         """Appends a chunk's rows."""
         if not self.has_columns:
             self.write_rows(table.to_pylist())
             return
         if self._schema is None:
+            self.check(table.schema)
             self._schema = table.schema
-            self._columns = _open(self._path.suffix, self._partial, table.schema)
+            self._columns = open_writer(self._path.suffix, self._partial, table.schema)
         self._columns.write_table(_with_ids_of(self._schema, table))
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -80,19 +85,6 @@ class ResultWriter:
             self._partial.replace(self._path)
         else:
             self._partial.unlink(missing_ok=True)
-
-
-def _open(kind: str, path: Path, schema: pa.Schema) -> Any:
-    if kind == ".parquet":
-        return pq.ParquetWriter(path, schema)
-    if kind == ".arrow":
-        return pa.ipc.new_file(path, schema)
-    if nested := [field.name for field in schema if pa.types.is_nested(field.type)]:
-        raise ConfigError(
-            f"a CSV file cannot hold {', '.join(nested)[:200]}, which are lists or objects; "
-            "write .jsonl or .parquet"
-        )
-    return pcsv.CSVWriter(path, schema)
 
 
 def _with_ids_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
@@ -132,7 +124,34 @@ def write_jsonl(rows: Iterable[Mapping[str, Any]], file: BinaryIO) -> None:
     """One JSON object per row. Raises `RecordError` for a value that JSON has no way to write."""
     for row in rows:
         try:
-            line = orjson.dumps(row)
-        except orjson.JSONEncodeError as error:
+            line = dumps(row)
+        except (TypeError, ValueError) as error:
             raise RecordError(f"JSON lines cannot hold a row: {error}; write .parquet") from None
         file.write(line + b"\n")
+
+
+def check_finite(table: pa.Table) -> None:
+    """Raises `RecordError` that names a column with a number that JSON does not have: it would be
+    written as null."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        for chunk in column.chunks:
+            if not _is_finite(chunk):
+                raise RecordError(
+                    f"column {name!r:.80} holds NaN or infinity, which JSON lines cannot; write "
+                    ".parquet"
+                )
+
+
+def _is_finite(array: pa.Array) -> bool:
+    kind = array.type
+    if pa.types.is_floating(kind):
+        return bool(pc.all(pc.is_finite(array), min_count=0).as_py())
+    if pa.types.is_struct(kind):
+        return all(map(_is_finite, array.flatten()))
+    if pa.types.is_map(kind):
+        return _is_finite(array.keys) and _is_finite(array.items)
+    if pa.types.is_dictionary(kind):
+        return _is_finite(array.dictionary)
+    if pa.types.is_nested(kind) and hasattr(array, "flatten"):
+        return _is_finite(array.flatten())
+    return True

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +11,12 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from polar_ray.data.json_values import loads
+from polar_ray.data.kinds import Kinds, from_json, is_json, to_json
 from polar_ray.errors import RecordError
-from polar_ray.messages import in_parts
 from polar_ray.records import row_error
 
 BOM = b"\xef\xbb\xbf"
-MISFITS = (pa.ArrowException, TypeError, ValueError, OverflowError)
-"""What Arrow raises for a value that does not fit its column."""
 
 
 class Unreadable(RecordError):
@@ -31,8 +29,6 @@ class Rows:
 
     table: pa.Table
     errors: dict[int, str]
-    left_out: frozenset[str] = frozenset()
-    """Fields of JSON rows that the sample did not have, and so the output has not."""
 
     @property
     def num_rows(self) -> int:
@@ -47,20 +43,31 @@ class Rows:
     def part(self, start: int, stop: int) -> Rows:
         """The rows `start` up to `stop` alone."""
         errors = {i - start: reason for i, reason in self.errors.items() if start <= i < stop}
-        return Rows(self.table.slice(start, stop - start), errors, self.left_out)
+        return Rows(self.table.slice(start, stop - start), errors)
 
     def fit(self, schema: pa.Schema) -> Rows:
         """In other columns; those that are not here are null."""
-        names = self.table.column_names
-        columns = [
-            self.table[f.name].cast(f.type) if f.name in names else pa.nulls(self.num_rows, f.type)
-            for f in schema
-        ]
-        return Rows(pa.table(columns, schema=schema), self.errors, self.left_out)
+        columns = [self._column(column) for column in schema]
+        return Rows(pa.table(columns, schema=schema), self.errors)
+
+    def _column(self, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
+        if wanted.name not in self.table.column_names:
+            return pa.nulls(self.num_rows, wanted.type)
+        column = self.table[wanted.name]
+        if is_json(wanted) and not is_json(self.schema.field(wanted.name)):
+            return to_json(column.to_pylist())
+        return column if column.type == wanted.type else column.cast(wanted.type)
 
     def to_pylist(self) -> list[dict[str, Any]]:
-        """Row by row."""
-        found: list[dict[str, Any]] = self.table.to_pylist()
+        """Row by row, what is JSON text as the values that it says. Raises `RecordError` for a time
+        that Python cannot tell, as one of nanoseconds."""
+        try:
+            found: list[dict[str, Any]] = self.table.to_pylist()
+        except ValueError as error:
+            raise RecordError(f"a row has no values in Python: {error}; write .parquet") from None
+        for name in (column.name for column in self.schema if is_json(column)):
+            for row, value in zip(found, from_json(self.table[name]), strict=True):
+                row[name] = value
         return found
 
 
@@ -81,16 +88,16 @@ class Objects:
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns that would hold most rows."""
-        return infer(self.values)
+        """The columns as they are most likely meant."""
+        return Kinds(self.values).likely()
 
     def add(self, data: bytes | str, where: str) -> None:
         """One more row from its JSON; `where` says which it is."""
         value: Any = None
         try:
-            value = orjson.loads(data)
+            value = loads(data)
             reason = f"is {type(value).__name__}, not an object"
-        except orjson.JSONDecodeError as error:
+        except ValueError as error:
             if isinstance(data, bytes) and data.startswith(BOM):
                 return self.add(data[len(BOM) :], where)
             reason = _why_not_json(data, error)
@@ -102,33 +109,45 @@ class Objects:
         return None
 
     def fit(self, schema: pa.Schema) -> Rows:
-        """In columns. A row with a value of another kind is a row of nulls and has its reason."""
-        names = set(schema.names)
-        left_out = frozenset(name for row in self.values for name in row.keys() - names)
-        try:
-            return Rows(pa.Table.from_pylist(self.values, schema), dict(self.errors), left_out)
-        except MISFITS:
-            # Somewhere a value is of another kind than in the sample; find the rows one by one.
-            return self._fit_each(schema, left_out)
+        """In columns that were made for all rows of the file. Raises `Unreadable` that names the
+        row and the column where a value does not fit: the file has changed since."""
+        self._check(schema)
+        columns = []
+        for column in schema:
+            values = [row.get(column.name) for row in self.values]
+            columns.append(to_json(values) if is_json(column) else pa.array(values, column.type))
+        return Rows(pa.table(columns, schema=schema), dict(self.errors))
 
-    def _fit_each(self, schema: pa.Schema, left_out: frozenset[str]) -> Rows:
-        errors = dict(self.errors)
-        fitting: list[Mapping[str, Any]] = []
-        for index, row in enumerate(self.values):
-            try:
-                fitting.append(_fitting(row, schema))
-            except MISFITS as error:
-                fitting.append({})
-                sentence = f"{self.places[index]} does not fit the columns: {error!s:.120}"
-                errors[index] = row_error("not_an_object", sentence)
-        return Rows(pa.Table.from_pylist(fitting, schema), errors, left_out)
+    def _check(self, schema: pa.Schema) -> None:
+        own = {column.name: column for column in schema}
+
+        def odd(kinds: Kinds) -> list[str]:
+            return [
+                name
+                for name, kind in kinds.columns.items()
+                if name not in own or not (is_json(own[name]) or kind.fits(own[name].type))
+            ]
+
+        if odd(Kinds(self.values)):
+            for row, where in zip(self.values, self.places, strict=True):
+                if names := odd(Kinds([row])):
+                    raise Unreadable(
+                        f"{where}: column {names[0]!r} holds what the file did not hold there when "
+                        "it was first read; it must not change meanwhile"
+                    )
 
     def to_pylist(self) -> list[dict[str, Any]]:
         """Row by row, with the fields that each has."""
         return self.values
 
 
-def _why_not_json(data: bytes | str, error: orjson.JSONDecodeError) -> str:
+def _why_not_json(data: bytes | str, error: ValueError) -> str:
+    if not isinstance(error, orjson.JSONDecodeError):
+        return f"cannot be read: {error}"
+    try:
+        _ = data if isinstance(data, str) else data.decode()
+    except UnicodeDecodeError as odd:
+        return f"is not JSON: its byte {odd.start + 1} is no UTF-8; save the file as UTF-8"
     constants: list[str] = []
     with suppress(ValueError, RecursionError):
         json.loads(data, parse_constant=constants.append)  # takes what JSON does not have
@@ -137,46 +156,12 @@ def _why_not_json(data: bytes | str, error: orjson.JSONDecodeError) -> str:
     return f"is not JSON: {error.msg} at its character {error.pos + 1}"
 
 
-def _fitting(row: Mapping[str, Any], schema: pa.Schema) -> Mapping[str, Any]:
-    """The row, or with its messages in parts; raises one of `MISFITS` where neither fits."""
-    try:
-        pa.Table.from_pylist([row], schema)
-    except MISFITS:
-        row = {name: in_parts(value) for name, value in row.items()}
-        pa.Table.from_pylist([row], schema)
-    return row
-
-
-def infer(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
-    """The columns of JSON rows."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    # from_pylist takes its columns from the first row alone.
-    return pa.schema([(name, _kind([row.get(name) for row in rows])) for name in names])
-
-
-def _kind(values: list[Any]) -> pa.DataType:
-    """The type of a column; where values are of several kinds, that of most of them."""
-    kinds = Counter(type(v) for v in values if v is not None)
-    if kinds.keys() - {int, float} and len(kinds) > 1:
-        most = kinds.most_common(1)[0][0]
-        values = [v for v in values if type(v) is most]
-    for tried in (values, [in_parts(v) for v in values]):
-        try:
-            kind = pa.infer_type(tried)
-        except MISFITS:
-            continue
-        return pa.string() if pa.types.is_null(kind) else kind
-    return pa.string()
-
-
 def concat(parts: Iterable[Rows], schema: pa.Schema) -> Rows:
     """Rows behind one another, all in the columns of `schema`."""
     tables, at = [schema.empty_table()], 0
     errors: dict[int, str] = {}
-    left_out: frozenset[str] = frozenset()
     for part in parts:
         tables.append(part.table)
         errors |= {at + i: reason for i, reason in part.errors.items()}
-        left_out |= part.left_out
         at += part.num_rows
-    return Rows(pa.concat_tables(tables), errors, left_out)
+    return Rows(pa.concat_tables(tables), errors)

@@ -1,5 +1,5 @@
 """An input that is read once, from its beginning to its end, a chunk of rows at a time: files of
-any format, or stdin."""
+any format, or a pipe."""
 
 from __future__ import annotations
 
@@ -13,14 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from polar_ray.data.columns import find
-from polar_ray.data.formats import FAILURES, SAMPLE_ROWS, schema_of, unreadable
+from polar_ray.data.arrow import checked, open_arrow
+from polar_ray.data.columns import field_at, find
+from polar_ray.data.formats import FAILURES, SAMPLE_ROWS, held, unreadable
 from polar_ray.data.json_text import CHUNK_BYTES, objects
 from polar_ray.data.rows import Objects, Rows, Unreadable
+from polar_ray.data.schemas import together
 from polar_ray.data.storage import InputFile, list_files, place
-from polar_ray.data.stream import STDIN, Stream, check_format, format_of, open_file, open_stdin
-from polar_ray.data.tabular import csv_rows, open_arrow, open_parquet
-from polar_ray.errors import ConfigError
+from polar_ray.data.stream import (
+    STDIN,
+    Stream,
+    check_format,
+    format_of,
+    is_pipe,
+    open_file,
+    open_pipe,
+)
+from polar_ray.data.tabular import csv_rows, open_parquet
 
 Chunk: TypeAlias = Rows | Objects
 CHUNK_ROWS = 1024
@@ -38,19 +47,20 @@ class Source:
     def __init__(self, uri: str, *, format: str | None = None) -> None:
         self._format = check_format(format)
         self.files: list[InputFile] = []
-        self._stdin: Stream | None = None
+        self._once: Stream | None = None
+        self._title = "stdin" if uri == STDIN else uri
         self._spooled: Any = None
         self._done = 0
         self._here: Callable[[], int] = int
-        if uri == STDIN:
-            self._stdin = open_stdin()
+        if is_pipe(uri):
+            self._once = open_pipe(uri)
         else:
             self.files = list_files(uri, self._format)
             self._filesystem = place(uri).filesystem
 
     @property
     def size_bytes(self) -> int | None:
-        """Of all files; None for stdin."""
+        """Of all files; None for a pipe."""
         return sum(file.size_bytes for file in self.files) if self.files else None
 
     @property
@@ -58,30 +68,25 @@ class Source:
         """About how many of them have been read."""
         return self._done + self._here()
 
-    def schema(self) -> pa.Schema:
-        """The columns of all files together; those of JSON from the first rows of each. What the
+    def schema(self, *, whole: bool = False) -> pa.Schema:
+        """The columns of all files together; those of JSON as they are most likely meant, by the
+        first rows of each, or with `whole`, which reads all rows, as they can be written. What the
         first file says of itself is in the metadata."""
-        if self._stdin is not None:
-            self._spool(self._stdin, self._format or format_of(self._stdin))
-        found = [schema_of(self._filesystem, file) for file in self.files]
-        try:
-            together = pa.unify_schemas(found, promote_options="permissive")
-        except pa.ArrowException as error:
-            names = ", ".join(file.path for file in self.files[:3])
-            raise ConfigError(
-                f"the files differ in their columns ({names}): {error}; read them one by one"
-            ) from None
-        return together.with_metadata(found[0].metadata)
+        if self._once is not None:
+            self._spool(self._once, self._format or format_of(self._once))
+        found = [(self._name(f), held(self._filesystem, f, whole=whole)) for f in self.files]
+        metadata = getattr(found[0][1], "metadata", None)
+        return together(found, likely=not whole).with_metadata(metadata)
 
     def chunks(self, sizes: Iterable[int] | None = None) -> Iterator[Chunk]:
         """The rows, as many at a time as `sizes` says, or fewer where they are long."""
         remaining = iter(sizes or chain(RAMP, repeat(CHUNK_ROWS)))
-        if self._stdin is not None:
-            kind = self._format or format_of(self._stdin)
+        if self._once is not None:
+            kind, name = self._format or format_of(self._once), self._title
             if kind not in ("parquet", "arrow"):
-                yield from self._read("stdin", self._text(self._stdin, "stdin", kind, remaining))
+                yield from self._read(name, self._text(self._once, name, kind, remaining))
                 return
-            self._spool(self._stdin, kind)  # these are read from their end
+            self._spool(self._once, kind)  # these are read from their end
         for file in self.files:
             yield from self._read(self._name(file), self._file(file, remaining))
             self._done, self._here = self._done + file.size_bytes, int
@@ -104,7 +109,7 @@ class Source:
             if file.format == "parquet":
                 batches, total = open_parquet(source)[2], pq.ParquetFile(source).metadata.num_rows
             else:
-                batches, total = open_arrow(source)[1], 0
+                batches, total = checked(open_arrow(source)[1]), 0
             rows = (Rows(pa.Table.from_batches([batch]), {}) for batch in batches)
             read = 0
             self._here = lambda: file.size_bytes * read // total if total else 0
@@ -119,31 +124,30 @@ class Source:
             yield from objects(stream, name, sizes, lines=kind == "jsonl")
 
     def _name(self, file: InputFile) -> str:
-        return file.path if self._spooled is None else "stdin"
+        return file.path if self._spooled is None else self._title
 
-    def _spool(self, stdin: Stream, kind: str) -> None:
-        """Stdin as a file, for what must be read twice or from its end."""
+    def _spool(self, pipe: Stream, kind: str) -> None:
+        """A pipe as a file, for what must be read twice or from its end."""
         self._spooled = tempfile.NamedTemporaryFile(prefix="polar-ray-stdin-")  # noqa: SIM115
-        shutil.copyfileobj(stdin, self._spooled)
+        shutil.copyfileobj(pipe, self._spooled)
         self._spooled.flush()
-        self._stdin, self._filesystem = None, pafs.LocalFileSystem()
+        self._once, self._filesystem = None, pafs.LocalFileSystem()
         self.files = [InputFile(self._spooled.name, self._spooled.tell(), "", kind)]
 
 
 def load(source: Source, wanted: Iterable[str]) -> pa.Table:
     """All rows of a source, in columns named by the paths that are `wanted`; in the metadata, what
     the first file says of itself. Raises `RecordError` that names a row that cannot be read."""
-    schema, names = source.schema(), list(dict.fromkeys(wanted))
-    for name in names:
-        find(schema.empty_table(), name)
-    parts: list[pa.Table] = []
+    schema = source.schema(whole=True)
+    fields = [field_at(schema, name).with_name(name) for name in dict.fromkeys(wanted)]
+    found = pa.schema(fields, metadata=schema.metadata)
+    parts = [found.empty_table()]
     for chunk in source.chunks(repeat(SAMPLE_ROWS)):
         rows = chunk.fit(schema)
         if rows.errors:
             raise Unreadable(rows.errors[min(rows.errors)])
-        parts.append(pa.table({name: find(rows.table, name) for name in names}))
-    empty = pa.table({name: find(schema.empty_table(), name) for name in names})
-    return pa.concat_tables([empty, *parts]).replace_schema_metadata(schema.metadata)
+        parts.append(pa.table([find(rows.table, field.name) for field in found], schema=found))
+    return pa.concat_tables(parts)
 
 
 def in_chunks(table: pa.Table) -> Iterator[Rows]:

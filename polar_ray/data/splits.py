@@ -29,21 +29,28 @@ class Split:
 
 
 SPLIT_BYTES = 128 << 20
-"""Of jsonl, at most, however long the lines of its beginning are: a split is held in memory."""
+"""Of jsonl, at most, however long its lines are: a split is held in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much a file holds: its rows, or for jsonl its (unpacked) bytes and those of a typical
-    line."""
+    """How much a file holds: its rows, or for jsonl its (unpacked) bytes and its lines."""
 
     file: InputFile
     length: int
-    bytes_per_row: int = 1
+    lines: int = 0
+    """Rows of jsonl."""
+
+    @property
+    def rows(self) -> int:
+        """In the whole file."""
+        return self.lines if self.file.format == "jsonl" else self.length
 
     def step(self, rows: int) -> int:
         """Length of a piece of about `rows` rows."""
-        return min(rows * self.bytes_per_row, SPLIT_BYTES) if self.file.format == "jsonl" else rows
+        if self.file.format != "jsonl":
+            return rows
+        return min(-(-rows * self.length // max(1, self.lines)), SPLIT_BYTES)
 
 
 def cut(extents: Sequence[Extent], rows: int) -> list[Split]:

@@ -1,4 +1,4 @@
-"""Bytes that are read once, from the beginning: of a file, of stdin, unpacked on the way."""
+"""Bytes that are read once, from the beginning: of a file, of a pipe, unpacked on the way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import codecs
 import io
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import orjson
@@ -57,9 +58,10 @@ class Stream(io.RawIOBase):
 
 
 def check_utf8(head: bytes) -> bytes:
-    """The beginning of a text; `ValueError` where it says that it is UTF-16."""
-    if head.startswith(UTF16):
-        raise ValueError("this is UTF-16; save it as UTF-8")
+    """The beginning of a text; `ValueError` where it is UTF-16."""
+    # Without a mark, every other byte of ASCII is zero.
+    if head.startswith(UTF16) or (head[:2].count(0) == 1 and len(head) > 1):
+        raise ValueError("this is no text in UTF-8 but UTF-16; save it as UTF-8")
     return head
 
 
@@ -71,10 +73,16 @@ def open_file(filesystem: Any, file: InputFile) -> tuple[Stream, Any]:
     return Stream(unpacked.read), raw
 
 
-def open_stdin() -> Stream:
-    """Stdin, unpacked where it is packed."""
+def is_pipe(uri: str) -> bool:
+    """Whether it can only be read once: stdin, a named pipe, a shell's `<(command)`."""
+    return uri == STDIN or Path(uri).is_fifo()
+
+
+def open_pipe(uri: str) -> Stream:
+    """A pipe, unpacked where it is packed."""
     # read1 gives what a pipe has, and does not wait until all that was asked for is there.
-    stream = Stream(cast(io.BufferedReader, sys.stdin.buffer).read1)
+    file = sys.stdin.buffer if uri == STDIN else open(uri, "rb")  # noqa: SIM115
+    stream = Stream(cast(io.BufferedReader, file).read1)
     start = stream.head(4, enough=b"\n")
     for magic, kind in PACKED.items():
         if start.startswith(magic):

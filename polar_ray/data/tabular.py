@@ -1,4 +1,4 @@
-"""Rows of parquet, Arrow and CSV files, from the beginning or, in parquet, from a row group on."""
+"""Rows of parquet and CSV files, from the beginning or, in parquet, from a row group on."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 
+from polar_ray.data.arrow import checked
 from polar_ray.data.quotes import Quotes
 from polar_ray.data.rows import BOM, Rows
 from polar_ray.data.stream import HEAD_BYTES, Stream
@@ -28,16 +29,6 @@ QUOTED = re.compile(r'"[^"]*"')
 LINE_END = re.compile(rb"[\r\n]")
 
 
-def open_arrow(source: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Of a file in Arrow's file format or, as Hugging Face's datasets write it, its stream's."""
-    if source.read(6) == b"ARROW1":
-        file = pa.ipc.open_file(source)
-        return file.schema, (file.get_batch(i) for i in range(file.num_record_batches))
-    source.seek(0)
-    stream = pa.ipc.open_stream(source)
-    return stream.schema, iter(stream)
-
-
 def open_parquet(source: Any, row: int = 0) -> tuple[list[int], int, Iterator[pa.RecordBatch]]:
     """First rows of all row groups, that of the group which holds `row`, and rows from there on."""
     file = pq.ParquetFile(source)
@@ -48,7 +39,8 @@ def open_parquet(source: Any, row: int = 0) -> tuple[list[int], int, Iterator[pa
         file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group])
         for group in range(first, len(sizes))
     )
-    return starts, starts[first] if starts else 0, batches
+    begin = starts[first] if starts else 0
+    return starts, begin, checked(batches, begin)
 
 
 def csv_schema(stream: Stream) -> tuple[pa.Schema, str]:

@@ -27,13 +27,12 @@ def estimate(config: RescoreConfig, given: Input, tokens_per_s: float | None) ->
     A pool's tokenizer is not known here, so with a pool there are no tokens.
     """
     splits = cut(given.extents, config.rows_per_part)
-    rows = given.estimated_rows
+    rows = given.rows
     found: dict[str, Any] = {
         "files": len(given.files),
         "skipped": [asdict(problem) for problem in given.skipped],
         "bytes": given.size_bytes,
         "rows": rows,
-        "rows_are_estimated": given.rows is None,
         "columns": asdict(given.columns),
         "kept_columns": given.schema.names,
         "parts": len(splits),

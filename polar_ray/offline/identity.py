@@ -18,7 +18,7 @@ from polar_ray.data.columns import Columns
 from polar_ray.data.storage import InputFile
 from polar_ray.errors import ConfigError
 
-VERSION = 2
+VERSION = 3
 """Changes with the meaning of parts."""
 
 JOB = "_job.json"

@@ -13,6 +13,7 @@ from polar_ray.config import RescoreConfig
 from polar_ray.data.columns import Columns, columns_for
 from polar_ray.data.formats import Unreadable, extent
 from polar_ray.data.results import check_columns
+from polar_ray.data.schemas import Held, check_written, together
 from polar_ray.data.splits import Extent
 from polar_ray.data.storage import InputFile, list_files, place
 from polar_ray.errors import ConfigError, JobStopped
@@ -35,16 +36,9 @@ class Input:
     skipped: list[Problem]
 
     @property
-    def rows(self) -> int | None:
-        """Of all files; None where jsonl does not tell."""
-        known = [e.length for e in self.extents if e.file.format != "jsonl"]
-        return sum(known) if len(known) == len(self.extents) else None
-
-    @property
-    def estimated_rows(self) -> int:
-        """The same, with jsonl by its typical line."""
-        kinds = ((e, e.file.format == "jsonl") for e in self.extents)
-        return sum(e.length // e.bytes_per_row if lines else e.length for e, lines in kinds)
+    def rows(self) -> int:
+        """Of all files."""
+        return sum(extent.rows for extent in self.extents)
 
     @property
     def size_bytes(self) -> int:
@@ -58,7 +52,7 @@ def open_input(config: RescoreConfig, source: str) -> Input:
     files = list_files(source)
     filesystem = place(source).filesystem
 
-    def one(file: InputFile) -> tuple[Extent, pa.Schema] | Problem:
+    def one(file: InputFile) -> tuple[Extent, Held] | Problem:
         try:
             return extent(filesystem, file)
         except Unreadable as error:
@@ -70,14 +64,14 @@ def open_input(config: RescoreConfig, source: str) -> Input:
     good = [one for one in found if not isinstance(one, Problem)]
     if not good:
         raise ConfigError(f"none of the files of {source!r} can be read: {skipped[0].reason}")
-    try:
-        schema = pa.unify_schemas([one for _, one in good], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise ConfigError(f"the files of {source!r} differ in their columns: {error}") from None
+    held = [(extent.file.path, one) for extent, one in good]
+    schema = together(held)
     if not len(schema):
         raise ConfigError(f"{source!r} holds no row: {len(good)} file(s), all of them empty")
-    columns = columns_for(config, schema)
+    columns = columns_for(config, together(held, likely=True))
     check_columns(schema.names, config.prefix)
+    for ending in (".parquet", ".arrow"):  # of parts and of shuffle files
+        check_written(schema, ending)
     return Input(source, files, [one for one, _ in good], schema, columns, skipped)
 
 

@@ -156,7 +156,7 @@ class _Run:
 
     def _choose_buckets(self, splits: list[Split]) -> int:
         """How many buckets to group records into; 0 for as they are."""
-        count = grouping.num_buckets(self.given.estimated_rows, self.config.rows_per_part)
+        count = grouping.num_buckets(self.given.rows, self.config.rows_per_part)
         if self.config.group == "never" or len(splits) < 2:
             return 0
         if self.config.group == "always":

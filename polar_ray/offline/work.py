@@ -99,7 +99,6 @@ class Worker:
             with_row_errors(scores, rows.errors),
             fingerprint=self.job.fingerprint,
             prefix=self.job.prefix,
-            left_out=rows.left_out,
         )
 
     def sample(self, call: Call) -> grouping.Sample | Problem:

@@ -178,8 +178,11 @@ def test_json_rows_may_differ_in_their_kinds() -> None:
     assert "line 7 of f is not JSON" in batch.errors[6]
 
 
-@pytest.mark.parametrize("ids", [[1.5], [True], [{"a": 1}], [1, "a"], [2**70]], ids=repr)
+@pytest.mark.parametrize("ids", [[1.5], [True], [{"a": 1}], [1, "a"], [2**63]], ids=repr)
 def test_odd_ids_are_refused(ids: list[object]) -> None:
     values = [{"prompt": "p", "reference": "r", "output": "o", "id": value} for value in ids]
-    with pytest.raises(RecordError, match="ids must all be strings or all be integers"):
+    reason = (
+        "ids must (all be strings or all be integers|fit into 64 bits where they are integers; 92)"
+    )
+    with pytest.raises(RecordError, match=reason):
         Columns("prompt", "reference", "output").apply(Objects(values, {}, []), id="id")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,21 @@ def test_stdin_tells_its_format_by_its_beginning(stdin: Any, kind: str, how: str
     told = {"feather": "arrow"}.get(kind, kind) if how == "told" else None
     source = Source("-", format=told)
     assert records(source) == (GROUPS, {})
+
+
+def test_a_named_pipe_is_read_as_stdin_is(tmp_path: Path) -> None:
+    for kind in ("jsonl", "parquet"):
+        path = tmp_path / kind
+        os.mkfifo(path)
+        with ThreadPoolExecutor() as threads:
+            writing = threads.submit(path.write_bytes, encoded(kind))
+            assert records(Source(str(path))) == (GROUPS, {})
+            writing.result()
+
+
+def test_tables_between_tabs_may_be_called_so(tmp_path: Path) -> None:
+    text = "prompt\treference\toutput\np,1\tr\to\n"
+    assert read(tmp_path / "in.tsv", text.encode()) == ([{**RECORD, "prompt": "p,1"}], {})
 
 
 def test_stdin_can_be_read_twice_where_its_columns_are_asked_for(stdin: Any) -> None:
@@ -257,6 +274,8 @@ def test_bad_rows_of_csv_keep_their_place(tmp_path: Path, monkeypatch: pytest.Mo
         ("in.json", GOOD.decode().encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("in.jsonl", GOOD.decode().encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("in.csv", "prompt;reference;output\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
+        ("in.jsonl", GOOD.decode().encode("utf-16-le"), "UTF-16; save it as UTF-8"),
+        ("in.csv", b"p,r,o".decode().encode("utf-16-be"), "UTF-16; save it as UTF-8"),
         ("in.jsonl.gz", gzip.compress(GOOD * 1000)[:-20], "in.jsonl.gz cannot be read"),
         ("in.jsonl.gz", GOOD, "in.jsonl.gz cannot be read"),
         ("in.jsonl", b"x" * (1 << 20), "a line is longer than 0 MiB"),
@@ -265,7 +284,7 @@ def test_bad_rows_of_csv_keep_their_place(tmp_path: Path, monkeypatch: pytest.Mo
         ("in.parquet", b"", "in.parquet cannot be read"),
         ("in.arrow", b"", "in.arrow cannot be read"),
     ],
-    ids=range(20),
+    ids=range(22),
 )
 def test_what_cannot_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, message: str
