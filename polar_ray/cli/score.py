@@ -123,7 +123,7 @@ class ScoreFile:
             names = {name: getattr(config, name) or name for name in TEXT_COLUMNS}
             self._columns = Columns(**names, strip_think=config.strip_think)
         if config.keep_columns:
-            check_columns(self._schema.names, config.prefix)
+            check_columns((self._kept or self._schema).names, config.prefix)
 
     def _apply(self, chunk: Chunk) -> Batch:
         """The request of some rows: of JSON as they are, of others in the columns of all files."""

@@ -54,6 +54,16 @@ def from_json(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     return [None if text is None else loads(text) for text in column.to_pylist()]
 
 
+def as_plain_text(table: pa.Table) -> pa.Table:
+    """With the strings of columns of JSON text as they are, for a format in which all is text."""
+    for at, field in enumerate(table.schema):
+        if is_json(field):
+            values = from_json(table.column(at))
+            texts = [v if isinstance(v, str | None) else dumps(v).decode() for v in values]
+            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
+    return table
+
+
 class Kind:
     """What is known of the values of one column, or of what is within them."""
 

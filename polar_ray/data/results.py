@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polar_ray.data.json_values import dumps
+from polar_ray.data.kinds import as_plain_text
 from polar_ray.data.schemas import check_written, open_writer
 from polar_ray.errors import ConfigError, RecordError
 from polar_ray.records import SCORE_SCHEMA
@@ -52,6 +53,8 @@ class ResultWriter:
         if not self.has_columns:
             self.write_rows(table.to_pylist())
             return
+        if self._path.suffix == ".csv":
+            table = as_plain_text(table)
         if self._schema is None:
             self.check(table.schema)
             self._schema = table.schema

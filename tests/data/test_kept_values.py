@@ -144,6 +144,23 @@ def test_what_comes_late_is_kept(tmp_path: Path, tiny_dir: Path) -> None:
     assert parts["late"].type == pa.struct([("a", pa.list_(pa.float64()))])
 
 
+def test_a_late_column_does_not_take_a_scores_name(tiny_dir: Path, tmp_path: Path) -> None:
+    lines(tmp_path / "in.jsonl", [GOOD] * 9000 + [{**GOOD, "score": 1}])
+    out = tmp_path / "out.parquet"
+    done = score(tiny_dir, tmp_path / "in.jsonl", "--keep-columns", "--output", out)
+    assert (done.exit_code, out.exists()) == (2, False)
+    assert "the input has column(s) score already" in done.stderr
+
+
+def test_in_csv_every_value_is_its_text(tiny_dir: Path, tmp_path: Path) -> None:
+    odd = ["n/a", 0, None, {"a": ["b"]}, ""]
+    lines(tmp_path / "in.jsonl", [{**GOOD, "odd": value} for value in odd])
+    out = tmp_path / "out.csv"
+    done = score(tiny_dir, tmp_path / "in.jsonl", "--keep-columns", "--output", out)
+    assert done.exit_code == 0, done.output
+    assert [row["odd"] for row in read(out)] == ["n/a", "0", None, '{"a":["b"]}', ""]
+
+
 def test_a_pipe_is_kept_as_a_file_is(tiny_dir: Path, tmp_path: Path) -> None:
     given = [{**GOOD, "n": 0}] * 20 + [{**GOOD, "n": 0.5}, {**GOOD, "n": "x"}]
     data = "".join(json.dumps(row) + "\n" for row in given)
@@ -288,7 +305,7 @@ def test_columns_of_arrow_leave_as_they_came(tmp_path: Path, tiny_dir: Path) -> 
         writer.write_table(table)
     for source in ("in.arrow", "in.parquet"):
         if source == "in.parquet":
-            table = table.drop_columns(["views"])  # Arrow does not write them
+            table = table.drop_columns(["view", "views"])  # Arrow does not write all of them
             pq.write_table(table, tmp_path / source)
         for group in ("never", "always"):
             out = tmp_path / source.partition(".")[2] / group
