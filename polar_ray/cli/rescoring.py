@@ -107,8 +107,8 @@ def _listener(kind: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         def listen(event: dict[str, Any]) -> None:
             if event["event"] == "progress":
                 bar.update(task, description=describe(event), completed=event["share"])
-            elif event["event"] == "skipped":
-                bar.console.print(f"skipped: {event['reason']}", markup=False)
+            elif event["event"] in ("skipped", "distrusted"):
+                bar.console.print(f"{event['event']}: {event['reason']}", markup=False)
 
         yield listen
 

@@ -23,6 +23,14 @@ class Split:
     size_bytes: int
     """Its share of the input, for estimates of how far the work is."""
 
+    version: tuple[int, str]
+    """Of the file from which it was cut; another one's rows are not its rows."""
+
+    @property
+    def rows(self) -> int | None:
+        """How many it has; None where only reading it tells."""
+        return None if self.format == "jsonl" else self.stop - self.start
+
     def __str__(self) -> str:
         what = "bytes" if self.format == "jsonl" else "rows"
         return f"{self.path}, {what} {self.start} to {self.stop}"
@@ -62,5 +70,7 @@ def cut(extents: Sequence[Extent], rows: int) -> list[Split]:
             stop = min(start + step, extent.length)
             share = extent.file.size_bytes * (stop - start) // extent.length
             file = extent.file
-            splits.append(Split(len(splits), file.path, file.format, start, stop, share))
+            splits.append(
+                Split(len(splits), file.path, file.format, start, stop, share, file.version)
+            )
     return splits

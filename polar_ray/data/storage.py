@@ -55,6 +55,11 @@ class InputFile:
     """Where somebody said it; else the ending does."""
 
     @property
+    def version(self) -> tuple[int, str]:
+        """What changes when the file does."""
+        return self.size_bytes, self.modified
+
+    @property
     def format(self) -> str:
         """One of the values of `FORMATS`."""
         return self.given_format or FORMATS[_ending(self.path)]
@@ -242,8 +247,11 @@ def write_whole(where: Place, name: str, data: bytes | pa.Buffer, *, replace: bo
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if replace or not _linked(beside, path):
-            os.replace(beside, path)
+        if not replace:
+            if _linked(beside, path):
+                return True
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))  # empty until it is replaced
+        os.replace(beside, path)
     except FileExistsError:
         return False
     finally:

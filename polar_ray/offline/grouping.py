@@ -3,18 +3,20 @@
 Within a split the engine finds what records share by itself; what is lost is what they share with
 records of other splits. `saving` estimates how much that is, from hashes alone. Where it pays, each
 run of splits is written once as a *shuffle file*, its rows sorted by bucket (a range of group
-hashes), and the work is cut anew from the buckets.
+hashes), and the work is cut anew from the buckets. A shuffle file says which of its splits it does
+not have, because they could not be read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +24,8 @@ from polar_ray.data.columns import Columns
 from polar_ray.data.formats import Rows
 from polar_ray.data.splits import Split
 from polar_ray.data.storage import Place, write_whole
+from polar_ray.offline.conservation import Problem
+from polar_ray.offline.sealed import digest_if_sealed, sealed
 from polar_ray.planning.shard import row_groups
 
 Hashes = npt.NDArray[np.uint64]
@@ -41,6 +45,9 @@ SHUFFLE = "_shuffle-"
 ERROR = "__polar_ray_error"
 """Column of shuffle files with the reason of rows that could not be read."""
 
+SHUFFLED = b"polar_ray.shuffled"
+"""Metadata of shuffle files: their `Shuffled` as JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class BucketSplit(Split):
@@ -50,6 +57,14 @@ class BucketSplit(Split):
 
     def __str__(self) -> str:
         return f"bucket {self.bucket}, rows {self.start} to {self.stop}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffled:
+    """What a shuffle file holds: rows by bucket, and what it lacks of its splits."""
+
+    sizes: list[int]
+    skipped: list[Problem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +161,10 @@ def cut_buckets(sizes: Sequence[int], rows: int, size_bytes: int) -> list[Split]
         for start in range(0, size, rows):
             stop = min(start + rows, size)
             share = size_bytes * (stop - start) // total
-            splits.append(BucketSplit(len(splits), "", "grouped", start, stop, share, bucket))
+            version = (0, "")  # of no file
+            splits.append(
+                BucketSplit(len(splits), "", "grouped", start, stop, share, version, bucket)
+            )
     return splits
 
 
@@ -156,35 +174,51 @@ def shuffle_name(number: int) -> str:
 
 
 def write_shuffle(
-    where: Place, number: int, rows: pa.Table, request: pa.Table, errors: dict[int, str], count: int
-) -> list[int]:
-    """Writes rows sorted by group, one record batch for each of `count` buckets; their sizes."""
+    where: Place,
+    number: int,
+    what: str,
+    rows: Rows,
+    request: pa.Table,
+    skipped: list[Problem],
+    count: int,
+) -> Shuffled:
+    """Writes rows sorted by group, one record batch for each of `count` buckets. `what` they are
+    is sealed with them. Of two that write the same file, the first has written it."""
     hashes, _ = group_hashes(request)
     order = np.argsort(hashes, kind="stable")
-    sizes = np.bincount(bucket_of(hashes, count), minlength=count)
-    reasons = pa.array([errors.get(i) for i in range(rows.num_rows)], pa.string())
-    table = rows.append_column(ERROR, reasons).take(pa.array(order))
+    sizes = np.bincount(bucket_of(hashes, count), minlength=count).tolist()
+    reasons = pa.array([rows.errors.get(i) for i in range(rows.num_rows)], pa.string())
+    made = Shuffled(sizes, skipped)
+    table = rows.table.append_column(ERROR, reasons).take(pa.array(order))
+    table = table.replace_schema_metadata({SHUFFLED: orjson.dumps(asdict(made))})
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
         at = 0
-        for size in sizes.tolist():
+        for size in sizes:
             piece = table.slice(at, size).combine_chunks().to_batches()
             writer.write_batch(piece[0] if piece else _empty(table.schema))
             at += size
-    write_whole(where, shuffle_name(number), sink.getvalue())
-    return [int(size) for size in sizes]
+    name, data = shuffle_name(number), sealed(sink.getvalue(), what)
+    if not write_whole(where, name, data, replace=False):
+        if (found := find_shuffle(where, number, what)) is not None:
+            return found
+        write_whole(where, name, data)
+    return made
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([], schema)
 
 
-def shuffle_sizes(where: Place, number: int) -> list[int]:
-    """Rows of each bucket in a shuffle file that an earlier run wrote."""
-    with where.filesystem.open_input_file(where.within(shuffle_name(number))) as source:
-        file = pa.ipc.open_file(source)
-        return [file.get_batch(i).num_rows for i in range(file.num_record_batches)]
+def find_shuffle(where: Place, number: int, what: str) -> Shuffled | None:
+    """A shuffle file, if it is there as it was sealed. Reads all of it."""
+    name = shuffle_name(number)
+    if digest_if_sealed(where, name, what) is None:
+        return None
+    with where.filesystem.open_input_file(where.within(name)) as source:
+        said = orjson.loads(pa.ipc.open_file(source).schema.metadata[SHUFFLED])
+    return Shuffled(said["sizes"], [Problem(**problem) for problem in said["skipped"]])
 
 
 def read_bucket(where: Place, num_files: int, bucket: int, columns: Columns) -> Rows:
@@ -193,7 +227,7 @@ def read_bucket(where: Place, num_files: int, bucket: int, columns: Columns) -> 
     for number in range(num_files):
         with where.filesystem.open_input_file(where.within(shuffle_name(number))) as source:
             pieces.append(pa.ipc.open_file(source).get_batch(bucket))
-    table = pa.Table.from_batches(pieces)
+    table = pa.Table.from_batches(pieces).replace_schema_metadata(None)
     reasons = table[ERROR].to_pylist()
     table = table.drop_columns([ERROR])
     hashes, _ = group_hashes(columns.apply(table).table)

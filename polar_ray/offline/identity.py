@@ -1,4 +1,4 @@
-"""What makes a job this job: a resumed run must agree with it in everything. Pure.
+"""What makes a job this job: a resumed run must agree with it in everything.
 
 Kept in the folder of parts as `_job.json`, before the first part.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from polar_ray.config import RescoreConfig
 from polar_ray.data.columns import Columns
-from polar_ray.data.storage import InputFile
+from polar_ray.data.storage import Place, read_whole
 from polar_ray.errors import ConfigError
 
 VERSION = 3
@@ -24,11 +24,17 @@ VERSION = 3
 JOB = "_job.json"
 MANIFEST = "_manifest.json"
 
+LOST = {
+    JOB: ("whose parts these are", "Give another folder, or take this one away"),
+    MANIFEST: ("that the job is done", "Take it away and run this again, which checks all parts"),
+}
+"""What a damaged file does not say any more, and the way out."""
+
 
 def identity(
     config: RescoreConfig,
     made_by: Mapping[str, str],
-    files: Sequence[InputFile],
+    inputs: Mapping[str, Sequence[Any]],
     schema: pa.Schema,
     columns: Columns,
 ) -> dict[str, Any]:
@@ -43,8 +49,23 @@ def identity(
         "rows_per_part": config.rows_per_part,
         "group": config.group,
         "schema": {field.name: str(field.type) for field in schema},
-        "inputs": {file.path: [file.size_bytes, file.modified] for file in files},
+        "inputs": dict(inputs),
     }
+
+
+def read_json(where: Place, name: str) -> dict[str, Any] | None:
+    """A file of this folder's; None where there is none. Raises `ConfigError` if it is damaged."""
+    data = read_whole(where, name)
+    if data is None:
+        return None
+    try:
+        found: dict[str, Any] = orjson.loads(data)
+        return found
+    except orjson.JSONDecodeError as error:
+        what, way_out = LOST[name]
+        raise ConfigError(
+            f"{where.within(name)} is damaged ({error}); it says {what}. {way_out}"
+        ) from None
 
 
 def fingerprint(job: Mapping[str, Any]) -> str:

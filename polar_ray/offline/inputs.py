@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from hashlib import sha256
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -17,11 +19,14 @@ from polar_ray.data.schemas import Held, check_written, together
 from polar_ray.data.splits import Extent
 from polar_ray.data.storage import InputFile, list_files, place
 from polar_ray.errors import ConfigError, JobStopped
-from polar_ray.offline.work import Problem
+from polar_ray.offline.conservation import Problem
 
 T = TypeVar("T")
 R = TypeVar("R")
 IO_THREADS = 16
+
+BLOCKS, BLOCK_BYTES = 16, 1 << 14
+"""Of each local file, that are looked at to see whether it is the same."""
 
 
 @dataclass(slots=True)
@@ -73,6 +78,34 @@ def open_input(config: RescoreConfig, source: str) -> Input:
     for ending in (".parquet", ".arrow"):  # of parts and of shuffle files
         check_written(schema, ending)
     return Input(source, files, [one for one, _ in good], schema, columns, skipped)
+
+
+def contents(source: str, files: Sequence[InputFile]) -> dict[str, list[Any]]:
+    """What each file is, by its path: its size, when it was modified, and what its blocks hold."""
+    local = place(source).filesystem.type_name == "local"
+
+    def one(file: InputFile) -> list[Any]:
+        return [*file.version, content_digest(file.path) if local else ""]
+
+    return dict(zip((file.path for file in files), in_parallel(one, files), strict=True))
+
+
+def content_digest(path: str) -> str:
+    """Hex sha256 of a file's first and last block and of others evenly between; of all of it up to
+    256 KiB. Empty where it may not be read.
+
+    A change between the blocks that leaves size and time as they were is not seen.
+    """
+    total = sha256()
+    try:
+        with open(path, "rb") as file:
+            last = max(0, os.fstat(file.fileno()).st_size - BLOCK_BYTES)
+            for number in range(BLOCKS):
+                file.seek(last * number // (BLOCKS - 1))
+                total.update(file.read(BLOCK_BYTES))
+    except PermissionError:
+        return ""
+    return total.hexdigest()
 
 
 def stop_unless_skipped(config: RescoreConfig, problems: Sequence[Problem]) -> None:

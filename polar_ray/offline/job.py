@@ -17,24 +17,41 @@ import orjson
 from polar_ray.config import RescoreConfig
 from polar_ray.data.splits import Split, cut
 from polar_ray.data.storage import (
+    list_files,
     make_folder,
     names_in,
     place,
-    read_whole,
     remove_partial,
     within_each_other,
     write_whole,
 )
 from polar_ray.errors import ConfigError, DeviceLost, JobStopped, PoolError
 from polar_ray.offline import grouping
+from polar_ray.offline.claim import Claim, claimed
+from polar_ray.offline.conservation import Problem, check_conserved
 from polar_ray.offline.executor import Executor, ThreadExecutor
-from polar_ray.offline.identity import JOB, MANIFEST, check_same, fingerprint, identity
-from polar_ray.offline.inputs import Input, in_parallel, open_input, stop_unless_skipped
-from polar_ray.offline.parts import Written, digest_of, part_name, read_report
+from polar_ray.offline.identity import (
+    JOB,
+    MANIFEST,
+    check_same,
+    fingerprint,
+    identity,
+    read_json,
+)
+from polar_ray.offline.inputs import Input, contents, in_parallel, open_input, stop_unless_skipped
+from polar_ray.offline.parts import (
+    NAME,
+    Written,
+    described,
+    digest_of,
+    find_part,
+    part_name,
+    recount,
+)
 from polar_ray.offline.progress import Progress
 from polar_ray.offline.scoring import scoring_for
 from polar_ray.offline.stats import Stats
-from polar_ray.offline.work import Call, Job, Problem
+from polar_ray.offline.work import Call, Job, changed
 
 Listener = Callable[[dict[str, Any]], None]
 """Hears of every step as a JSON object with an `event`."""
@@ -60,10 +77,15 @@ def rescore(
     if within_each_other(source, out):
         raise ConfigError(f"what is written to {out!r} would be read as {source!r}; part them")
     # Mistakes are found before a model is loaded.
-    make_folder(out)
-    with _executor(config, out) as executor:
+    where = make_folder(out)
+    with claimed(where) as claim, _executor(config, out) as executor:
         listen({"event": "loaded", "made_by": executor.made_by})
-        return _Run(config, given, out, executor, listen).run()
+        try:
+            return _Run(config, given, out, executor, claim, listen).run()
+        except (OSError, DeviceLost, PoolError) as error:
+            # The disk, this process's device and the pool end the run, not the job.
+            reason = str(error).rstrip(".")
+            raise JobStopped(f"{reason}. Parts that were written stay; run this again") from None
 
 
 @contextmanager
@@ -83,16 +105,24 @@ class _Run:
     """One run of a job, from the folder as it is to the manifest."""
 
     def __init__(
-        self, config: RescoreConfig, given: Input, out: str, executor: Executor, listen: Listener
+        self,
+        config: RescoreConfig,
+        given: Input,
+        out: str,
+        executor: Executor,
+        claim: Claim,
+        listen: Listener,
     ) -> None:
         self.config = config
         self.given = given
         self.where = place(out)
         self.executor = executor
+        self.claim = claim
         self.listen = listen
         self.problems = list(given.skipped)
         self.written: dict[str, Written] = {}
-        self.identity = identity(config, executor.made_by, given.files, given.schema, given.columns)
+        inputs = contents(given.source, given.files)
+        self.identity = identity(config, executor.made_by, inputs, given.schema, given.columns)
         self.job = Job(
             source=given.source,
             out=out,
@@ -101,6 +131,7 @@ class _Run:
             schema=given.schema,
             columns=given.columns,
             prefix=config.prefix,
+            skips=config.on_corrupt == "skip",
         )
 
     def run(self) -> dict[str, Any]:
@@ -125,10 +156,10 @@ class _Run:
     def _layout(self) -> Layout:
         """The layout of the folder's job, or a new one, which is then the folder's."""
         splits = cut(self.given.extents, self.config.rows_per_part)
-        stored = read_whole(self.where, JOB)
-        if stored is not None:
-            known = orjson.loads(stored)
+        known = read_json(self.where, JOB)
+        if known is not None:
             check_same(known["identity"], self.identity, self.job.out)
+            self._parquet_files()  # a strange one is found before any work
             buckets = int(known["num_buckets"])
         else:
             if taken := [name for name in names_in(self.where) if name.endswith(".parquet")]:
@@ -144,15 +175,24 @@ class _Run:
         return self._shuffled(splits, buckets)
 
     def _is_finished(self) -> bool:
-        """Whether there is a manifest and all that it lists. One that lists more is taken away."""
-        manifest = read_whole(self.where, MANIFEST)
-        if manifest is None:
+        """Whether there is a manifest and all that it lists, as it says; if so, takes it over."""
+        manifest = read_json(self.where, MANIFEST)
+        if manifest is None or (manifest["skipped"] and not self.job.skips):
             return False
-        listed = {one["name"] for one in orjson.loads(manifest)["files"]}
-        if listed <= names_in(self.where).keys():
-            return True
-        self.where.filesystem.delete_file(self.where.within(MANIFEST))
-        return False
+        skipped = {problem["what"] for problem in manifest["skipped"]}
+        if skipped & self.identity["inputs"].keys() != {file.what for file in self.given.skipped}:
+            return False  # other files can be read now
+        listed = {one["name"]: one["sha256"] for one in manifest["files"]}
+        if not listed.keys() <= names_in(self.where).keys():
+            return False
+        digests = in_parallel(lambda name: digest_of(self.where, name), list(listed))
+        if digests != list(listed.values()):
+            return False
+        parts = in_parallel(lambda name: described(self.where, name, listed[name]), list(listed))
+        self.written = {part.name: part for part in parts}
+        self.problems = [Problem(**problem) for problem in manifest["skipped"]]
+        self.job = replace(self.job, fingerprint=manifest["fingerprint"])
+        return True
 
     def _choose_buckets(self, splits: list[Split]) -> int:
         """How many buckets to group records into; 0 for as they are."""
@@ -183,41 +223,76 @@ class _Run:
         self.job = replace(self.job, num_buckets=buckets)
         step = grouping.SPLITS_PER_SHUFFLE
         starts = range(0, len(splits), step)
-        on_disk = names_in(self.where)
-        there = [n for n in range(len(starts)) if grouping.shuffle_name(n) in on_disk]
-        found = in_parallel(lambda n: grouping.shuffle_sizes(self.where, n), there)
-        sizes = dict(zip(there, found, strict=True))
-        progress = self._progress("group")
         calls = [
             Call("shuffle", tuple(splits[start : start + step]), number)
             for number, start in enumerate(starts)
-            if number not in sizes
         ]
-        for call, (shuffled, problems) in self._work(progress, calls):
-            for problem in problems:
-                self._skip(problem)
-            sizes[call.number] = shuffled
+        found: dict[int, grouping.Shuffled] = {}
+        for call, shuffled in zip(calls, in_parallel(self._found_shuffle, calls), strict=True):
+            if shuffled is not None:
+                found[call.number] = shuffled
+        progress = self._progress("group")
+        missing = [call for call in calls if call.number not in found]
+        for call, shuffled in self._work(progress, missing):
+            stop_unless_skipped(self.config, shuffled.skipped)
+            found[call.number] = shuffled
             progress.add(None, call.size_bytes)
-        self.job = replace(self.job, num_shuffles=len(starts))
-        totals = [sum(column) for column in zip(*sizes.values(), strict=True)]
+        for number in sorted(found):
+            for problem in found[number].skipped:
+                self._skip(problem)
+        totals = [sum(column) for column in zip(*(s.sizes for s in found.values()), strict=True)]
+        # Parts are of these shuffle files; from others, that lack other splits, come other parts.
+        made_of = {
+            "job": self.job.fingerprint,
+            "sizes": totals,
+            "skipped": [problem.what for problem in self.problems],
+        }
+        self.job = replace(self.job, num_shuffles=len(starts), fingerprint=fingerprint(made_of))
         cut_again = grouping.cut_buckets(totals, self.config.rows_per_part, self.given.size_bytes)
         return Layout(cut_again, buckets)
 
+    def _found_shuffle(self, call: Call) -> grouping.Shuffled | None:
+        """A shuffle file of an earlier run. One that lacks a split is none, unless it may."""
+        found = grouping.find_shuffle(self.where, call.number, self.job.shuffled_from(call))
+        if found is not None and found.skipped and not self.job.skips:
+            self.where.filesystem.delete_file(self.where.within(grouping.shuffle_name(call.number)))
+            return None
+        return found
+
     def _resume(self, layout: Layout) -> Progress:
-        """Counts the parts that are there."""
-        on_disk = names_in(self.where)
-        there = [name for name in sorted(on_disk) if name.endswith(".parquet")]
+        """Counts the parts that are there as this job wrote them, and takes others away."""
+        splits = {part_name(split): split for split in layout.splits}
+        there = sorted(self._parquet_files())
+
+        def known(name: str) -> Written | None:
+            return find_part(self.where, splits[name], self.job.fingerprint)
+
+        found = in_parallel(known, [name for name in there if name in splits])
+        self.written |= {part.name: part for part in found if part is not None}
+        manifest = read_json(self.where, MANIFEST)
+        if manifest and {one["name"] for one in manifest["files"]} - self.written.keys():
+            self.where.filesystem.delete_file(self.where.within(MANIFEST))
+        for name in there:
+            if name not in self.written:
+                self.where.filesystem.delete_file(self.where.within(name))
+                why = "not as this job wrote it" if name in splits else "of no split of this job"
+                reason = f"{name} was {why}; what it should hold is scored again"
+                self.listen({"event": "distrusted", "what": name, "reason": reason})
         progress = self._progress("score")
-        sizes = {part_name(split): split.size_bytes for split in layout.splits}
-
-        def known(name: str) -> Written:
-            report = read_report(self.where, name, self.job.fingerprint)
-            return Written(name, on_disk[name], "", report)
-
-        for one in in_parallel(known, there):
-            self.written[one.name] = one
-            progress.resume(one.report, sizes.get(one.name, 0))
+        for name, part in sorted(self.written.items()):
+            progress.resume(part.report, splits[name].size_bytes if name in splits else 0)
         return progress
+
+    def _parquet_files(self) -> list[str]:
+        """The parts of the folder. Raises `ConfigError` for a file that readers of the folder would
+        take for one."""
+        names = [name for name in names_in(self.where) if name.endswith(".parquet")]
+        if strange := sorted(name for name in names if not NAME.fullmatch(name)):
+            raise ConfigError(
+                f"{self.where.within(strange[0])} is no part of a job, but who reads the folder "
+                "would count its rows; take it away"
+            )
+        return names
 
     def _progress(self, stage: str) -> Progress:
         return Progress(stage, self.given.size_bytes, self.given.rows, time.monotonic())
@@ -225,15 +300,12 @@ class _Run:
     def _work(
         self, progress: Progress, calls: Sequence[Call]
     ) -> Generator[tuple[Call, Any], None, None]:
-        """Does calls and reports; errors of the disk, of this process's device and of the pool end
-        the run, not the job."""
-        try:
-            with closing(self.executor.work(self.job, calls)) as results:
-                for call, result in results:
-                    yield call, result
-                    self.listen(progress.snapshot(time.monotonic()))
-        except (OSError, DeviceLost, PoolError) as error:
-            raise JobStopped(f"{error}. Parts that were written stay; run this again") from None
+        """Does calls and reports, for as long as the folder is this driver's."""
+        with closing(self.executor.work(self.job, calls)) as results:
+            for call, result in results:
+                self.claim.check()
+                yield call, result
+                self.listen(progress.snapshot(time.monotonic()))
 
     def _skip(self, problem: Problem) -> None:
         stop_unless_skipped(self.config, [problem])
@@ -249,25 +321,29 @@ class _Run:
                 "that were written stay; run this again with a larger one to go on"
             )
 
-    def _finish(self, layout: Layout, progress: Progress) -> dict[str, Any]:
-        """Writes the manifest; only now is the output whole."""
-        there = names_in(self.where)
-        if absent := sorted(self.written.keys() - there.keys()):
+    def _check_whole(self, layout: Layout) -> None:
+        """Raises `JobStopped` unless the folder holds what the input does, which is as it was."""
+        there = set(self._parquet_files())
+        if absent := sorted(self.written.keys() - there):
             raise JobStopped(
                 f"{len(absent)} parts are not in {self.job.out!r}, such as {absent[0]}: somebody "
                 "took them away, or it is not the same folder on every node; run this again, with "
                 "a folder that all nodes share"
             )
+        names = sorted(there)
+        splits = {part_name(split): split for split in layout.splits}
+        rows = in_parallel(lambda name: recount(self.where, self.written[name]), names)
+        check_conserved(splits, dict(zip(names, rows, strict=True)), self.problems, self.given.rows)
+        inputs = contents(self.given.source, list_files(self.given.source))
+        for path, content in self.identity["inputs"].items():
+            if inputs.get(path) != content:
+                raise JobStopped(changed(path))
+        self.claim.renew()
+        self.claim.check()
 
-        def entry(name: str) -> dict[str, Any]:
-            one = self.written[name]
-            return {
-                "name": name,
-                "rows": one.report.rows,
-                "size_bytes": one.size_bytes,
-                "sha256": one.sha256 or digest_of(self.where, name),
-            }
-
+    def _finish(self, layout: Layout, progress: Progress) -> dict[str, Any]:
+        """Writes the manifest; only now is the output whole."""
+        self._check_whole(layout)
         summary = {
             "made_by": self.executor.made_by,
             "fingerprint": self.job.fingerprint,
@@ -275,13 +351,15 @@ class _Run:
             **progress.stats.to_json(),
             "skipped": [asdict(problem) for problem in self.problems],
         }
-        manifest = {**summary, "files": in_parallel(entry, sorted(self.written))}
-        old = read_whole(self.where, MANIFEST)
-        if old is None or orjson.loads(old).get("files") != manifest["files"]:
+        files = [part.entry() for _, part in sorted(self.written.items())]
+        manifest = {**summary, "files": files}
+        old = read_json(self.where, MANIFEST)
+        if old is None or old["files"] != files:
             data = orjson.dumps(manifest, option=orjson.OPT_INDENT_2)
             write_whole(self.where, MANIFEST, data)
         remove_partial(self.where)
-        for name in (name for name in there if name.startswith(grouping.SHUFFLE)):
-            self.where.filesystem.delete_file(self.where.within(name))
+        for name in names_in(self.where):
+            if name.startswith(grouping.SHUFFLE):
+                self.where.filesystem.delete_file(self.where.within(name))
         self.listen({**progress.snapshot(time.monotonic()), **summary, "event": "done"})
         return manifest

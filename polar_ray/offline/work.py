@@ -5,7 +5,7 @@ Reading and encoding one split goes on while another is being scored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, Literal
 
@@ -16,8 +16,11 @@ from polar_ray.data.formats import Reader
 from polar_ray.data.rows import Rows, Unreadable, concat
 from polar_ray.data.splits import Split
 from polar_ray.data.storage import place
+from polar_ray.errors import JobStopped
 from polar_ray.offline import grouping
-from polar_ray.offline.parts import Written, find_part, part_name, write_part
+from polar_ray.offline.conservation import Problem
+from polar_ray.offline.grouping import Shuffled
+from polar_ray.offline.parts import Written, find_part, write_part
 from polar_ray.offline.scoring import Scoring, scored
 from polar_ray.records import with_row_errors
 
@@ -37,9 +40,17 @@ class Job:
     schema: pa.Schema
     columns: Columns
     prefix: str = ""
+    skips: bool = False
+    """Whether splits that cannot be read are left out."""
+
     num_buckets: int = 0
     num_shuffles: int = 0
     """Shuffle files, once all of them are written."""
+
+    def shuffled_from(self, call: Call) -> str:
+        """What the shuffle file of a call is."""
+        splits = "\n".join(map(str, call.splits))
+        return f"{self.fingerprint} {call.number} of {self.num_buckets} buckets\n{splits}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +69,6 @@ class Call:
         return sum(split.size_bytes for split in self.splits)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A split, or a whole file, that cannot be read."""
-
-    what: str
-    reason: str
-
-
 class Worker:
     """Does the calls of a job; several threads may share it."""
 
@@ -73,7 +76,8 @@ class Worker:
         self.job = job
         self._scoring = scoring
         self._out = place(job.out)
-        self._reader = Reader(place(job.source).filesystem, job.schema)
+        self._source = place(job.source)
+        self._reader = Reader(self._source.filesystem, job.schema)
         self._reading = Lock()
         self._bucket = -1
         self._sorted = Rows(job.schema.empty_table(), {})
@@ -85,8 +89,7 @@ class Worker:
     def score(self, call: Call) -> Written | Problem:
         """Writes the part of a split, unless it is there."""
         [split] = call.splits
-        name = part_name(split)
-        if (written := find_part(self._out, name, self.job.fingerprint)) is not None:
+        if (written := find_part(self._out, split, self.job.fingerprint)) is not None:
             return written
         rows = self._read(split)
         if isinstance(rows, Problem):
@@ -94,7 +97,7 @@ class Worker:
         scores = scored(rows.table, self.job.columns, self._scoring, self.job.made_by)
         return write_part(
             self._out,
-            name,
+            split,
             rows.table,
             with_row_errors(scores, rows.errors),
             fingerprint=self.job.fingerprint,
@@ -109,17 +112,19 @@ class Worker:
             return rows
         return grouping.sample(self.job.columns.apply(rows.table).table)
 
-    def shuffle(self, call: Call) -> tuple[list[int], list[Problem]]:
-        """Writes the rows of splits sorted by bucket; the sizes of the buckets."""
+    def shuffle(self, call: Call) -> Shuffled:
+        """Writes the rows of splits sorted by bucket. What cannot be read is said with them; where
+        it is not to be left out, nothing is written."""
         found = [self._read(split) for split in call.splits]
-        problems = [rows for rows in found if isinstance(rows, Problem)]
+        skipped = [rows for rows in found if isinstance(rows, Problem)]
+        if skipped and not self.job.skips:
+            return Shuffled([], skipped)
         rows = concat((rows for rows in found if isinstance(rows, Rows)), self.job.schema)
-        table = rows.table.combine_chunks()
-        request = self.job.columns.apply(table).table
-        sizes = grouping.write_shuffle(
-            self._out, call.number, table, request, rows.errors, self.job.num_buckets
-        )
-        return sizes, problems
+        rows = replace(rows, table=rows.table.combine_chunks())
+        request = self.job.columns.apply(rows.table).table
+        what = self.job.shuffled_from(call)
+        count = self.job.num_buckets
+        return grouping.write_shuffle(self._out, call.number, what, rows, request, skipped, count)
 
     def close(self) -> None:
         """Lets go of the open file."""
@@ -127,15 +132,45 @@ class Worker:
 
     def _read(self, split: Split) -> Rows | Problem:
         with self._reading:
-            if not isinstance(split, grouping.BucketSplit):
-                try:
-                    return self._reader.read(split)
-                except Unreadable as error:
-                    return Problem(str(split), str(error))
-            if self._bucket != split.bucket:
-                job = self.job
-                self._sorted = grouping.read_bucket(
-                    self._out, job.num_shuffles, split.bucket, job.columns
-                )
-                self._bucket = split.bucket
-            return self._sorted.part(split.start, split.stop)
+            if isinstance(split, grouping.BucketSplit):
+                return self._read_bucket(split)
+            rows: Rows | Problem
+            try:
+                rows = self._reader.read(split)
+            except Unreadable as error:
+                rows = Problem(str(split), str(error), split.rows)
+            self._check_unchanged(split)
+            return rows
+
+    def _read_bucket(self, split: grouping.BucketSplit) -> Rows:
+        if self._bucket != split.bucket:
+            count, columns = self.job.num_shuffles, self.job.columns
+            try:
+                self._sorted = grouping.read_bucket(self._out, count, split.bucket, columns)
+            except pa.ArrowException as error:
+                reason = f"{split}: a shuffle file is damaged ({error})"
+                raise JobStopped(f"{reason}; run this again") from None
+            self._bucket = split.bucket
+        rows = self._sorted.part(split.start, split.stop)
+        if rows.num_rows != split.rows:
+            raise JobStopped(f"{split}: shuffle files changed while the job ran; run this again")
+        return rows
+
+    def _check_unchanged(self, split: Split) -> None:
+        """Raises `JobStopped` where what was read is not the file that the job is about."""
+        info = self._source.filesystem.get_file_info(split.path)
+        size, modified = split.version
+        now = str(info.mtime_ns or "")
+        if self._source.filesystem.type_name != "local":
+            # Stores tell the time of one object to the second, where a listing says more.
+            modified, now = modified[:-9], now[:-9]
+        if (info.size, now) != (size, modified):
+            raise JobStopped(changed(split.path))
+
+
+def changed(path: str) -> str:
+    """The sentence for an input that is not what it was."""
+    return (
+        f"{path} changed while the job ran. Parts are of what it was: put that back, or begin anew "
+        "in another folder"
+    )

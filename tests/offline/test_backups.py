@@ -23,7 +23,7 @@ from polar_ray.offline.work import Call
 
 
 def calls(count: int, path: str = "in.parquet") -> list[Call]:
-    return [Call("score", (Split(n, path, "parquet", n, n + 1, 1),)) for n in range(count)]
+    return [Call("score", (Split(n, path, "parquet", n, n + 1, 1, (1, "")),)) for n in range(count)]
 
 
 def numbers(run: list[Call]) -> list[int]:

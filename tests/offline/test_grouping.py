@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polar_ray.data.columns import Columns
+from polar_ray.data.rows import Rows
 from polar_ray.data.storage import place
 from polar_ray.offline import grouping
+from polar_ray.offline.conservation import Problem
 
 
 def table(rows: list[tuple[str, str, str]]) -> pa.Table:
@@ -74,10 +76,17 @@ def test_shuffle_files_hold_every_row_in_its_bucket(tmp_path: Path, count: int) 
     where = place(str(tmp_path))
     columns = Columns("prompt", "reference", "output")
     request = columns.apply(rows).table
-    sizes = grouping.write_shuffle(where, 0, rows, request, {2: "bad"}, count)
-    grouping.write_shuffle(where, 1, rows.slice(0, 0), request.slice(0, 0), {}, count)
-    assert grouping.shuffle_sizes(where, 0) == sizes
-    assert sum(grouping.shuffle_sizes(where, 1)) == 0
+    lost = [Problem("b, rows 0 to 9", "damaged", 9)]
+    made = grouping.write_shuffle(where, 0, "a", Rows(rows, {2: "bad"}), request, lost, count)
+    none = Rows(rows.slice(0, 0), {})
+    grouping.write_shuffle(where, 1, "b", none, request.slice(0, 0), [], count)
+    assert grouping.find_shuffle(where, 0, "a") == made
+    assert made.skipped == lost
+    assert sum(made.sizes) == 12
+    assert grouping.find_shuffle(where, 0, "b") is None
+    assert grouping.find_shuffle(where, 1, "b") == grouping.Shuffled([0] * count, [])
+    # Of two that write the same, the first has written it.
+    assert grouping.write_shuffle(where, 0, "a", none, request.slice(0, 0), [], count) == made
     found = [grouping.read_bucket(where, 2, bucket, columns) for bucket in range(count)]
     assert sorted(n for part in found for n in part.table["n"].to_pylist()) == list(range(12))
     bad = [part.table["n"][at].as_py() for part in found for at in part.errors]

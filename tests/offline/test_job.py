@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import pairwise
@@ -15,73 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from examples import BAD_ROWS, GROUPS
+from rescoring import ROWS, TABLE, Config, Stop, expected, read, scores, stop_after
 
 from polar_ray.config import RescoreConfig
+from polar_ray.data.splits import cut
 from polar_ray.data.storage import place, write_whole
 from polar_ray.errors import ConfigError, JobStopped
 from polar_ray.offline import rescore
 from polar_ray.offline.identity import fingerprint
-from polar_ray.offline.parts import write_part
+from polar_ray.offline.inputs import open_input
+from polar_ray.offline.parts import part_name, write_part
 from polar_ray.records import provenance
 from polar_ray.scorer import Scorer
-
-ROWS = 60
-TABLE = pa.Table.from_pylist(
-    [{**GROUPS[n % 12], "output": f"output {n}", "n": n} for n in range(ROWS)]
-)
-
-Config = Callable[..., RescoreConfig]
-
-
-@pytest.fixture
-def config(tiny_dir: Path) -> Config:
-    def make(**changes: Any) -> RescoreConfig:
-        given = {"model": str(tiny_dir), "engine": {"type": "stub"}, "rows_per_part": 10}
-        return RescoreConfig.model_validate({**given, "group": "never", **changes})
-
-    return make
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    for name, part in (("a", TABLE.slice(0, 35)), ("b", TABLE.slice(35))):
-        pq.write_table(part, tmp_path / "in" / f"{name}.parquet", row_group_size=8)
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-def read(out: Path) -> pa.Table:
-    parts = [pq.read_table(path) for path in sorted(out.glob("part-*.parquet"))]
-    return pa.concat_tables(parts)
-
-
-def expected(config: RescoreConfig) -> dict[int, float]:
-    result = Scorer(config.scorer).score(TABLE.drop_columns(["n"]))
-    return dict(zip(TABLE["n"].to_pylist(), result["score"].to_pylist(), strict=True))
-
-
-def scores(table: pa.Table) -> dict[int, float]:
-    assert len(set(table["n"].to_pylist())) == table.num_rows, "a row stands there twice"
-    return dict(zip(table["n"].to_pylist(), table["score"].to_pylist(), strict=True))
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_after(parts: int) -> Callable[[dict[str, Any]], None]:
-    """A listener that ends the run once some parts are done."""
-
-    def listen(event: dict[str, Any]) -> None:
-        if event["event"] == "progress" and event["rows"] >= parts * 10:
-            raise Stop
-
-    return listen
 
 
 def test_rows_leave_as_they_came_with_their_scores(config: Config, source: Path, out: Path) -> None:
@@ -215,19 +160,28 @@ def test_a_part_that_went_while_the_job_ran_is_missed(
 
 def test_a_part_that_another_wrote_first_stays(config: Config, source: Path, out: Path) -> None:
     rescore(config(), str(source), str(out))
-    name = "part-000001.parquet"
+    split = cut(open_input(config(), str(source)).extents, 10)[1]
+    name = part_name(split)
     before = (out / name).read_bytes()
     where, job = place(str(out)), json.loads((out / "_job.json").read_text())["identity"]
     rows = pq.read_table(out / name, columns=TABLE.column_names).replace_schema_metadata({})
     other = Scorer(config(engine={"type": "stub", "salt": 1}).scorer)
     result = other.score(rows.drop_columns(["n"]))
-    written = write_part(where, name, rows, result, fingerprint=fingerprint(job), prefix="")
-    assert (written.size_bytes, written.sha256) == (len(before), "")
+    written = write_part(where, split, rows, result, fingerprint=fingerprint(job), prefix="")
+    assert (written.size_bytes, written.sha256) == (len(before), sha256(before).hexdigest())
     assert (out / name).read_bytes() == before
     assert not list(out.glob(".*"))
 
 
-def test_of_two_that_write_at_once_one_has_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_of_two_that_write_at_once_one_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_link(old: str, new: str) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
     where, texts = place(str(tmp_path)), [str(n).encode() * 1000 for n in range(8)]
     with ThreadPoolExecutor(8) as threads:
         wrote = list(threads.map(lambda t: write_whole(where, "a", t, replace=False), texts))

@@ -1,0 +1,66 @@
+"""Files that carry their own digest: both appear at once, and neither can be without the other.
+
+Parquet and Arrow files end in a footer that tells where everything else begins, so between that and
+what stands before it is a place where no reader looks. There stands the sha256 of all other bytes,
+and of what the file is: a copy under another name, or a part of another job, has the wrong one.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+from pyarrow.fs import FileType
+
+from polar_ray.data.storage import Place
+
+MAGICS = (b"PAR1", b"ARROW1")
+"""A file ends in its footer, the footer's length in 4 bytes, and one of these."""
+
+SEAL_BYTES = 32
+CHUNK_BYTES = 1 << 22
+
+
+def sealed(data: pa.Buffer, what: str) -> bytes:
+    """A parquet or Arrow file with its digest as `what`."""
+    view = memoryview(data)
+    at = _footer(bytes(view[-10:]), len(view))
+    digest = sha256(what.encode())
+    digest.update(view)
+    return b"".join((view[:at], digest.digest(), view[at:]))
+
+
+def digest_if_sealed(where: Place, name: str, what: str) -> str | None:
+    """Hex sha256 of a file; None where there is none, or not as it was sealed as `what`."""
+    path = where.within(name)
+    if where.filesystem.get_file_info(path).type != FileType.File:
+        return None
+    with where.filesystem.open_input_file(path) as source:
+        size = source.size()
+        source.seek(max(0, size - 10))
+        at = _footer(source.read(10), size) - SEAL_BYTES
+        if at < 0:
+            return None
+        source.seek(0)
+        whole, inner = sha256(), sha256(what.encode())
+        _feed(source, at, whole, inner)
+        found = source.read(SEAL_BYTES)
+        whole.update(found)
+        _feed(source, size, whole, inner)
+        return whole.hexdigest() if found == inner.digest() else None
+
+
+def _footer(end: bytes, size: int) -> int:
+    """Where the footer of a file begins, by its last bytes; negative for no file of these kinds."""
+    magic = next((magic for magic in MAGICS if end.endswith(magic)), None)
+    if magic is None or size < len(magic) + 4:
+        return -1
+    length = int.from_bytes(end[-len(magic) - 4 : -len(magic)], "little")
+    return size - len(magic) - 4 - length
+
+
+def _feed(source: Any, until: int, *totals: Any) -> None:
+    while (left := until - source.tell()) > 0 and (chunk := source.read(min(left, CHUNK_BYTES))):
+        for total in totals:
+            total.update(chunk)
