@@ -36,10 +36,12 @@ from polar_ray.errors import JobStopped
 logger = logging.getLogger(__name__)
 
 CLAIM = "_driver.json"
-RENEW_S = 5.0
-GONE_S = 60.0
+RENEW_S, GONE_S = 5.0, 60.0
 LOOK_S = 1.0
+"""Between two looks at a claim of which it is not known whether its owner lives."""
+
 SETTLE_S = 2.0
+"""After which a store shows what was put last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class Claim:
             if found is None:
                 continue  # it has just been given back
             owner = _owner(found)
+            if owner is not None and owner.id == self._owner.id:
+                return  # NFS has made it, and its answer was lost
             gone = owner.is_known_to_be_gone if owner else None
             if gone is False or (gone is None and self._changes(found)):
                 raise JobStopped(
@@ -181,7 +185,7 @@ class Claim:
             return None
 
     def _changes(self, found: bytes) -> bool:
-        """Whether a claim is renewed, or given back, while one looks at it."""
+        """Whether a claim is renewed while one looks at it."""
         until = time.monotonic() + GONE_S
         while time.monotonic() < until:
             time.sleep(LOOK_S)

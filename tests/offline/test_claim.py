@@ -68,6 +68,7 @@ def test_a_second_driver_is_refused_by_name(where: Place) -> None:
         ):
             Claim(where, this_process()).take()
         assert owner(where) == first
+        Claim(where, first).take()  # its own, of which it was not told
     assert read_whole(where, CLAIM) is None
     with claimed(where):
         assert owner(where) != first
