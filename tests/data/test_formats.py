@@ -293,6 +293,19 @@ def test_messages_of_two_kinds_share_a_column(tmp_path: Path) -> None:
     assert batch.errors == {}
 
 
+def test_a_file_that_changes_after_it_was_looked_at_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    [file] = list_files(str(path))
+    whole, held = extent(LOCAL, file)
+    for line, column in (('{"a":.5}', "'a'"), ('{"b": 2}', "'b'")):
+        path.write_text('{"a": 1}\n' + line.replace(".5", "0.5") + "\n")
+        with pytest.raises(
+            Unreadable, match=rf"byte 9 of .*in\.jsonl: column {column} .* not change"
+        ):
+            Reader(LOCAL, together([(file.path, held)])).read(cut([whole], 100)[0])
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "csv"])
 def test_a_byte_order_mark_costs_no_row(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"in.{ending}"

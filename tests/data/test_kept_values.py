@@ -221,20 +221,6 @@ def test_what_is_too_deep_to_be_written_is_named(tmp_path: Path, tiny_dir: Path)
     assert json.loads(done.stdout)["deep"] == json.loads(deep)
 
 
-def test_a_file_that_changes_meanwhile_is_named(tmp_path: Path, tiny_dir: Path) -> None:
-    path = lines(tmp_path / "in.jsonl", [{**GOOD, "n": 1}] * 4)
-    config = RescoreConfig.model_validate(
-        {"model": str(tiny_dir), "engine": {"type": "stub"}, "rows_per_part": 2, "group": "never"}
-    )
-
-    def change(event: dict[str, Any]) -> None:
-        if event["event"] == "loaded":
-            path.write_text(path.read_text().replace('"n": 1}', '"n":.5}').replace(".5", "0.5"))
-
-    with pytest.raises(JobStopped, match=r"byte 0 of .*in\.jsonl: column 'n' .* must not change"):
-        rescore(config, str(path), str(tmp_path / "out"), change)
-
-
 REFUSED = {
     "empty": pa.struct([]),
     "inner": pa.list_(pa.struct([])),
