@@ -85,9 +85,15 @@ def build_encoder(
         raise ConfigError(
             f"{config.model}: the tokenizer has {tokenizer.vocab_size} ids, the model {vocab_size}"
         )
-    return Encoder(
+    encoder = Encoder(
         tokenizer,
         limits(config.encoding, window),
         reward_id=reward_id,
         max_field_bytes=config.encoding.max_field_bytes,
     )
+    for name, number in encoder.placed.items():
+        if number >= vocab_size:
+            raise ConfigError(
+                f"{config.model}: the {name} token has id {number}, the model {vocab_size} ids"
+            )
+    return encoder

@@ -5,6 +5,7 @@ one is explained.
 `serve run polar_ray:app engine.type=stub` and the command line need no further syntax.
 """
 
+import reprlib
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -22,6 +23,16 @@ def unfold(values: dict[str, Any]) -> dict[str, Any]:
         inner = nested.get(head, {})
         nested[head] = {**inner, rest: value} if isinstance(inner, dict) else value
     return nested
+
+
+_short = reprlib.Repr()
+_short.maxlevel = 3
+_short.maxstring = _short.maxlong = _short.maxother = 80
+
+
+def show(value: object) -> str:
+    """A value in a message, cut: as Python writes it, but however large or deep it is, cheaply."""
+    return f"{_short.repr(value):.80}"
 
 
 class Config(BaseModel):
@@ -42,7 +53,7 @@ class Config(BaseModel):
             return values
         nested = unfold(values)
         # pydantic would refuse these too, but not say what there is instead.
-        if unknown := [f"{key}={value!r:.40}" for key, value in _unknown(cls, nested)]:
+        if unknown := [f"{key}={show(value):.40}" for key, value in _unknown(cls, nested)]:
             known = ", ".join(cls.model_fields)
             raise ValueError(f"{', '.join(unknown)}: no such setting; there are {known}")
         return nested
@@ -72,4 +83,6 @@ def _sentence(error: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "value_error":  # written above, the value included
         return f"{place}: {error['ctx']['error']}" if place else str(error["ctx"]["error"])
-    return f"{place or 'config'}={error['input']!r:.80}: {error['msg']}"
+    if error["type"] == "missing":  # its input is all that is there
+        return f"{place} is missing"
+    return f"{place or 'config'}={show(error['input'])}: {error['msg']}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from polar_ray.model import ModelConfig, RewardModel, save_model
@@ -34,6 +35,33 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<s>", "tokenizer_class": "NoSuchTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def make_sentencepiece(
+    folder: Path,
+    *,
+    control: int = ModelProto.SentencePiece.USER_DEFINED,
+    byte_fallback: bool = True,
+) -> None:
+    """tokenizer.model and tokenizer_config.json of a small BPE. `control` is the type of the pieces
+    that are control tokens."""
+    proto, kind = ModelProto(), ModelProto.SentencePiece
+    proto.trainer_spec.model_type = TrainerSpec.BPE
+    proto.trainer_spec.byte_fallback = byte_fallback
+    proto.normalizer_spec.name = "identity"
+    proto.normalizer_spec.add_dummy_prefix = False
+    proto.normalizer_spec.remove_extra_whitespaces = False
+    pieces = [("<unk>", kind.UNKNOWN), ("<s>", kind.CONTROL), ("</s>", kind.CONTROL)]
+    pieces += [(name, control) for name in CONTROLS[3:]]
+    pieces += [(f"<0x{byte:02X}>", kind.BYTE) for byte in range(256) if byte_fallback]
+    merged = [*"_t he _the __ ab _a b_ 12 23 北京".replace("_", "\u2581").split(), "\n\n"]
+    pieces += [(piece, kind.NORMAL) for piece in [*merged, *sorted(set("".join(merged)))]]
+    for index, (piece, type_) in enumerate(pieces):
+        proto.pieces.add(piece=piece, score=-float(index), type=type_)
+    (folder / "tokenizer.model").write_bytes(proto.SerializeToString())
+    added = {CONTROLS.index(name): {"content": name, "special": True} for name in CONTROLS}
+    config = {"bos_token": "<s>", "added_tokens_decoder": added}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 

@@ -36,9 +36,11 @@ BAD_ROWS: list[tuple[Any, str]] = [
 
 texts = st.one_of(
     st.text(max_size=40),
-    st.text(alphabet="ab \n.12北京<|>reward[UNUSED_TOKEN_130]", max_size=60),
+    st.text(alphabet="ab \n.12\u2581北京<|>reward[UNUSED_TOKEN_130]", max_size=60),
+    st.text(alphabet="\u2581 the'sl\n", max_size=12),
     st.sampled_from(["<|reward|>", "[UNUSED_TOKEN_130]", "x<|reward|>\n", "  ", "\n\n", "a. \n"]),
 )
-"""Texts that try tokenizers: any Unicode, white space, digits, and control strings."""
+"""Texts that try tokenizers: any Unicode, white space, sentencepiece's sign for it, digits, and
+control strings."""
 
 records = st.fixed_dictionaries({"prompt": texts, "reference": texts, "output": texts})

@@ -26,6 +26,7 @@ LAYERS = {
     "sizes": 0,
     "stream": 0,
     "hub": 1,
+    "json_object": 0,
     "tables": 0,
     "assets": 0,
     "encoding": 1,

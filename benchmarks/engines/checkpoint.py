@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,5 +98,5 @@ def make_checkpoint(
 
 def shape_of(folder: Path) -> Shape:
     """What of a checkpoint's shape decides its cost."""
-    values = asdict(load_config(folder))
+    values = load_config(folder).model_dump()
     return Shape(**{name: values[name] for name in Shape.__slots__})

@@ -61,7 +61,10 @@ def verify(
 
 
 def _show(checks: Iterable[Check]) -> list[Check]:
-    """A table for a person, a JSON line for each check in a pipe; both as they are made."""
+    """A table for a person, a JSON line for each check in a pipe; both as they are made. At the end
+    how many passed, failed and were skipped: in a pipe on stderr."""
+    from polar_ray.verify import summary
+
     done: list[Check] = []
     if not sys.stdout.isatty():
         from dataclasses import asdict
@@ -71,6 +74,7 @@ def _show(checks: Iterable[Check]) -> list[Check]:
         for one in checks:
             done.append(one)
             typer.echo(orjson.dumps(asdict(one)))
+        typer.echo(summary(done), err=True)
         return done
     from rich.console import Console
     from rich.markup import escape
@@ -86,4 +90,5 @@ def _show(checks: Iterable[Check]) -> list[Check]:
         style = STYLES[one.status]
         shown.add_row(escape(one.name), f"[{style}]{one.status}[/]", escape(one.detail))
     console.print(shown)
+    console.print(summary(done), highlight=False, markup=False)
     return done

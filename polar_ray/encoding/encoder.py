@@ -18,7 +18,7 @@ import pyarrow as pa
 from polar_ray.encoding.template import SEPARATOR, trajectory
 from polar_ray.encoding.tokenizer import Tokenizer
 from polar_ray.encoding.truncate import Lengths, Limits, cut_prompt, cut_response, keep
-from polar_ray.errors import place
+from polar_ray.errors import ConfigError, place
 from polar_ray.records import WRAPPERS, bad_wrapper, null_field, row_error
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Encoder:
     """Encodes batches for one tokenizer and one set of limits. Stateless between calls.
 
     `reward_id` is the model's reward_token_id. Raises `ConfigError` where the tokenizer does not
-    know the separator as exactly one id, or where an id lies beyond the vocabulary.
+    know the separator as exactly one id, or where text could become an id that is placed.
     """
 
     def __init__(
@@ -88,6 +88,15 @@ class Encoder:
         self.max_field_bytes = max_field_bytes
         self.reward_id = reward_id
         self.separator_id = tokenizer.control_id(SEPARATOR)
+        self.placed = {"BOS": tokenizer.bos_id, SEPARATOR: self.separator_id, "reward": reward_id}
+        """Ids that stand in a record whatever its texts are."""
+
+        for name, number in self.placed.items():
+            if tokenizer.is_text(number):
+                raise ConfigError(
+                    f"the {name} token, id {number}, is one that plain text can become, so that a "
+                    "rollout could forge it; config.json and tokenizer do not belong together"
+                )
         # One pass over the text instead of one for each of up to 150 names.
         self._marks = tuple({name[0] for name in tokenizer.controls})
 

@@ -7,7 +7,7 @@ from polar_ray.model.config import ModelConfig, load_config
 
 if TYPE_CHECKING:
     from polar_ray.model.internlm2 import RewardModel, fuse
-    from polar_ray.model.weights import digest, load_model, save_model
+    from polar_ray.model.weights import digest, load_model, save_model, weights_digest
 
 __all__ = [
     "ModelConfig",
@@ -17,6 +17,7 @@ __all__ = [
     "load_config",
     "load_model",
     "save_model",
+    "weights_digest",
 ]
 
 _LAZY = {
@@ -25,6 +26,7 @@ _LAZY = {
     "digest": "weights",
     "load_model": "weights",
     "save_model": "weights",
+    "weights_digest": "weights",
 }
 
 

@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from polar_ray.config_base import show
 from polar_ray.errors import ConfigError
+from polar_ray.json_object import parse, read_object
 
 ARCHITECTURE = "InternLM2ForRewardModel"
 RopeKind = Literal["none", "linear", "dynamic"]
+Heads = Annotated[int, Field(ge=1, le=1 << 12)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
-    """Field names are those of config.json, except for the RoPE scaling, which is flat here."""
+class ModelConfig(BaseModel):
+    """Field names are those of config.json, except for the RoPE scaling, which is flat here.
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    max_position_embeddings: int
+    Bounds are many times what any model has: they keep a wrong file from costing memory or time.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+    vocab_size: Annotated[int, Field(ge=1, le=1 << 20)]
+    hidden_size: Annotated[int, Field(ge=2, le=1 << 17)]
+    intermediate_size: Annotated[int, Field(ge=1, le=1 << 20)]
+    num_hidden_layers: Annotated[int, Field(ge=1, le=1 << 10)]
+    num_attention_heads: Heads
+    num_key_value_heads: Heads
+    max_position_embeddings: Annotated[int, Field(ge=2, le=1 << 24)]
+    """Positions are float32 in the angles, which are exact up to 2^24."""
+
     reward_token_id: int
     bias: bool = False
-    rms_norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
+    rms_norm_eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    rope_theta: Annotated[float, Field(ge=1, le=1e15)] = 10000.0
     rope_kind: RopeKind = "none"
-    rope_factor: float = 1.0
+    rope_factor: Annotated[float, Field(ge=1, le=1 << 16)] = 1.0
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelConfig:
         if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
+            raise ValueError(
                 f"hidden_size={self.hidden_size} is no multiple of "
                 f"num_attention_heads={self.num_attention_heads}"
             )
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ConfigError(
+            raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} is no multiple of "
                 f"num_key_value_heads={self.num_key_value_heads}"
             )
+        # RoPE turns pairs of dimensions; dynamic scaling needs a second pair to stretch.
+        if self.head_dim % 2 or (self.rope_kind == "dynamic" and self.head_dim == 2):
+            raise ValueError(
+                f"hidden_size={self.hidden_size} over num_attention_heads="
+                f"{self.num_attention_heads} gives heads of {self.head_dim}, which RoPE "
+                f"({self.rope_kind}) cannot turn"
+            )
         if not 0 <= self.reward_token_id < self.vocab_size:
-            raise ConfigError(
+            raise ValueError(
                 f"reward_token_id={self.reward_token_id} is outside the vocabulary of "
                 f"{self.vocab_size}"
             )
+        return self
 
     @property
     def head_dim(self) -> int:
@@ -71,28 +89,25 @@ def load_config(model_dir: str | Path) -> ModelConfig:
     path = Path(model_dir) / "config.json"
     if not path.is_file():
         raise ConfigError(f"{path} is missing: {model_dir} is not a checkpoint directory")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from None
-    if not isinstance(raw, dict) or ARCHITECTURE not in (raw.get("architectures") or []):
-        found = raw.get("architectures") if isinstance(raw, dict) else raw
-        raise ConfigError(f"{path} is for {found!r}; polar_ray scores with {ARCHITECTURE}")
+    raw = read_object(path)
+    names = raw.get("architectures")
+    if not isinstance(names, list) or ARCHITECTURE not in names:
+        raise ConfigError(f"{path} is for {show(names)}; polar_ray scores with {ARCHITECTURE}")
     if raw.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{path}: hidden_act={raw['hidden_act']!r}; InternLM2 uses 'silu'")
-    kind, factor = _rope(raw, path)
-    names = set(ModelConfig.__slots__) - {"rope_kind", "rope_factor"}
-    values = {name: raw[name] for name in names if raw.get(name) is not None}
+        raise ConfigError(f"{path}: hidden_act={show(raw['hidden_act'])}; InternLM2 uses 'silu'")
+    if "rope_parameters" in raw and "rope_theta" not in raw:
+        raise ConfigError(
+            f"{path} has rope_parameters, as transformers 5 writes it, and no rope_theta; write "
+            "rope_theta and rope_scaling, as InternLM2's own config.json has them"
+        )
+    values = {name: raw[name] for name in ModelConfig.model_fields if raw.get(name) is not None}
     values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
-    try:
-        return ModelConfig(**values, rope_kind=kind, rope_factor=factor)
-    except TypeError as error:
-        raise ConfigError(f"{path} is incomplete: {error}") from None
+    return parse(ModelConfig, {**values, **_rope(raw, path)}, path)
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
     """The config.json that `load_config` reads back as `config`."""
-    values = asdict(config)
+    values = config.model_dump()
     kind, factor = values.pop("rope_kind"), values.pop("rope_factor")
     scaling = None if kind == "none" else {"type": kind, "factor": factor}
     return {
@@ -105,11 +120,13 @@ def to_json(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _rope(raw: dict[str, Any], path: Path) -> tuple[RopeKind, float]:
+def _rope(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     scaling = raw.get("rope_scaling")
-    if not scaling:
-        return "none", 1.0
-    kind = scaling.get("type", scaling.get("rope_type"))
+    if scaling is None:
+        return {"rope_kind": "none", "rope_factor": 1.0}
+    kind = scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, dict) else scaling
     if kind not in ("linear", "dynamic"):
-        raise ConfigError(f"{path}: rope_scaling type {kind!r}; known are 'linear' and 'dynamic'")
-    return kind, float(scaling.get("factor", 1.0))
+        raise ConfigError(
+            f"{path}: rope_scaling type {show(kind)}; known are 'linear' and 'dynamic'"
+        )
+    return {"rope_kind": kind, "rope_factor": scaling.get("factor")}

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +23,19 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from polar_ray.errors import ConfigError
-from polar_ray.model.config import load_config, to_json
+from polar_ray.json_object import read_object
+from polar_ray.model.config import ModelConfig, load_config, to_json
 from polar_ray.model.internlm2 import RewardModel
 from polar_ray.model.tensor_parallel import part_of
 
 INDEX = "model.safetensors.index.json"
+DTYPES = ("F64", "F32", "F16", "BF16")
+"""Those that are the numbers themselves; narrower ones need scales that this model has not."""
+
+LONGEST_HEADER = 8 << 20
+"""Bytes of a safetensors header: POLAR-7B has some ten thousand in each file."""
+
+_FILE_NAME = re.compile(r"[\w-][\w.-]{0,199}\.safetensors", re.ASCII)
 
 
 def load_model(
@@ -43,7 +52,7 @@ def load_model(
     """
     folder = Path(model_dir)
     check_model(folder)
-    model = _on_meta(folder)
+    model = _on_meta(load_config(folder))
     loaded: dict[str, Tensor] = {}
     for name, tensor in _tensors(folder):
         part = part_of(name, tensor, rank, world_size)
@@ -61,29 +70,46 @@ def check_model(model_dir: str | Path) -> int:
     Raises `ConfigError` for all that `load_model` would, but for bytes that cannot be read.
     """
     folder = Path(model_dir)
-    expected = {name: tuple(x.shape) for name, x in _on_meta(folder).state_dict().items()}
-    found: set[str] = set()
+    expected = _shapes(load_config(folder))
+    found: dict[str, str] = {}
     for name, shape, dtype, path in _headers(folder):
         if name not in expected:
-            raise ConfigError(f"{path} holds {name!r}, which this model does not have")
+            raise ConfigError(f"{path} holds {name!r:.200}, which this model does not have")
         if name in found:
             raise ConfigError(f"{path} holds {name!r} a second time")
         if shape != expected[name]:
             raise ConfigError(
                 f"{path}: {name!r} has shape {shape}, config.json asks for {expected[name]}"
             )
-        if not dtype.startswith(("F", "BF")):
-            raise ConfigError(f"{path}: {name!r} is {dtype}, not a floating-point tensor")
-        found.add(name)
+        if dtype not in DTYPES:
+            raise ConfigError(
+                f"{path}: {name!r} is {dtype}, not a floating-point tensor ({', '.join(DTYPES)})"
+            )
+        found[name] = path.name
     if missing := sorted(expected.keys() - found):
         raise ConfigError(f"{folder} lacks {len(missing)} tensor(s): {', '.join(missing[:5])}")
+    for name, file in (_index(folder) or {}).items():
+        if found.get(name) != file:
+            where = f"it is in {found[name]}" if name in found else "this model does not have it"
+            raise ConfigError(f"{folder / INDEX} places {name!r:.200} in {file!r}; {where}")
     return sum(math.prod(shape) for shape in expected.values())
 
 
-def _on_meta(folder: Path) -> RewardModel:
+def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight, by name. Layers are alike, so one of them is made."""
+    one_layer = _on_meta(config.model_copy(update={"num_hidden_layers": 1}))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in one_layer.state_dict().items():
+        layers = config.num_hidden_layers if name.startswith("model.layers.0.") else 1
+        names = [name.replace(".0.", f".{layer}.", 1) for layer in range(layers)]
+        shapes |= dict.fromkeys(names, tuple(tensor.shape))
+    return shapes
+
+
+def _on_meta(config: ModelConfig) -> RewardModel:
     """The model without weights."""
     with torch.device("meta"):
-        return RewardModel(load_config(folder))
+        return RewardModel(config)
 
 
 def save_model(
@@ -104,17 +130,27 @@ def save_model(
 def digest(model_dir: str | Path, *extra: str) -> str:
     """Hex sha256 over config, weights and tokenizer files and `extra`: what makes a score."""
     folder = Path(model_dir)
-    total = hashlib.sha256()
     names = ["config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json"]
-    paths = [folder / name for name in names] + weight_files(folder)
-    for path in paths:
-        if path.is_file():
-            total.update(path.name.encode())
-            status = path.stat()
-            total.update(_file_digest(path, status.st_size, status.st_mtime_ns))
+    total = hashlib.sha256(_names_and_digests([folder / name for name in names]))
+    total.update(_names_and_digests(weight_files(folder)))
     for text in extra:
         total.update(text.encode() + b"\0")
     return total.hexdigest()
+
+
+def weights_digest(model_dir: str | Path) -> str:
+    """Hex sha256 over the files of weights alone: whose weights these are, whatever else lies
+    beside them."""
+    return hashlib.sha256(_names_and_digests(weight_files(Path(model_dir)))).hexdigest()
+
+
+def _names_and_digests(paths: Sequence[Path]) -> bytes:
+    """Of the files that there are."""
+    stats = {path: path.stat() for path in paths if path.is_file()}
+    return b"".join(
+        path.name.encode() + _file_digest(path, status.st_size, status.st_mtime_ns)
+        for path, status in stats.items()
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -130,24 +166,29 @@ def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, sharded or not; `ConfigError` where there are none."""
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            paths = [folder / name for name in sorted(set(named))]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ConfigError(f"{index} is not an index of weights: {error!r}") from None
-        if outside := [path for path in paths if path.parent != folder]:
-            raise ConfigError(f"{index} names {outside[0].name!r} outside its folder")
-    else:
-        paths = [folder / "model.safetensors"]
-    for path in paths:
-        if not path.is_file():
+    index = _index(folder)
+    names = ["model.safetensors"] if index is None else sorted(set(index.values()))
+    for name in names:
+        if not (folder / name).is_file():
             hint = (
                 "; pickle files (.bin, .pt) are never loaded" if any(folder.glob("*.bin")) else ""
             )
-            raise ConfigError(f"{path} is missing{hint}")
-    return paths
+            raise ConfigError(f"{folder / name} is missing{hint}")
+    return [folder / name for name in names]
+
+
+def _index(folder: Path) -> dict[str, str] | None:
+    """The file of each weight by a sharded checkpoint's index; None where there is no index."""
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    named = read_object(path).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
+        raise ConfigError(f"{path} is not an index of weights: weight_map must name files")
+    for file in set(named.values()):
+        if not _FILE_NAME.fullmatch(file):
+            raise ConfigError(f"{path} names {file!r:.200}: outside its folder, or no safetensors")
+    return named
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -170,6 +211,9 @@ def _headers(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str, Path]]:
 def _opened(path: Path) -> Iterator[Any]:
     """A safetensors file, whose errors are `ConfigError`s while it is read."""
     try:
+        with path.open("rb") as raw:
+            if (length := int.from_bytes(raw.read(8), "little")) > LONGEST_HEADER:
+                raise RuntimeError(f"its header would have {length} bytes")
         with safe_open(path, framework="pt", device="cpu") as file:
             yield file
     except (SafetensorError, OSError, RuntimeError) as error:

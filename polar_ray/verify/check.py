@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from polar_ray.errors import PolarRayError
 
 Status = Literal["pass", "fail", "skip"]
 
@@ -18,6 +16,16 @@ class Check:
     name: str
     status: Status
     detail: str
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """How many passed, failed and were skipped, with the names of all that did not pass."""
+    counts = []
+    for status, word in (("pass", "passed"), ("fail", "failed"), ("skip", "skipped")):
+        names = [check.name for check in checks if check.status == status]
+        named = f" ({', '.join(names)})" if names and status != "pass" else ""
+        counts.append(f"{len(names)} {word}{named}")
+    return f"{len(checks)} checks: {', '.join(counts)}"
 
 
 class Skip(Exception):
@@ -34,5 +42,5 @@ def check(name: str, do: Callable[[], str]) -> Check:
         return Check(name, "pass", do())
     except Skip as error:
         return Check(name, "skip", str(error))
-    except (Failed, PolarRayError, OSError, RuntimeError, ValueError, LookupError) as error:
+    except Exception as error:  # a report says all that is wrong, not the first alone
         return Check(name, "fail", str(error) or type(error).__name__)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from polar_ray.encoding import load_tokenizer, template
+from polar_ray.encoding import Tokenizer, load_tokenizer, template
 from polar_ray.model import load_config, load_model
-from polar_ray.verify.check import Check, Failed, check
+from polar_ray.verify.check import Check, Failed, Skip, check
+from polar_ray.verify.published import compare
 from polar_ray.verify.samples import RECORDS
 
 
@@ -17,9 +18,21 @@ def checkpoint_checks(folder: Path) -> Iterator[Check]:
     """One after the other; later ones may fail for what an earlier one has named."""
     yield check("config", lambda: _config(folder))
     yield check("weights", lambda: _weights(folder))
+    yield check("published config", lambda: compare(folder))
     yield check("tokenizer", lambda: _tokenizer(folder))
     yield check("control tokens", lambda: _controls(folder))
     yield check("text stays text", lambda: _text_stays_text(folder))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is one at all; token ids can be scored without."""
+    return any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    if not has_tokenizer(folder):
+        raise Skip("there is no tokenizer here: token ids can be scored, text cannot")
+    return load_tokenizer(folder)
 
 
 def _config(folder: Path) -> str:
@@ -44,7 +57,7 @@ def _weights(folder: Path) -> str:
 
 
 def _tokenizer(folder: Path) -> str:
-    tokenizer, c = load_tokenizer(folder), load_config(folder)
+    tokenizer, c = _load_tokenizer(folder), load_config(folder)
     if tokenizer.vocab_size > c.vocab_size:
         raise Failed(f"{tokenizer.vocab_size} ids, but embeddings for {c.vocab_size} only")
     texts = {text for record in RECORDS for text in record.values()}
@@ -55,7 +68,7 @@ def _tokenizer(folder: Path) -> str:
 
 
 def _controls(folder: Path) -> str:
-    tokenizer, c = load_tokenizer(folder), load_config(folder)
+    tokenizer, c = _load_tokenizer(folder), load_config(folder)
     separator = tokenizer.control_id(template.SEPARATOR)
     for name, number in ((template.SEPARATOR, separator), ("BOS", tokenizer.bos_id)):
         if not 0 <= number < c.vocab_size:
@@ -74,7 +87,7 @@ def _controls(folder: Path) -> str:
 
 
 def _text_stays_text(folder: Path) -> str:
-    tokenizer, c = load_tokenizer(folder), load_config(folder)
+    tokenizer, c = _load_tokenizer(folder), load_config(folder)
     numbers = {tokenizer.control_id(name) for name in tokenizer.controls} | {c.reward_token_id}
     for name in sorted(tokenizer.controls):
         for text in (name, f"a{name}b", f"\n{name}\n"):

@@ -1,11 +1,14 @@
-"""Records to try a model with, and the few scores that POLAR's authors have published."""
+"""What a model is tried with: records, ids, and known answers that somebody has."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt
 
+from polar_ray.json_object import parse, read_object
 from polar_ray.model import ModelConfig
 from polar_ray.planning import Ids
 
@@ -30,28 +33,22 @@ RECORDS: list[dict[str, str]] = [
 """Three groups, short and long, in several scripts."""
 
 
-class Published(NamedTuple):
-    """Scores that stand on a model card; their order is the check, their values to 0.1 or so."""
+class Case(BaseModel):
+    """A known answer."""
 
-    record: dict[str, str]
-    score: float
-
-
-POLAR_7B = [
-    Published(
-        {"prompt": PROMPT, "reference": "Beijing.", "output": "Beijing."}, -0.5702977776527405
-    ),
-    Published(
-        {"prompt": PROMPT, "reference": "Beijing.", "output": "Shanghai."}, -11.030370712280273
-    ),
-]
+    input_ids: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    reward: FiniteFloat
 
 
-def is_polar_7b(name: str, config: ModelConfig) -> bool:
-    """Whether a directory says that it is the published, fine-tuned POLAR-7B."""
-    shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size)
-    own = name.rpartition("/")[2]  # without a hub's owner
-    return shape == (4096, 32, 92544) and own.startswith("POLAR-7B") and "Base" not in own
+class Golden(BaseModel):
+    """A file of known answers."""
+
+    cases: Annotated[list[Case], Field(min_length=1)]
+
+
+def load_golden(path: Path) -> list[Case]:
+    """The known answers of a file; `ConfigError` where it holds none."""
+    return parse(Golden, read_object(path, 1 << 28), path).cases
 
 
 def random_ids(config: ModelConfig, lengths: list[int], *, seed: int = 0) -> list[Ids]:

@@ -18,27 +18,39 @@ from polar_ray.planning import Ids
 from polar_ray.records import to_batch
 from polar_ray.scorer import Scorer
 from polar_ray.verify.check import Check, Failed, Skip, check
-from polar_ray.verify.checkpoint import checkpoint_checks
+from polar_ray.verify.checkpoint import checkpoint_checks, has_tokenizer
 from polar_ray.verify.diagnosis import diagnose, known_faults
 from polar_ray.verify.parity import LENGTHS, alone, parity_checks
-from polar_ray.verify.samples import RECORDS, random_ids
+from polar_ray.verify.published import beside_weights
+from polar_ray.verify.samples import RECORDS, load_golden, random_ids
 from polar_ray.verify.served import ServedModel
 
 
 def verify_model(config: ScorerConfig, golden: Path | None = None) -> Iterator[Check]:
-    """All checks of the checkpoint that a config names, one by one."""
+    """All checks of the checkpoint that a config names, one by one. `golden` is a file of known
+    answers; they are ids, so that a checkpoint without a tokenizer can be tried by them."""
+    cases = [] if golden is None else load_golden(golden)
     folder = model_dir(config.model)
     yield from checkpoint_checks(folder)
+    scorer = None
     try:
-        scorer = Scorer(config)
+        if cases and not has_tokenizer(folder):
+            engine = build_engine(config.engine, folder)
+        else:
+            scorer = Scorer(config)
+            engine = scorer.engine
     except PolarRayError as error:
         yield Check("loads", "fail", str(error))
         return
-    yield Check("loads", "pass", f"{scorer.engine.name} engine, {scorer.info.dtype}")
-    served = f"{scorer.info.digest}, as /v1/models of a pool in {scorer.info.dtype} says"
+    yield Check("loads", "pass", f"{engine.name} engine, {engine.info.dtype}")
+    served = f"{engine.info.digest}, as /v1/models of a pool in {engine.info.dtype} says"
     yield Check("digest", "pass", served)
-    yield from parity_checks(scorer, folder, golden)
-    scorer.close()
+    proven = False
+    for done in parity_checks(engine, scorer, folder, cases):
+        yield done
+        proven |= done.status == "pass" and done.name in ("known answers", "published examples")
+    yield check("values beside weights", lambda: beside_weights(folder, proven=proven))
+    engine.close()
 
 
 def verify_server(config: ScorerConfig, server: ServedModel, tolerance: float) -> Iterator[Check]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from checkpoints import make_sentencepiece
 from examples import GROUPS, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,10 +18,16 @@ from polar_ray.errors import ConfigError
 LIMITS = Limits(2048, 512)
 
 
-@pytest.fixture(scope="module", params=["json", "sentencepiece"])
-def encoder(request: pytest.FixtureRequest, tiny_dir: Path) -> Encoder:
+@pytest.fixture(scope="module", params=["json", "small sentencepiece", "sentencepiece"])
+def encoder(
+    request: pytest.FixtureRequest, tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Encoder:
     if request.param == "json":
         return Encoder(load_tokenizer(tiny_dir), LIMITS, reward_id=4)
+    if request.param == "small sentencepiece":
+        small = tmp_path_factory.mktemp("small")
+        make_sentencepiece(small)
+        return Encoder(load_tokenizer(small), LIMITS, reward_id=4)
     folder: Path = request.getfixturevalue("internlm2_tokenizer_dir")
     return Encoder(load_tokenizer(folder), LIMITS, reward_id=92527)
 
@@ -60,6 +67,14 @@ def test_where_text_splits_tokens_split(encoder: Encoder, a: str, b: str, c: str
         if left and right and tokenizer.splits_between(left[-1], right[0]):
             joined = tokenizer.encode(left + right)
             assert joined == tokenizer.encode(left) + tokenizer.encode(right)
+
+
+def test_sentencepieces_sign_for_a_space_is_one(encoder: Encoder) -> None:
+    # As of text that others have decoded piece by piece.
+    row = {"prompt": "is it\u2581", "reference": "the", "output": "the"}
+    for wrapper in ("sft", "pretrain"):
+        [encoded] = encode(encoder, {**row, "wrapper": wrapper})
+        assert encoded.ids.tolist() == whole(encoder, {**row, "wrapper": wrapper})
 
 
 def test_most_prompts_do_split(encoder: Encoder) -> None:
@@ -115,6 +130,13 @@ def test_prompt_and_reference_of_a_group_are_tokenised_once(tiny_dir: Path) -> N
     encode(encoder, *rows)
     assert counting.characters < len(prompt) + len(reference) + 16 * 30
     assert counted > 0
+
+
+def test_a_reward_token_that_text_can_become_is_refused(tiny_dir: Path) -> None:
+    tokenizer = load_tokenizer(tiny_dir)
+    [letter] = tokenizer.encode("a")
+    with pytest.raises(ConfigError, match=f"the reward token, id {letter}, .* plain text"):
+        Encoder(tokenizer, LIMITS, reward_id=letter)
 
 
 def test_a_tokenizer_without_the_separator_is_refused(tiny_dir: Path, tmp_path: Path) -> None:

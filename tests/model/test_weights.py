@@ -92,9 +92,22 @@ def test_a_missing_shard_is_named(checkpoint: Path) -> None:
 
 
 def test_an_index_cannot_leave_its_folder(checkpoint: Path) -> None:
-    index = {"weight_map": {"v_head.weight": "../other/model.safetensors"}}
-    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ConfigError, match="outside its folder"):
+    for name in ("../other/model.safetensors", "..", "", "config.json", "x" * 300, 5, None):
+        index = {"weight_map": {"v_head.weight": name}}
+        (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ConfigError, match=r"outside its folder|must name files"):
+            load_model(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "lm_head.weight"])
+def test_an_index_that_places_a_weight_elsewhere_is_refused(checkpoint: Path, name: str) -> None:
+    shard(checkpoint)
+    path = checkpoint / "model.safetensors.index.json"
+    places = json.loads(path.read_text())["weight_map"]
+    other = {"model-0.safetensors": "model-1.safetensors"}.get(places.get(name, ""))
+    places[name] = other or "model-0.safetensors"
+    path.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(ConfigError, match=f"places '{name}' in '{places[name]}'; "):
         load_model(checkpoint)
 
 
@@ -135,11 +148,21 @@ def test_the_digest_changes_with_anything_that_makes_a_score(
     [
         ({"architectures": ["LlamaForCausalLM"]}, "polar_ray scores with InternLM2ForRewardModel"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling type 'yarn'"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_factor=None"),
+        ({"rope_scaling": 5}, "rope_scaling type 5"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"num_key_value_heads": 3}, "no multiple of num_key_value_heads=3"),
         ({"num_attention_heads": 5, "num_key_value_heads": 5}, "no multiple of num_attention"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0"),
+        ({"num_attention_heads": 32, "num_key_value_heads": 32}, "heads of 1, which RoPE"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000"),
+        ({"num_hidden_layers": 1e300}, "num_hidden_layers=1e[+]300"),
+        ({"num_hidden_layers": True}, "num_hidden_layers=True"),
+        ({"hidden_size": 2**60}, "hidden_size=1152921504606846976"),
+        ({"rope_theta": 0}, "rope_theta=0"),
+        ({"architectures": 5}, "is for 5"),
         ({"reward_token_id": 400}, "reward_token_id=400 is outside the vocabulary of 400"),
-        ({"vocab_size": None}, "incomplete.*vocab_size"),
+        ({"vocab_size": None}, "vocab_size is missing"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -149,6 +172,36 @@ def test_a_config_that_cannot_work_is_named(
     path = checkpoint / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ConfigError, match=message):
+        load_model(checkpoint)
+
+
+def test_a_config_in_transformers_5s_words_is_refused(checkpoint: Path) -> None:
+    # rope_theta would be 10000 without a word.
+    path = checkpoint / "config.json"
+    raw = json.loads(path.read_text())
+    raw["rope_parameters"] = {"rope_theta": raw.pop("rope_theta"), "rope_type": "default"}
+    path.write_text(json.dumps(raw))
+    with pytest.raises(ConfigError, match="has rope_parameters"):
+        load_model(checkpoint)
+
+
+@pytest.mark.parametrize("depth", [2000, 1_000_000])
+def test_deep_json_is_refused(checkpoint: Path, depth: int) -> None:
+    (checkpoint / "config.json").write_text('{"a":' * depth + "1" + "}" * depth)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        load_model(checkpoint)
+
+
+def test_a_header_that_promises_gigabytes_is_not_read(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    path.write_bytes((1 << 40).to_bytes(8, "little") + path.read_bytes()[8:])
+    with pytest.raises(ConfigError, match="its header would have 1099511627776 bytes"):
+        load_model(checkpoint)
+
+
+def test_eight_bit_weights_without_their_scales_are_refused(checkpoint: Path) -> None:
+    rewrite(checkpoint, lambda t: {**t, HEAD: t[HEAD].to(torch.float8_e4m3fn)})
+    with pytest.raises(ConfigError, match=r"'v_head\.weight' is F8_E4M3"):
         load_model(checkpoint)
 
 

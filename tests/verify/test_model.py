@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,18 @@ from checkpoints import make_checkpoint
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from polar_ray.assets import builtin_model_dir
 from polar_ray.cli import cli
-from polar_ray.config import ScorerConfig
-from polar_ray.model import load_config
+from polar_ray.config import EngineConfig, NativeEngineConfig, ScorerConfig, StubEngineConfig
+from polar_ray.model import ModelConfig, load_config
+from polar_ray.model.config import to_json
 from polar_ray.scorer import Scorer
+from polar_ray.scores import provenance
 from polar_ray.verify import verify_model
+from polar_ray.verify.check import Failed, Skip
+from polar_ray.verify.published import POLAR, compare, is_polar_7b
 from polar_ray.verify.reference import LlamaReference
-from polar_ray.verify.samples import is_polar_7b
+from polar_ray.verify.samples import RECORDS
 
 NAMES = ["deep", "gqa", "mha_bias", "mqa", "rope_dynamic", "rope_linear"]
 
@@ -43,15 +49,112 @@ def test_a_sound_checkpoint_passes_every_check(tiny_dir: Path) -> None:
     assert done.exit_code == 0, done.output
     found = {one["name"]: one for one in map(json.loads, done.stdout.splitlines())}
     skipped = {name for name, one in found.items() if one["status"] == "skip"}
-    assert skipped == {"known answers", "published examples"}
-    assert len(found) == 12
-    assert Scorer(ScorerConfig(model=str(tiny_dir))).info.digest in found["digest"]["detail"]
+    assert skipped == {
+        "known answers",
+        "published config",
+        "published examples",
+        "values beside weights",
+    }
+    assert len(found) == 14
     assert "largest difference" in found["native = transformers"]["detail"]
+
+
+@pytest.mark.parametrize("engine", [NativeEngineConfig(dtype="bfloat16"), StubEngineConfig()])
+def test_the_digest_is_that_of_the_scores_provenance(tiny_dir: Path, engine: EngineConfig) -> None:
+    config = ScorerConfig(model=str(tiny_dir), engine=engine)
+    scores = Scorer(config).score(RECORDS)
+    [found] = [one for one in verify_model(config) if one.name == "digest"]
+    assert found.detail.split(",")[0] == provenance(scores)["model_digest"]
+
+
+def test_what_is_skipped_is_counted(tiny_dir: Path) -> None:
+    assert run(tiny_dir).stderr.splitlines()[-1] == (
+        "14 checks: 10 passed, 0 failed, 4 skipped "
+        "(published config, known answers, published examples, values beside weights)"
+    )
 
 
 def test_the_built_in_model_passes() -> None:
     done = run("builtin")
     assert done.exit_code == 0, done.output
+    found = {one["name"]: one["status"] for one in map(json.loads, done.stdout.splitlines())}
+    assert found["published config"] == found["values beside weights"] == "pass"
+
+
+def test_another_rope_theta_beside_known_weights_fails(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(builtin_model_dir(), tmp_path / "copy"))
+    with_value(folder, rope_theta=123)
+    with pytest.raises(Failed, match=r"rope_theta=123.0, but 10000000000.0 as published"):
+        compare(folder)
+
+
+def test_another_rope_theta_beside_unknown_weights_is_said_to_be_unproven(copy: Path) -> None:
+    with_value(copy, rope_theta=123)
+    found = {one.name: one for one in verify_model(ScorerConfig(model=str(copy)))}
+    assert found["published config"].status == "skip"
+    assert found["values beside weights"].status == "skip"
+    assert "rope_theta=123.0" in found["values beside weights"].detail
+
+
+def test_polars_published_values_are_compared_by_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polar_ray.verify.published.weights_digest", lambda folder: str(folder))
+    known = {**POLAR["POLAR-7B"], "max_position_embeddings": 32768}
+    save_config(tmp_path, **known)
+    assert "digest of its published weights is not known" in compare(tmp_path)
+    save_config(tmp_path, **{**known, "num_attention_heads": 16, "num_key_value_heads": 4})
+    with pytest.raises(Failed, match=r"num_attention_heads=16, but 32 as published of POLAR-7B"):
+        compare(tmp_path)
+    save_config(tmp_path, **{**known, "vocab_size": 92545})
+    with pytest.raises(Skip, match="nothing is published here"):
+        compare(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gqa", "rope_dynamic"])
+def test_known_answers_need_no_tokenizer(golden: Path, name: str) -> None:
+    folder = golden / "model" / name
+    done = run(folder, "--golden", folder / "rewards.json")
+    assert done.exit_code == 0, done.output
+    found = {one["name"]: one["status"] for one in map(json.loads, done.stdout.splitlines())}
+    text = {"tokenizer", "control tokens", "text stays text"}
+    assert {found.pop(name) for name in text} == {"skip"}
+    assert found["known answers"] == found["values beside weights"] == "pass"
+    assert "fail" not in found.values()
+
+
+def test_a_checkpoint_without_a_tokenizer_does_not_load(golden: Path) -> None:
+    found = statuses(golden / "model" / "gqa")
+    assert found["tokenizer"] == "skip"
+    assert found["loads"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "must hold a JSON object"),
+        ("{}", "cases is missing"),
+        ('{"cases": [1]}', "cases.0=1"),
+        ('{"cases": []}', "cases="),
+        ('{"cases": [{"input_ids": [1], "reward": null}]}', "cases.0.reward=None"),
+        ('{"cases": [{"input_ids": [], "reward": 1}]}', "cases.0.input_ids="),
+    ],
+)
+def test_known_answers_that_are_none_are_one_line(
+    tiny_dir: Path, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "golden.json"
+    path.write_text(text)
+    done = run(tiny_dir, "--golden", path)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {path}")
+    assert message in done.stderr
+
+
+def test_known_answers_beyond_the_vocabulary_fail(tiny_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "golden.json"
+    path.write_text('{"cases": [{"input_ids": [1, 400], "reward": 1}]}')
+    assert statuses(tiny_dir, path)["known answers"] == "fail"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,6 +174,15 @@ def test_known_answers_are_compared(tiny_dir: Path, tmp_path: Path) -> None:
     for reward, status in ((truth, "pass"), (truth + 0.01, "fail")):
         path.write_text(json.dumps({"cases": [{"input_ids": ids, "reward": reward}]}))
         assert statuses(tiny_dir, path)["known answers"] == status
+
+
+def with_value(folder: Path, **values: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def save_config(folder: Path, **values: Any) -> None:
+    (folder / "config.json").write_text(json.dumps(to_json(ModelConfig(**values))))
 
 
 def edit(folder: Path, **changes: torch.Tensor) -> None:
@@ -111,8 +223,7 @@ def test_a_vocabulary_beyond_the_embeddings_fails(tmp_path: Path) -> None:
 
 
 def test_another_reward_token_than_the_tokenizers_fails(copy: Path) -> None:
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "reward_token_id": 77}))
+    with_value(copy, reward_token_id=77)
     assert statuses(copy)["control tokens"] == "fail"
 
 
