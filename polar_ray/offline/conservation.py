@@ -29,8 +29,8 @@ def check_conserved(
 ) -> None:
     """Raises `JobStopped` unless every row is in one part or listed.
 
-    `splits` by the names of their parts, `parts` with the rows of each, `rows` of the input where
-    its files tell them.
+    `splits` by the names of their parts, `parts` with the rows of each, `rows` of the input, None
+    where it is not known how many were skipped.
     """
     wrong: list[str] = []
     listed = {problem.what: problem.rows or 0 for problem in skipped}

@@ -44,15 +44,14 @@ class Written:
 
 
 def write_part(
-    where: Place, split: Split, rows: pa.Table, scores: pa.Table, *, fingerprint: str, prefix: str,
-    left_out: frozenset[str] = frozenset(),
-) -> Written:  # fmt: skip
+    where: Place, split: Split, rows: pa.Table, scores: pa.Table, *, fingerprint: str, prefix: str
+) -> Written:
     """Writes rows beside their scores; the file appears complete or not at all.
 
     Of two tasks that write the same part, the first has written it: the scores of a second forward
     may differ in their last digits, and nothing that was reported may change.
     """
-    report = report_of(scores, left_out)
+    report = report_of(scores)
     made = {f"{METADATA_PREFIX}{key}": value for key, value in provenance(scores).items()}
     metadata = {**made, FINGERPRINT: fingerprint, REPORT: orjson.dumps(asdict(report))}
     sink = pa.BufferOutputStream()

@@ -28,10 +28,8 @@ class PartReport:
     histogram: dict[str, int]
     """Scored rows by the number of their bin, `floor(score / BIN_WIDTH)`."""
 
-    left_out: list[str] = field(default_factory=list)
 
-
-def report_of(scores: pa.Table, left_out: frozenset[str] = frozenset()) -> PartReport:
+def report_of(scores: pa.Table) -> PartReport:
     """Of a result table."""
     values = scores["score"].drop_null().to_numpy()
     bins, counts = np.unique(np.floor(values / BIN_WIDTH).astype(int), return_counts=True)
@@ -43,7 +41,6 @@ def report_of(scores: pa.Table, left_out: frozenset[str] = frozenset()) -> PartR
         control_text=pc.sum(scores["control_text"]).as_py() or 0,
         tokens=pc.sum(scores["num_tokens"]).as_py() or 0,
         histogram={str(b): int(n) for b, n in zip(bins.tolist(), counts.tolist(), strict=True)},
-        left_out=sorted(left_out),
     )
 
 
@@ -58,7 +55,6 @@ class Stats:
     control_text: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     histogram: Counter[str] = field(default_factory=Counter)
-    left_out: set[str] = field(default_factory=set)
 
     def add(self, report: PartReport) -> None:
         """One more part."""
@@ -69,7 +65,6 @@ class Stats:
         self.control_text += report.control_text
         self.errors.update(report.errors)
         self.histogram.update(report.histogram)
-        self.left_out.update(report.left_out)
 
     @property
     def num_errors(self) -> int:
@@ -89,7 +84,6 @@ class Stats:
     def to_json(self) -> dict[str, Any]:
         """For the manifest and for machines."""
         values = asdict(self)
-        values["left_out"] = sorted(self.left_out)
         values["errors"] = dict(sorted(self.errors.items()))
         values["histogram"] = dict(sorted(self.histogram.items(), key=lambda pair: int(pair[0])))
         return {**values, "num_errors": self.num_errors, "histogram_bin_width": BIN_WIDTH}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -107,6 +108,27 @@ def test_what_was_skipped_is_read_again_by_a_job_that_may_not(
     manifest = rescore(config(group=group), str(source), str(out))
     assert (manifest["rows"], manifest["skipped"]) == (ROWS, [])
     assert scores(read(out)) == expected(config())
+
+
+@GROUPINGS
+def test_lines_that_are_skipped_late_are_listed_and_the_rest_is_done(
+    config: Config, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    real = formats.Reader.read
+
+    def unreadable(self: Any, split: Split) -> Any:
+        if split.number == 1:
+            raise formats.Unreadable(f"{split} is away")
+        return real(self, split)
+
+    rows = (json.dumps(row) for row in TABLE.to_pylist())
+    (tmp_path / "in.jsonl").write_text("\n".join(rows))
+    monkeypatch.setattr(formats.Reader, "read", unreadable)
+    chosen = config(group=group, on_corrupt="skip")
+    manifest = rescore(chosen, str(tmp_path / "in.jsonl"), str(out))
+    [problem] = manifest["skipped"]
+    assert problem["rows"] is None
+    assert 0 < len(scores(read(out))) == manifest["rows"] < ROWS
 
 
 def test_a_kill_after_shuffling_does_not_forget_what_was_skipped(
