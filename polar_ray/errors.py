@@ -67,7 +67,7 @@ class ScoreError(PolarRayError, RuntimeError):
     """
 
     def __init__(self, rows: dict[int, str]) -> None:
-        shown = "; ".join(f"row {i}: {text}" for i, text in list(rows.items())[:3])
+        shown = "; ".join(f"row {i}: {text.rstrip('.')}" for i, text in list(rows.items())[:3])
         more = f"; and {len(rows) - 3} more" if len(rows) > 3 else ""
         super().__init__(
             f"{len(rows)} record(s) have no score: {shown}{more}. "

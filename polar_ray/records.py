@@ -8,6 +8,7 @@ Knows nothing of tokens, models or transport.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -39,6 +40,7 @@ from polar_ray.tables import (
     TEXT_COLUMNS,
     WRAPPERS,
     check_table,
+    extra_columns,
     unknown_columns,
     without_views,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "TEXT_COLUMNS",
     "WRAPPERS",
     "Batch",
+    "Ignored",
     "Message",
     "Record",
     "Records",
@@ -69,6 +72,8 @@ __all__ = [
     "to_batch",
     "with_row_errors",
 ]
+
+logger = logging.getLogger(__name__)
 
 Message = Mapping[str, Any]
 """One chat message, `{"role": ..., "content": ...}`; only the content is read."""
@@ -111,18 +116,33 @@ Records: TypeAlias = Iterable[Record | Mapping[str, Any]] | pa.Table
 """What callers give: records, or a table of them."""
 
 
+class Ignored:
+    """What one caller's records have beside a record's columns, such as the columns of a dataset:
+    it is left out, and the log names it once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def leave_out(self, names: Sequence[str]) -> None:
+        """Hears of columns that are left out."""
+        if new := {name[:80] for name in names} - self._told:
+            logger.warning("ignoring extra column(s): %s", ", ".join(sorted(new)))
+            self._told |= new
+
+
 class _BadRow(Exception):
     """Carries a row's error text out of the parsing functions of this file."""
 
 
-def to_batch(records: Records) -> Batch:
+def to_batch(records: Records, ignored: Ignored | None = None) -> Batch:
     """Records, or a table of them (Arrow's, or a data frame that exports one), as a checked batch.
 
     Raises `RecordError` if this is no batch at all (a string, a column that does not exist). A
-    single bad record is not an error of the batch: it is listed in `Batch.errors`.
+    single bad record is not an error of the batch: it is listed in `Batch.errors`. Other columns
+    are left out where somebody takes note of them in `ignored`.
     """
     if isinstance(records, pa.Table | pa.RecordBatch):
-        return Batch(check_table(records))
+        return Batch(check_table(_without_extra(records, ignored)))
     if hasattr(records, "__arrow_c_stream__"):
         # A data frame, whose iteration would give its columns.
         try:
@@ -130,7 +150,7 @@ def to_batch(records: Records) -> Batch:
         except (pa.ArrowException, TypeError, ValueError) as error:
             kind = type(records).__name__
             raise RecordError(f"{kind} does not become an Arrow table: {error}") from None
-        return Batch(check_table(table))
+        return Batch(check_table(_without_extra(table, ignored)))
     if isinstance(records, str | bytes | Mapping) or not isinstance(records, Iterable):
         raise RecordError(
             f"a batch is a list of records or an Arrow table, not {type(records).__name__}; "
@@ -140,7 +160,7 @@ def to_batch(records: Records) -> Batch:
     errors: dict[int, str] = {}
     for index, record in enumerate(records):
         try:
-            row = _parse(index, record)
+            row = _parse(index, record, ignored)
         except _BadRow as error:
             errors[index] = str(error)
             row = {"id": _id(index, record)} if isinstance(record, Mapping) else {}
@@ -148,7 +168,20 @@ def to_batch(records: Records) -> Batch:
     return Batch(rows.table(), errors)
 
 
-def _parse(index: int, record: Any) -> dict[str, Any]:
+def _without_extra(
+    table: pa.Table | pa.RecordBatch, ignored: Ignored | None
+) -> pa.Table | pa.RecordBatch:
+    try:
+        names = table.schema.names
+    except UnicodeDecodeError:  # `check_table` says so
+        return table
+    if ignored is None or not (extra := extra_columns(names)):
+        return table
+    ignored.leave_out(extra)
+    return table.select([at for at, name in enumerate(names) if name not in extra])
+
+
+def _parse(index: int, record: Any, ignored: Ignored | None) -> dict[str, Any]:
     if isinstance(record, Record):
         row: Mapping[str, Any] = {name: getattr(record, name) for name in Record.__slots__}
     elif isinstance(record, Mapping):
@@ -162,9 +195,10 @@ def _parse(index: int, record: Any) -> dict[str, Any]:
                 f"got {type(record).__name__}; send an object with prompt, reference and output",
             )
         )
-    unknown = [str(k) for k in row if k not in TEXT_COLUMNS and k not in OPTIONAL_COLUMNS]
-    if unknown:
-        raise RecordError(unknown_columns(unknown, f"record {index}"))
+    if extra := extra_columns(row):
+        if ignored is None:
+            raise RecordError(unknown_columns(extra, f"record {index}"))
+        ignored.leave_out(extra)
     parsed = {name: _flatten(name, row) for name in TEXT_COLUMNS}
     wrapper = row.get("wrapper")
     if wrapper is not None and not (isinstance(wrapper, str) and wrapper in WRAPPERS):

@@ -12,21 +12,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ValidationError
 
 from polar_ray.checkpoint import build_encoder, model_dir
 from polar_ray.config import ScorerConfig
+from polar_ray.config_base import explain
 from polar_ray.encoding import Encoded, load_tokenizer
 from polar_ray.encoding.template import TEMPLATE_VERSION
 from polar_ray.engine import build_engine
 from polar_ray.engine.protocol import Pending, Scores
-from polar_ray.errors import DeviceLost, EngineError, OutOfMemory, place
+from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory, place
 from polar_ray.planning import Counts, Pack, merge, pack, shard
 from polar_ray.planning.shard import row_costs, row_groups
-from polar_ray.records import Record, check_table, row_error, score_table, to_batch, with_row_errors
+from polar_ray.records import (
+    Ignored,
+    Record,
+    check_table,
+    row_error,
+    score_table,
+    to_batch,
+    with_row_errors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +70,10 @@ class Scorer:
     """Encode, pack, forward. One thread may call `encode` while another calls `forward`, but no two
     threads may call the same one at once."""
 
-    def __init__(self, config: ScorerConfig | None = None) -> None:
-        self.config = config or ScorerConfig()
+    def __init__(self, config: ScorerConfig | str | Path | None = None, **settings: Any) -> None:
+        """Of a whole config, or of a model and other settings: `Scorer("/models/POLAR-7B",
+        max_tokens=8192)`. Raises `ConfigError` for what cannot be loaded."""
+        self.config = _config(config, settings)
         folder = model_dir(self.config.model)
         tokenizer = load_tokenizer(folder)
         self.engine = build_engine(self.config.engine, folder)
@@ -69,6 +82,7 @@ class Scorer:
         """Tokens of a pack; halved for good when the device ran out of memory."""
 
         self.num_halvings = 0
+        self._ignored = Ignored()
         self._bugs: set[str] = set()
         """Where unexpected errors were raised; each traceback is logged once."""
 
@@ -79,6 +93,11 @@ class Scorer:
             window=self.info.window,
             reward_id=self.info.reward_id,
         )
+
+    def __repr__(self) -> str:
+        made = self.provenance
+        digest = made["model_digest"][:12]
+        return f"<Scorer {made['model']} ({digest}) {made['engine']} {made['dtype']}>"
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -95,9 +114,10 @@ class Scorer:
     def score(self, records: Iterable[Record | Mapping[str, Any]] | pa.Table) -> pa.Table:
         """The result table of a batch (`polar_ray.records.SCORE_SCHEMA`), one row per record.
 
-        Raises `RecordError` if this is no batch; a bad record is an error in its own row.
+        Raises `RecordError` if this is no batch; a bad record is an error in its own row. Columns
+        that no record has are ignored, and the log says so.
         """
-        batch = to_batch(records)
+        batch = to_batch(records, self._ignored)
         costs = row_costs(batch.table)
         if costs.sum() < 2 * SLICE_BYTES:
             table = self._score(batch.table, self.encoder.encode(batch.table))
@@ -225,6 +245,19 @@ class Scorer:
     def close(self) -> None:
         """Lets go of the model."""
         self.engine.close()
+
+
+def _config(given: ScorerConfig | str | Path | None, settings: dict[str, Any]) -> ScorerConfig:
+    if isinstance(given, ScorerConfig):
+        if settings:
+            raise ConfigError(f"{', '.join(settings)}: put all settings into the ScorerConfig")
+        return given
+    if given is not None:
+        settings = {"model": str(given) if isinstance(given, Path) else given, **settings}
+    try:
+        return ScorerConfig.model_validate(settings)
+    except ValidationError as error:
+        raise explain(error) from None
 
 
 def as_engine_error(error: BaseException) -> EngineError:

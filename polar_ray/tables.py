@@ -6,7 +6,7 @@ behind it: in a process at `Scorer.score`, in a pool at the router.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -28,9 +28,8 @@ def check_table(table: pa.Table | pa.RecordBatch) -> pa.Table:
         names = table.column_names
     except UnicodeDecodeError:
         raise RecordError("a column's name is not UTF-8") from None
-    unknown = [n for n in names if n not in TEXT_COLUMNS and n not in OPTIONAL_COLUMNS]
-    if unknown:
-        raise RecordError(unknown_columns(unknown, "the table"))
+    if extra := extra_columns(names):
+        raise RecordError(unknown_columns(extra, "the table"))
     if missing := [name for name in TEXT_COLUMNS if name not in names]:
         raise RecordError(f"missing column(s) {', '.join(missing)}; the table has {names!r:.200}")
     if len(set(names)) != len(names):
@@ -64,7 +63,12 @@ def without_views(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
 
 
+def extra_columns(names: Iterable[object]) -> list[str]:
+    """Those that no record has."""
+    return [str(n) for n in names if n not in TEXT_COLUMNS and n not in OPTIONAL_COLUMNS]
+
+
 def unknown_columns(names: Sequence[str], where: str) -> str:
     known = ", ".join((*TEXT_COLUMNS, *OPTIONAL_COLUMNS))
     listed = ", ".join(repr(name[:80]) for name in sorted(names)[:5])
-    return f"unknown column(s) {listed} in {where}; a record has {known}. Drop or rename them."
+    return f"unknown column(s) {listed} in {where}; a record has {known}; drop or rename them"

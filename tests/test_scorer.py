@@ -24,7 +24,7 @@ from polar_ray.config import EncodingConfig, ScorerConfig, StubEngineConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Done, Pending
 from polar_ray.engine.stub import stub_score
-from polar_ray.errors import ConfigError, DeviceLost, EngineError, RecordError
+from polar_ray.errors import ConfigError, DeviceLost, EngineError
 from polar_ray.planning import Pack
 from polar_ray.records import check_scores, provenance
 from polar_ray.scorer import Scorer
@@ -108,8 +108,38 @@ def test_ids_come_back_with_their_rows(scorer: Scorer) -> None:
 def test_a_table_scores_as_its_records_do(scorer: Scorer) -> None:
     table = pa.Table.from_pylist(GROUPS)
     assert scorer.score(table) == scorer.score(GROUPS)
-    with pytest.raises(RecordError, match="'extra'"):
-        scorer.score(table.append_column("extra", pa.nulls(len(GROUPS))))
+
+
+def test_columns_that_no_record_has_are_ignored_and_named_once(
+    tiny_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = Scorer(tiny_dir, engine={"type": "stub"})
+    wanted = scorer.score(GROUPS)
+    table = pa.Table.from_pylist(GROUPS).append_column("extra", pa.nulls(len(GROUPS)))
+    caplog.clear()
+    for _ in range(2):
+        assert scorer.score(table) == wanted
+        assert scorer.score(table.combine_chunks().to_batches()[0]) == wanted
+        assert scorer.score([{**record, "policy": 1} for record in GROUPS]) == wanted
+    named = [f"ignoring extra column(s): {name}" for name in ("extra", "policy")]
+    assert [entry.getMessage() for entry in caplog.records] == named
+
+
+@pytest.mark.parametrize("key", ["model", None])
+def test_a_scorer_is_made_of_a_model_and_settings(tiny_dir: Path, key: str | None) -> None:
+    given: dict[str, Any] = {"engine": {"type": "stub"}, "max_tokens": 256}
+    wanted = ScorerConfig(model=str(tiny_dir), **given)
+    made = Scorer(str(tiny_dir), **given) if key is None else Scorer(model=str(tiny_dir), **given)
+    assert made.config == wanted
+    assert Scorer(wanted).score(GROUPS) == made.score(GROUPS)
+    shown = f"<Scorer {made.info.name} ({made.info.digest[:12]}) stub {made.info.dtype}>"
+    assert repr(made) == shown
+    with pytest.raises(ConfigError, match=r"max_token='9': no such setting"):
+        Scorer(tiny_dir, max_token="9")
+    with pytest.raises(ConfigError, match="model=5"):
+        Scorer(5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="max_tokens: put all settings into the ScorerConfig"):
+        Scorer(wanted, max_tokens=5)
 
 
 def test_a_result_says_what_made_it(scorer: Scorer, tiny_dir: Path) -> None:

@@ -20,7 +20,7 @@ from polar_ray.client.backoff import Backoff
 from polar_ray.client.coalesce import Coalescer, Send
 from polar_ray.client.waiting import Waiting
 from polar_ray.errors import PolarRayError, ScoreError
-from polar_ray.records import Records, to_batch
+from polar_ray.records import Ignored, Records, to_batch
 from polar_ray.scores import with_row_errors
 
 OnError = Literal["raise", "none", "nan"]
@@ -60,10 +60,15 @@ class Client:
         self.timeout_s = check_timeout(timeout_s)
         check_priority(priority)
         self.priority: Priority = priority
+        self._ignored = Ignored()
         self._waiting = Waiting(transport.why_waiting)
         self._coalescers: WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer] = (
             WeakKeyDictionary()
         )
+
+    def __repr__(self) -> str:
+        said = f"timeout_s={self.timeout_s:g}, priority={self.priority!r}"
+        return f"Client({self._transport!r}, {said})"
 
     def score(
         self, records: Records, *, on_error: OnError = "raise", timeout_s: float | None = None
@@ -87,7 +92,7 @@ class Client:
         timeout_s = self.timeout_s if timeout_s is None else check_timeout(timeout_s)
         if self._transport.carries(records):
             return self._send(records, timeout_s)
-        batch = to_batch(records)
+        batch = to_batch(records, self._ignored)
         return with_row_errors(self._send(batch.table, timeout_s), batch.errors)
 
     async def score_table_async(
@@ -97,7 +102,7 @@ class Client:
         timeout_s = self.timeout_s if timeout_s is None else check_timeout(timeout_s)
         if self._transport.carries(records):
             return await self._send_async(self._transport.send_async, records, timeout_s)
-        batch = to_batch(records)
+        batch = to_batch(records, self._ignored)
         send = self._coalescer().send
         return with_row_errors(await self._send_async(send, batch.table, timeout_s), batch.errors)
 

@@ -54,6 +54,9 @@ class HandleTransport:
                 f"Start one with `serve run --name {app_name} polar_ray:app`"
             ) from None
 
+    def __repr__(self) -> str:
+        return f"app_name={self._app_name!r}"
+
     def carries(self, records: object) -> bool:
         """References are resolved on their way to the router; the text never comes here."""
         return isinstance(records, ray.ObjectRef)

@@ -77,6 +77,9 @@ class HttpTransport:
         except (ImportError, ValueError, OSError) as error:
             raise ConfigError(f"proxy or certificate settings for HTTP: {error}") from None
 
+    def __repr__(self) -> str:
+        return f"address={self._name!r}"
+
     def carries(self, records: object) -> bool:
         """Only bytes cross this border; everything becomes a table first."""
         return False

@@ -107,7 +107,7 @@ def unreadable(what: str, error: Exception) -> Unreadable:
     if isinstance(error, Unreadable):
         return error
     reason = " ".join(str(error).split())  # Arrow's take several lines
-    return Unreadable(f"{what} cannot be read: {reason:.200}")
+    return Unreadable(f"{what} cannot be read: {reason:.200}".rstrip("."))
 
 
 def open_mapped(filesystem: Any, path: str) -> Any:

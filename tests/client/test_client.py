@@ -48,6 +48,22 @@ def client(scorer: Scorer) -> Client:
     return Client(Direct(scorer), timeout_s=7)
 
 
+def test_a_client_says_where_it_leads(client: Client) -> None:
+    with connect(address="http://user:secret@pool:8000/b", priority="eval") as other:
+        wanted = "Client(address='http://pool:8000/b', timeout_s=600, priority='eval')"
+        assert repr(other) == wanted
+
+
+def test_columns_that_no_record_has_are_ignored_and_named_once(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**row, "policy": 1} for row in GROUPS]
+    for _ in range(2):
+        assert client.score(rows) == client.score(GROUPS)
+        assert asyncio.run(client.score_async(rows)) == client.score(GROUPS)
+    assert [entry.getMessage() for entry in caplog.records] == ["ignoring extra column(s): policy"]
+
+
 def test_a_failed_row_raises_unless_the_caller_says_otherwise(client: Client) -> None:
     with pytest.raises(ScoreError, match="row 1: null_field: reference is null") as caught:
         client.score(MIXED)

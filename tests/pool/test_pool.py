@@ -140,8 +140,8 @@ def test_bad_batches_raise_and_the_next_is_served(handle: Client, web: Client) -
     import ray
 
     for client in (handle, web):
-        with pytest.raises(RecordError, match="'answer'"):
-            client.score([{"prompt": "p", "answer": "a"}])
+        with pytest.raises(RecordError, match="ids must all be strings"):
+            client.score([{"prompt": "p", "id": 1.5}])
         with pytest.raises(RecordError, match="missing column"):
             client.score(pa.table({"prompt": ["p"]}))
         assert client.score([]) == []
@@ -186,7 +186,7 @@ def test_a_field_of_50_mb_is_refused_and_the_next_request_served(
 
 def test_the_pages_answer(url: str, scorer: Scorer) -> None:
     assert httpx.get(url + "/health").json() == {"status": "alive"}
-    waiting = "the pool's 2 replicas work on no call"
+    waiting = "the pool's 2 replicas wait for calls"
     assert httpx.get(url + "/ready").json() == {"status": "ready", "waiting": waiting}
     for transport in (HttpTransport(url), HandleTransport("native")):
         assert transport.why_waiting() == waiting
