@@ -46,4 +46,4 @@ class ScorerAsRouter:
             raise self.error
 
     async def why_waiting(self) -> str:
-        return "the pool's only replica works on no call"
+        return "the pool's only replica waits for calls"

@@ -1,32 +1,37 @@
 """Wires the router to its replicas, for `serve run polar_ray:app` and for Python.
 
-No decisions are made here. There is no `from __future__ import annotations` in this file: Serve
-turns `key=value` arguments into a `PoolConfig` only where the annotation is the class itself.
+No decisions are made here.
 """
+
+from __future__ import annotations
 
 import os
 import time
 import warnings
 from typing import Any
 
+import click
 import ray
+from pydantic import ValidationError
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from polar_ray.checkpoint import check_if_visible
+from polar_ray.checkpoint import check, check_if_visible
 from polar_ray.client.handle import ROUTER as ROUTER_NAME
 from polar_ray.client.handle import cause
-from polar_ray.config import PoolConfig, ScalingConfig
+from polar_ray.config import PoolConfig, ScalingConfig, ScorerConfig
+from polar_ray.config_base import explain
 from polar_ray.errors import ConfigError, PoolError
 from polar_ray.hub import pinned
 from polar_ray.pool.autoscaling import REPORT_S, WINDOW_S, Policy
 from polar_ray.pool.ingress import Shared
+from polar_ray.pool.ray_internals import joins_a_cluster
 from polar_ray.pool.replica.deployment import Replica
 from polar_ray.pool.router.deployment import Router, build_ingress
 from polar_ray.pool.router.request_router import ByName
-from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, check_environment
+from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, TOKEN_HINT, check_environment
 
 DEFAULT_NAME = "polar"
 
@@ -34,13 +39,42 @@ DEFAULT_NAME = "polar"
 QUICK = {"initial_backoff_s": 0.005, "backoff_multiplier": 1.5, "max_backoff_s": 0.02}
 
 
-def app(config: PoolConfig) -> serve.Application:
+class Refused(click.ClickException, ConfigError):
+    """A `ConfigError` that `serve run`, a command of click's, shows as one line."""
+
+
+def app(config: PoolConfig | dict[str, Any]) -> serve.Application:
     """The application: `serve run --name polar polar_ray:app model=DIR num_replicas=4`.
 
-    Raises `ConfigError` for a model that cannot be loaded: `serve deploy` calls this before it
-    touches what runs.
+    Raises `ConfigError` for settings that are none and a model that cannot be loaded: `serve
+    deploy` calls this before it touches what runs.
     """
-    check_if_visible(config.scorer)
+    try:
+        if not isinstance(config, PoolConfig):
+            config = PoolConfig.model_validate(config)
+        (check_here if _runs_alone() else check_if_visible)(config.scorer)
+    except ValidationError as error:
+        raise Refused(str(explain(error))) from None
+    except ConfigError as error:
+        raise Refused(str(error)) from None
+    return _wire(config)
+
+
+def check_here(config: ScorerConfig) -> None:
+    """Raises `ConfigError` for a model that cannot be loaded, where no other machine will have it:
+    before a local Ray starts. What a hub has is fetched."""
+    if config.model is not None:
+        check(config)
+
+
+def _runs_alone() -> bool:
+    """Whether this is `serve run`, and it is about to start a local Ray."""
+    command = click.get_current_context(silent=True)
+    asked = command is not None and command.params.get("address", "") is None
+    return asked and not (ray.is_initialized() or joins_a_cluster())
+
+
+def _wire(config: PoolConfig) -> serve.Application:
     replicas = serve.deployment(
         Replica,
         **_size(config),
@@ -158,5 +192,5 @@ def _check_name(name: str) -> None:
     if there is not None and there.status != ApplicationStatus.DEPLOY_FAILED:
         raise ConfigError(
             f"this cluster has a Serve application {name!r} already ({there.status.value}); "
-            "take another name, or update it with `serve deploy`"
+            f"take another name, or update it with `serve deploy` ({TOKEN_HINT})"
         )

@@ -35,21 +35,22 @@ def pool(
     Ray only if they were not running before. `host` and `port` (0: a free one) are for a Serve
     that starts here; one that runs keeps its own.
 
-    Raises `ConfigError` before it starts anything where somebody listens on the port, or where the
-    cluster's Serve has no HTTP.
+    Raises `ConfigError` before it starts anything where somebody listens on the port, where the
+    cluster's Serve has no HTTP, or for a model that a local Ray's only machine does not have.
     """
     check_binding(host, has_tokens=config.http.token_file is not None)
     port = check_number(port) if port else free_port()
-    check_if_visible(config.scorer)
+    check_if_visible(config.scorer)  # before Ray is loaded, which takes longer
 
     import ray
     from ray import serve
 
-    from polar_ray.pool.app import start
+    from polar_ray.pool.app import check_here, start
     from polar_ray.pool.ray_internals import http_address, joins_a_cluster
 
     if not (ray.is_initialized() or joins_a_cluster()):
         check_port(host, port)
+        check_here(config.scorer)
     with cluster() as made_here, _serve(host, port, stays=made_here):
         start(config, name=name, route_prefix=route_prefix)
         try:

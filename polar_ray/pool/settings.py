@@ -7,10 +7,11 @@ has a value here, and a test that none is forgotten. Imports no ray.
 from __future__ import annotations
 
 import ipaddress
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from polar_ray.errors import ConfigError
+from polar_ray.errors import HTTP_STATUS, ConfigError, PolarRayError
 
 # One line for each request helps nobody at this rate.
 LOGGING = {"enable_access_log": False, "log_level": "WARNING"}
@@ -44,6 +45,10 @@ ONE_LOOP = {
 """Environment of router processes: what Serve does in three threads by default is done in one event
 loop. They would take turns at the interpreter's lock, and each parcel goes through all of them."""
 
+TOKEN_HINT = "after an AuthenticationError: `export RAY_AUTH_MODE=token`"
+"""Beside `serve deploy` and `serve status`: they ask the cluster's dashboard, which wants the token
+that Ray makes by itself, and which Ray's commands send only when they are told to."""
+
 LONGEST_REQUEST_S = 3600.0
 """Serve's own bound of an HTTP request, for what slips through the deadlines of this project."""
 
@@ -56,6 +61,19 @@ DANGEROUS = {
     "RAY_DISABLE_CUSTOM_ARROW_DATA_SERIALIZATION": "slices of tables would travel as whole tables",
 }
 """Environment variables that break or endanger the pool when they are on."""
+
+
+def log_plainly(record: logging.LogRecord) -> bool:
+    """A filter of Serve's logger, which has a traceback for every call that raises: what a caller
+    is told to mend is not logged at all, as over HTTP, and what else is this project's own error
+    is one line."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, PolarRayError):
+        return True
+    record.msg, record.args = "request failed: %s: %s", (type(error).__name__, error)
+    record.exc_info = record.exc_text = None
+    record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return HTTP_STATUS.get(type(error), 500) >= 500
 
 
 def check_environment(environment: Mapping[str, str]) -> None:

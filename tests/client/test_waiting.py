@@ -87,7 +87,7 @@ def test_short_calls_hear_nothing() -> None:
     assert waiting._began == {}
 
 
-REASON = "no replica answers: the pool's only replica loads a model (12 s)"
+REASON = "not ready: the pool's only replica loads a model (12 s)"
 
 
 @pytest.mark.parametrize(

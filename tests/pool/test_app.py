@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from polar_ray.config import NativeEngineConfig, PoolConfig, StubEngineConfig
 from polar_ray.errors import ConfigError
 from polar_ray.pool.app import app
+from polar_ray.pool.local import pool
 
 
 def test_the_model_is_user_config_and_no_argument() -> None:
@@ -33,6 +37,56 @@ def test_a_model_that_cannot_be_loaded_is_no_application(tiny_dir: Path, tmp_pat
         app(PoolConfig(model=str(bad)))
     with pytest.raises(ConfigError, match="does not divide"):
         app(PoolConfig(model=str(tiny_dir), engine=NativeEngineConfig(tensor_parallel_size=3)))
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing runs here, and nothing may be started."""
+    import ray
+
+    def start(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("Ray is started")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    for place in ("app", "ray_internals"):
+        monkeypatch.setattr(f"polar_ray.pool.{place}.joins_a_cluster", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("num_replica=2", "Error: num_replica='2': no such setting; there are model, "),
+        ("num_replicas=two", "Error: num_replicas='two': "),
+        ("model=/no/such/model", "Error: model='/no/such/model' is not a directory"),
+    ],
+)
+def test_serve_run_refuses_in_one_line_before_ray_starts(
+    no_ray: None, monkeypatch: pytest.MonkeyPatch, argument: str, message: str
+) -> None:
+    from ray.serve.scripts import cli
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    done = CliRunner().invoke(cli, ["run", "polar_ray:app", argument])
+    assert done.exit_code == 1
+    assert any(line.startswith(message) for line in done.output.splitlines()), done.output
+    assert "Traceback" not in done.output
+
+
+def test_serve_run_leaves_a_model_that_others_may_have_to_them(
+    no_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.serve.scripts import cli
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    arguments = ["run", "polar_ray:app", "model=/no/such/model", "--address", "ray://elsewhere"]
+    assert str(CliRunner().invoke(cli, arguments).exception) == "Ray is started"
+
+
+def test_a_local_pool_looks_for_its_model_before_ray_starts(no_ray: None) -> None:
+    config = PoolConfig(model="/no/such/model")
+    with pytest.raises(ConfigError, match="is not a directory"), pool(config):
+        pass
 
 
 def test_a_model_that_cannot_be_seen_from_here_is_the_replicas_to_judge(tmp_path: Path) -> None:

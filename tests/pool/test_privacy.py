@@ -13,7 +13,7 @@ from examples import BAD_ROWS
 
 from polar_ray.client import connect
 from polar_ray.config import EncodingConfig, HttpConfig, PoolConfig, StubEngineConfig
-from polar_ray.errors import AuthError, DeadlineExceeded, PolarRayError
+from polar_ray.errors import AuthError, DeadlineExceeded, PolarRayError, RecordError
 from polar_ray.pool.local import pool
 from polar_ray.stream import ARROW_STREAM, encode_arrow
 
@@ -65,6 +65,8 @@ def logs() -> dict[Path, bytes]:
 def test_no_log_and_no_refusal_holds_what_is_scored(
     cluster: None, tiny_dir: Path, tmp_path: Path
 ) -> None:
+    from ray import serve
+
     (tmp_path / "tokens").write_text(f"{TOKEN}\n")
     # A record takes a tenth of a second, far longer than the deadline of the late call below.
     config = PoolConfig(
@@ -85,8 +87,10 @@ def test_no_log_and_no_refusal_holds_what_is_scored(
                 with pytest.raises(DeadlineExceeded) as late:
                     client.score([GOOD], timeout_s=0.01)
                 with pytest.raises(PolarRayError) as refused:
-                    client.score([{"more": "", **GOOD}])
+                    client.score([{**GOOD, "id": 1.5}])
                 refusals += [str(caught.value).encode() for caught in (late, refused)]
+        with pytest.raises(RecordError, match="a batch is a list of records"):
+            serve.get_app_handle(NAME).score.remote(TEXT).result()
         with connect(address=url, token=GUESS) as stranger, pytest.raises(AuthError) as denied:
             stranger.score([GOOD])
         refusals.append(str(denied.value).encode())
@@ -98,6 +102,10 @@ def test_no_log_and_no_refusal_holds_what_is_scored(
                 refusals.append(answer.content)
     found = logs()
     assert any(NAME.encode() in text for text in found.values()), "these are not this pool's logs"
+    routers = [text for path, text in found.items() if f"{NAME}_Router" in path.name]
+    assert b"request failed: DeadlineExceeded: no answer within 0.01 s" in b"".join(routers)
+    assert b"Traceback" not in b"".join(routers)
+    assert b"a batch is a list of records" not in b"".join(routers), "it is the caller's to mend"
     for secret in SECRETS:
         assert [path for path, text in found.items() if secret in text] == []
         assert [text for text in refusals if secret in text] == []

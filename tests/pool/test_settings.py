@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import logging
+
 import pytest
 
 from polar_ray.config import PoolConfig
-from polar_ray.errors import ConfigError
-from polar_ray.pool.settings import DANGEROUS, check_binding, check_environment
+from polar_ray.errors import ConfigError, Overloaded, PoolError, RecordError
+from polar_ray.pool.settings import DANGEROUS, check_binding, check_environment, log_plainly
 
 
 def test_every_unbounded_default_of_serve_is_set() -> None:
@@ -35,6 +38,30 @@ def test_health_checks_end_before_serve_counts_them_as_failed() -> None:
     from polar_ray.pool.settings import REPLICA
 
     assert REPLICA["health_check_timeout_s"] > PROBE_TIMEOUT_S
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (RecordError("a mistake"), []),
+        (Overloaded("full"), []),
+        (PoolError("lost"), ["request failed: PoolError: lost"]),
+    ],
+)
+def test_serve_logs_no_traceback_of_an_error_that_callers_get(
+    error: Exception, lines: list[str]
+) -> None:
+    logger, said = logging.Logger("serve"), io.StringIO()
+    logger.addHandler(logging.StreamHandler(said))
+    logger.addFilter(log_plainly)
+    for raised in (error, KeyError("a bug")):
+        try:
+            raise raised
+        except Exception:
+            logger.exception("Request failed.")  # as Serve does
+    found = said.getvalue().splitlines()
+    assert found[: len(lines)] == lines
+    assert found[len(lines) :][:2] == ["Request failed.", "Traceback (most recent call last):"]
 
 
 @pytest.mark.parametrize("name", DANGEROUS)

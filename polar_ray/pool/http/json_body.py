@@ -34,6 +34,9 @@ MAX_BYTES_AROUND = 1 << 20
 ESCAPED = 6
 """Bytes of JSON for one of text, at most (`\\u0000`)."""
 
+IN_ADDRESS = ("timeout_s", "priority")
+"""What a call has beside its body."""
+
 ROWS_AT_ONCE = 1024
 """Results are encoded by so many rows at once, for the same reasons."""
 
@@ -73,7 +76,14 @@ def _check_around(body: bytes, layout: Layout | None) -> None:
     if not isinstance(value, dict) or not isinstance(value.get("records"), list):
         raise RecordError(shape)
     if extra := sorted(value.keys() - {"records"}):
-        raise RecordError(f"unknown key(s) {extra!r:.200} in the body; it has only 'records'")
+        place = "".join(
+            f"; {name} goes into the address: POST /score?{name}={value[name]!s:.20}"
+            for name in IN_ADDRESS
+            if name in extra
+        )
+        raise RecordError(
+            f"unknown key(s) {extra!r:.200} in the body; it has only 'records'{place}"
+        )
     if layout is None or layout.keys > 1:
         raise RecordError(f"{shape}; this has 'records' more than once")
 

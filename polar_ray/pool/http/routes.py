@@ -77,7 +77,7 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S, examples=[60.0])] = None,
         priority: Priority = "train",
     ) -> Response:
-        """Scores a batch: JSON in and out, or an Arrow IPC stream in and out."""
+        """Scores a batch: JSON or an Arrow IPC stream in, the same out, or what `Accept` names."""
         router = scoring()
         upload = Upload(request, router.config, threads)
         try:
@@ -87,7 +87,8 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
                 raise
             seconds = timeout_s or router.config.timeout_s
             raise DeadlineExceeded(f"the body did not arrive within {seconds:.3g} s") from error
-        return await threads.run(result.nbytes, lambda: _answer(result, upload.kind))
+        kind = accepted(request.headers.get("accept", ""), upload.kind)
+        return await threads.run(result.nbytes, lambda: _answer(result, kind))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -119,8 +120,14 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
     return app
 
 
+def accepted(accept: str, sent: str) -> str:
+    """JSON or Arrow: what was sent, unless the header asks for the other alone."""
+    wanted = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
+    other = ARROW_STREAM if sent == JSON else JSON
+    return other if other in wanted and not wanted & {sent, "*/*", "application/*"} else sent
+
+
 def _answer(result: pa.Table, kind: str) -> Response:
-    """A result in the kind that was sent."""
     if kind == JSON:
         return Response(encode_json(result), media_type=JSON)
     body = encode_arrow(result)

@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from polar_ray.pool.router.admission import Admission
 from polar_ray.pool.router.dispatcher import Dispatcher
 from polar_ray.pool.router.reasons import State, waiting_reason
 from polar_ray.pool.router.replicas import ReplicaHandle
-from polar_ray.pool.settings import check_binding, check_environment
+from polar_ray.pool.settings import check_binding, check_environment, log_plainly
 from polar_ray.records import Batch, Records, to_batch
 from polar_ray.scores import empty_scores, with_row_errors
 from polar_ray.sizes import SMALL_ROWS
@@ -70,6 +71,7 @@ class Router:
 
     def __init__(self, config: PoolConfig, replicas: DeploymentHandle) -> None:
         check_environment(os.environ)
+        logging.getLogger("ray.serve").addFilter(log_plainly)
         self.config = config
         self.admission = Admission(config.admission)
         self._way = way = ReplicaHandle(replicas)
@@ -123,7 +125,7 @@ class Router:
             if table.num_rows == 0:
                 if self.config.least_replicas == 0:
                     await self._until_served()  # for this call, too, a replica starts
-                return empty_scores(await self.provenance())
+                return empty_scores(await self._served())
             ids = table["id"] if "id" in table.column_names else None
             if ids is not None:
                 table = table.drop_columns(["id"])
@@ -142,9 +144,14 @@ class Router:
         return with_row_errors(result, batch.errors)
 
     async def provenance(self) -> dict[str, str]:
-        """What the replicas score with; raises `PoolError` while there is none."""
-        await self._served()
-        return dict(self._dispatcher.served or {})
+        """What one of the replicas says that it scores with; raises `PoolError` while there is
+        none. It is asked: a router hears of other weights by the calls that they have scored."""
+        known = await self._served()
+        able = [member.name for member in self._dispatcher.members.values() if member.available]
+        now = None
+        with suppress(Exception):  # whatever is wrong with it, its heartbeats say so
+            now = await asyncio.wait_for(self._way.ask(able[0]), READY_TIMEOUT_S) if able else None
+        return dict(now or known)
 
     async def ready(self) -> None:
         """Returns once there is a replica that answers, or none because there is nothing to do;
@@ -157,12 +164,14 @@ class Router:
         """No replica runs, which is as it should be while there is nothing to do."""
         return self.config.least_replicas == 0 and not self._dispatcher.members
 
-    async def _served(self) -> None:
+    async def _served(self) -> dict[str, str]:
+        """What was scored with last, once there is a replica."""
         self._begin()
         try:
             await asyncio.wait_for(self._until_served(), READY_TIMEOUT_S)
         except (TimeoutError, asyncio.TimeoutError):
-            raise PoolError(f"no replica answers: {waiting_reason(self._state())}") from None
+            raise PoolError(f"not ready: {waiting_reason(self._state())}") from None
+        return dict(self._dispatcher.served or {})
 
     async def _until_served(self) -> None:
         while not self._able:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from polar_ray.pool.settings import TOKEN_HINT
+
+WHY = f"`serve status` says why ({TOKEN_HINT})"
+
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -38,19 +42,21 @@ def waiting_reason(state: State) -> str:
     if state.replicas == 0:
         if state.to_zero:
             return _starting(state)
-        return f"the pool has no replica that runs ({state.for_s:.0f} s); `serve status` says why"
+        return f"the pool has no replica that runs ({state.for_s:.0f} s); {WHY}"
     if state.able == 0:
-        return f"{_unable(state)} ({state.for_s:.0f} s); `serve status` says more"
+        return f"{_unable(state)} ({state.for_s:.0f} s); {WHY}"
     all_able = state.able == state.replicas
     who = _all(state.replicas) if all_able else f"{state.able} of {_all(state.replicas)}"
     others = "" if all_able else f" ({', '.join(_others(state))})"
+    if state.calls == 0:
+        return f"{who} {_s('wait', state.able)} for calls{others}"
     return f"{who} {_s('work', state.able)} on {_calls(state.calls)}{others}"
 
 
 def _starting(state: State) -> str:
     if state.calls == 0:
         return "the pool runs no replica while there is no call; the next one starts it"
-    return f"the pool had no replica and starts one ({state.for_s:.0f} s); `serve status` says more"
+    return f"the pool had no replica and starts one ({state.for_s:.0f} s); {WHY}"
 
 
 def _unable(state: State) -> str:
@@ -75,7 +81,7 @@ def _all(count: int) -> str:
 
 
 def _calls(count: int) -> str:
-    return {0: "no call", 1: "1 call"}.get(count, f"{count} calls")
+    return "1 call" if count == 1 else f"{count} calls"
 
 
 def _s(verb: str, count: int) -> str:

@@ -153,7 +153,7 @@ class Guarded:
         await asyncio.sleep(0)
 
     async def why_waiting(self) -> str:
-        return "the pool's only replica works on no call"
+        return "the pool's only replica waits for calls"
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from polar_ray.errors import (
     ReplicaLost,
 )
 from polar_ray.pool.http.bodies import read_body
+from polar_ray.pool.http.json_body import JSON
 from polar_ray.pool.http.routes import build_http
 from polar_ray.pool.router.admission import Admission
 from polar_ray.pool.router.deployment import Router
@@ -69,6 +70,30 @@ def test_json_and_arrow_give_the_scorers_rows(http: TestClient, scorer: Scorer) 
     assert provenance(table) == provenance(expected)
 
 
+def test_accept_chooses_between_json_and_arrow(http: TestClient, scorer: Scorer) -> None:
+    bodies = {JSON: orjson.dumps({"records": GROUPS})}
+    bodies[ARROW_STREAM] = encode_arrow(pa.Table.from_pylist(GROUPS))
+    for sent, body in bodies.items():
+        for accept, wanted in [
+            (JSON, JSON),
+            (ARROW_STREAM, ARROW_STREAM),
+            (f"{JSON}; q=0.5, text/plain", JSON),
+            (f"{ARROW_STREAM}, {JSON}", sent),
+            ("*/*", sent),
+            (f"{JSON}, */*", sent),
+            ("text/html", sent),
+            ("", sent),
+        ]:
+            headers = {"content-type": sent, "accept": accept}
+            answer = http.post("/score", content=body, headers=headers)
+            assert answer.headers["content-type"] == wanted, (sent, accept)
+            if wanted == JSON:
+                assert answer.json()["results"] == scorer.score(GROUPS).to_pylist()
+            else:
+                table = pa.ipc.open_stream(answer.content).read_all()
+                assert table.equals(scorer.score(GROUPS))
+
+
 def test_messages_are_records_too(http: TestClient, scorer: Scorer) -> None:
     spoken = {key: [{"role": "user", "content": text}] for key, text in GROUPS[0].items()}
     answer = http.post("/score", json={"records": [spoken]}).json()
@@ -108,6 +133,11 @@ def test_an_empty_list_has_an_empty_answer(http: TestClient) -> None:
         (b"{}", 422, "must be an object"),
         (b'{"records": 5}', 422, "must be an object"),
         (b'{"records": [], "model": "x"}', 422, "unknown key.*model"),
+        (
+            b'{"records": [], "timeout_s": 60, "priority": "eval"}',
+            422,
+            r"POST /score\?timeout_s=60; priority .*: POST /score\?priority=eval$",
+        ),
         (b'{"records": [{"prompt": "p", "answer": "a"}]}', 422, "'answer' in record 0"),
         (b'{"records": ["' + b"x" * 30_000 + b'"]}', 413, "max_body_bytes=20000"),
         (b'{"records": [NaN]}', 422, "not JSON"),

@@ -165,7 +165,7 @@ def test_ready_says_so_while_there_is_no_replica(
 
     async def main() -> None:
         router = Router(PoolConfig(), silent)
-        with pytest.raises(PoolError, match="no replica answers: the pool has no replica"):
+        with pytest.raises(PoolError, match="not ready: the pool has no replica"):
             await router.ready()
         monkeypatch.setattr(module, "READY_TIMEOUT_S", 30)
         waiting = asyncio.create_task(router.provenance())
@@ -192,12 +192,32 @@ def test_a_deadline_says_what_the_call_waited_for(
         assert (await router.why_waiting()).startswith("the pool's only replica loads a model")
         loads = SERVED
         await router.ready()
-        assert await router.why_waiting() == "the pool's only replica works on no call"
+        assert await router.why_waiting() == "the pool's only replica waits for calls"
         waiting = asyncio.create_task(router.score([RECORD], 60))
         await asyncio.sleep(0.01)
         assert await router.why_waiting() == "the pool's only replica works on 1 call"
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_what_is_served_is_asked_of_a_replica(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same weights under another name, or others while nobody calls."""
+    now: Served | None = {"model_digest": "d", "model": "before"}
+    monkeypatch.setattr(Alive, "__await__", lambda self: _answer(now).__await__())
+    running.publish(silent.app_name, ["r1"])
+
+    async def main() -> None:
+        nonlocal now
+        router = Router(PoolConfig(), silent)
+        assert (await router.provenance())["model"] == "before"
+        now = {"model_digest": "d", "model": "after"}
+        assert (await router.provenance())["model"] == "after"
+        now = None  # it loads another
+        assert (await router.provenance())["model"] == "before"
 
     asyncio.run(main())
 

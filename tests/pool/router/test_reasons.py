@@ -6,33 +6,36 @@ import pytest
 
 from polar_ray.pool.router.reasons import State, waiting_reason
 
+WHY = "`serve status` says why (after an AuthenticationError: `export RAY_AUTH_MODE=token`)"
 ALONE, THREE = "the pool's only replica", "the pool's 3 replicas"
 
 
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        (State(0, for_s=12.4), "the pool has no replica that runs (12 s); `serve status` says why"),
+        (State(0, for_s=12.4), f"the pool has no replica that runs (12 s); {WHY}"),
         (
             State(0, calls=1, for_s=9.6, to_zero=True),
-            "the pool had no replica and starts one (10 s); `serve status` says more",
+            f"the pool had no replica and starts one (10 s); {WHY}",
         ),
         (
             State(0, to_zero=True),
             "the pool runs no replica while there is no call; the next one starts it",
         ),
         (State(1, calls=1, to_zero=True), f"{ALONE} works on 1 call"),
-        (State(1, 1, for_s=12), f"{ALONE} loads a model (12 s); `serve status` says more"),
-        (State(3, 3, for_s=1), f"{THREE} load a model (1 s); `serve status` says more"),
-        (State(1, 0, 1), f"{ALONE} does not answer (0 s); `serve status` says more"),
-        (State(3, 0, 3), f"{THREE} do not answer (0 s); `serve status` says more"),
+        (State(1, 1, for_s=12), f"{ALONE} loads a model (12 s); {WHY}"),
+        (State(3, 3, for_s=1), f"{THREE} load a model (1 s); {WHY}"),
+        (State(1, 0, 1), f"{ALONE} does not answer (0 s); {WHY}"),
+        (State(3, 0, 3), f"{THREE} do not answer (0 s); {WHY}"),
         (
             State(3, 2, 1, 7, 9),
-            f"of {THREE} 2 load a model and 1 does not answer (9 s); `serve status` says more",
+            f"of {THREE} 2 load a model and 1 does not answer (9 s); {WHY}",
         ),
         (State(1, calls=1), f"{ALONE} works on 1 call"),
         (State(3, calls=40), f"{THREE} work on 40 calls"),
-        (State(3), f"{THREE} work on no call"),
+        (State(1), f"{ALONE} waits for calls"),
+        (State(3), f"{THREE} wait for calls"),
+        (State(3, 1), f"2 of {THREE} wait for calls (1 loads a model)"),
         (
             State(3, 1, 1, 2),
             f"1 of {THREE} works on 2 calls (1 loads a model, 1 does not answer)",
