@@ -17,6 +17,7 @@ import pytest
 from examples import GROUPS
 from typer.testing import CliRunner, Result
 
+import polar_ray
 from polar_ray.cli import cli
 from polar_ray.cli.app import parse_settings
 from polar_ray.cli.backend import read_token
@@ -81,7 +82,7 @@ def test_output_is_one_row_per_input_row(
         ([None, None], [], 1, "2 rows, 2 without a score (2 null_field)"),
         (["o", None], ["--max-errors", "1"], 0, "1 without a score"),
         (["o", None], ["--max-errors", "0"], 1, "stopped: more than --max-errors 0: 2 rows, 1"),
-        ([], [], 0, ""),
+        ([], [], 0, "0 rows"),
     ],
 )
 def test_the_exit_code_says_whether_rows_have_scores(
@@ -146,6 +147,11 @@ def test_mistakes_are_one_line_and_a_code(
     assert done.exit_code == code, done.output
     assert message in done.stderr
     assert "Traceback" not in done.output
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = run("--version")
+    assert (done.exit_code, done.stdout) == (0, f"polar-ray {polar_ray.__version__}\n")
 
 
 def test_a_truncated_checkpoint_is_named(rows: Path, tiny_dir: Path, tmp_path: Path) -> None:
@@ -270,6 +276,7 @@ def test_pool_settings_come_from_yaml_and_key_value(tmp_path: Path) -> None:
         ("replicas: 3", "replicas=3"),
         ("1: 2", "1=2: no such setting"),
         ("model: \udcff", "is not YAML"),
+        ("applications: [{name: polar}]", r"takes it \(after an AuthenticationError: `export RAY"),
     ],
 )
 def test_wrong_pool_settings_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -104,5 +104,6 @@ def test_a_call_that_is_out_for_long_says_what_it_waits_for(
     scorer = stub(tiny_dir)
     done = score(monkeypatch, Loading(scorer, scorer, 1), source)
     assert done.exit_code == 0
-    assert done.stderr == "waiting: the pool's only replica loads a model (12 s)\n"
+    waited = "waiting: the pool's only replica loads a model (12 s)"
+    assert done.stderr == f"{waited}\n1 row, 0 without a score\n"
     assert len(done.stdout.splitlines()) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +14,7 @@ from examples import GROUPS
 from typer.testing import CliRunner, Result
 
 from polar_ray.cli import cli
-from polar_ray.cli.rescoring import describe, histogram
+from polar_ray.cli.rescoring import _say, describe, histogram
 from polar_ray.evaluate.read import MADE_BY
 
 TABLE = pa.Table.from_pylist(
@@ -39,6 +41,8 @@ def test_a_dataset_becomes_parts_and_two_kinds_of_words(
     summary = json.loads(done.stdout)
     assert (summary["rows"], summary["num_errors"]) == (12, 0)
     assert sum(summary["histogram"].values()) == 12
+    scores = pq.read_table(tmp_path / "out")["score"].to_pylist()
+    assert min(map(float, summary["histogram"])) == min(scores) // 0.25 * 0.25
     events = [json.loads(line) for line in done.stderr.splitlines()]
     kinds = [event["event"] for event in events]
     assert kinds.index("grouping") < kinds.index("start") < kinds.index("done")
@@ -126,8 +130,18 @@ def test_a_persons_progress_is_one_line() -> None:
     assert "left" not in describe({**event, "eta_s": None})
 
 
+def test_a_persons_table_cuts_no_digest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "50")
+    digest = "0123456789abcdef" * 4
+    _say({"made_by": {"model_digest": digest}}, "rescored")
+    assert digest in re.sub(r"[^0-9a-z]", "", capsys.readouterr().out)
+
+
 def test_the_histogram_is_some_lines_however_wide_the_scores() -> None:
-    facts = {"histogram": {"-400": 1, "0": 50, "3": 100}, "histogram_bin_width": 0.25}
+    facts = {"histogram": {"-100.0": 1, "0.0": 50, "0.75": 100}, "histogram_bin_width": 0.25}
     lines = histogram(facts)
     assert 2 <= len(lines) <= 21
     assert lines[-1].split()[-2:] == ["150", "#" * 40]

@@ -18,7 +18,6 @@ from polar_ray.extras import extra_of, install, require
 
 cli = typer.Typer(
     name="polar-ray",
-    help="Score rollouts with a POLAR reward model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,6 +28,23 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Settings as key=value, such as engine.type=stub.", show_default=False),
 ]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from polar_ray import __version__
+
+        typer.echo(f"polar-ray {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print it.")
+    ] = False,
+) -> None:
+    """Score rollouts with a POLAR reward model."""
 
 
 def parse_config(kind: type[C], values: dict[str, Any], overrides: list[str] | None) -> C:
@@ -54,6 +70,13 @@ def parse_settings(kind: type[C], given: dict[str, Any], settings: list[str]) ->
             raise ConfigError(f"{path} is not YAML: {error}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path} must hold settings as key: value")
+        if "applications" in values:
+            from polar_ray.pool.settings import TOKEN_HINT
+
+            raise ConfigError(
+                f"{path} is a config of Ray Serve: `serve deploy {path}` takes it ({TOKEN_HINT}); "
+                "here, give what stands below its `args:`"
+            )
     return parse_config(kind, {**values, **given}, settings)
 
 
@@ -73,10 +96,14 @@ def errors_on_stderr(extra: str | None = None) -> Iterator[None]:
         hint = f"; {install(found)}" if found is not None else ""
         typer.echo(f"error: {error}{hint}", err=True)
         raise typer.Exit(2) from None
-    except BrokenPipeError:
-        # Whoever read this has enough. Python's own last flush must not complain of it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read this has enough
+        drop_stdout()
         raise typer.Exit(0) from None
     except OSError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def drop_stdout() -> None:
+    """After stdout has failed: Python's own last flush must not complain of it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from polar_ray.data.columns import Columns
+    from polar_ray.data.source import Source
     from polar_ray.evaluate.estimate import Floats
     from polar_ray.evaluate.report import Report
 
@@ -83,6 +84,7 @@ def eval_preferences(
         given = {} if model is None else {"model": model}
         config = parse_config(PreferencesConfig, given, settings)
         source = Source(file, format=format)
+        _check_places([source], json, html)
         schema = source.schema()
         _check_named(config, schema, chosen, rejected, category)
         category = category or "category"
@@ -145,6 +147,7 @@ def eval_groups(
         given = {} if model is None else {"model": model}
         config = parse_config(EvalConfig, given, settings)
         source = Source(file, format=format)
+        _check_places([source], json, html)
         schema = source.schema()
         _check_named(config, schema, label, score)
         label, score = label or "correct", score or "score"
@@ -198,6 +201,7 @@ def eval_agreement(
         from polar_ray.evaluate.report import report_agreement
 
         sources = [Source(file, format=format) for file in (one, other)]
+        _check_places(sources, json, html)
         schemas = [source.schema() for source in sources]
         columns = [score, other_score or score]
         config = parse_config(EvalConfig, {}, settings)
@@ -210,12 +214,30 @@ def eval_agreement(
         first = load(sources[0], [columns[0], *keys, *groups])
         second = read.matched(first, load(sources[1], [columns[1], *keys]), key)
         a, b = (read.scores(t, name) for t, name in zip((first, second), columns, strict=True))
-        facts = {
-            "one": f"{Path(one).name}: {columns[0]}",
-            "other": f"{Path(other).name}: {columns[1]}",
-        }
+        facts = {}
+        for side, file, table, column in (
+            ("one", one, first, columns[0]),
+            ("other", other, second, columns[1]),
+        ):
+            facts[side] = f"{Path(file).name}: {column}"
+            facts |= {f"{side} {name}": value for name, value in read.provenance(table).items()}
         found = agreement(a, b, read.names(first, groups) if groups else None)
         _show(report_agreement(found, a, b, facts, title or "Agreement"), json, html)
+
+
+def _check_places(sources: Sequence[Source], json: Path | None, html: Path | None) -> None:
+    """`ConfigError` where a report could not be written, or would take its input's place."""
+    from polar_ray.data.results import check_place
+
+    inputs = [Path(file.path) for source in sources for file in source.files]
+    for option, place in (("--json", json), ("--html", html)):
+        if place is None:
+            continue
+        check_place(place, option)
+        if place.exists() and any(path.exists() and path.samefile(place) for path in inputs):
+            raise ConfigError(f"{option} {str(place)!r} is the input file; write to another")
+    if json is not None and json == html:
+        raise ConfigError(f"--json and --html are both {str(json)!r}; name two files")
 
 
 def _check_named(config: EvalConfig, schema: pa.Schema, *options: str | None) -> None:
@@ -280,21 +302,38 @@ def _show(report: Report, json: Path | None, html: Path | None) -> None:
 
     text = orjson.dumps(report.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n"
     if json is not None:
-        json.write_text(text, encoding="utf-8")
+        _write(json, text)
     if html is not None:
         from polar_ray.evaluate.html import to_html
 
-        html.write_text(to_html(report.title, [report]), encoding="utf-8")
+        _write(html, to_html(report.title, [report]))
     if not sys.stdout.isatty():
         typer.echo(text, nl=False)
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+
+    from polar_ray.cli.printing import table_of
 
     console = Console()
+    facts = table_of("", "", show_header=False)
+    for name, value in report.facts.items():
+        facts.add_row(escape(name), escape(value))
+    console.print(facts)
     for table in report.tables:
-        shown = Table(*map(escape, table.columns), title=table.title, title_justify="left")
+        shown = table_of(*map(escape, table.columns), title=table.title)
         for row in table.rows:
             shown.add_row(*map(escape, row))
         console.print(shown)
+
+
+def _write(path: Path, text: str) -> None:
+    """A file appears whole; a link, a pipe or a device (/dev/stdout) is written to as it is."""
+    from polar_ray.data.results import writing_to
+    from polar_ray.data.storage import place, write_whole
+
+    with writing_to(str(path)):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+        else:
+            write_whole(place(str(path.parent)), path.name, text.encode())

@@ -8,16 +8,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 import typer
 
+from polar_ray.cli.app import drop_stdout
 from polar_ray.cli.backend import ProgressKind
-from polar_ray.data.results import write_jsonl
+from polar_ray.data.results import write_jsonl, writing_to
 from polar_ray.data.schemas import check_written
 from polar_ray.data.source import Source
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 EVERY_S = 5.0
 """A JSON line of progress comes after so long."""
@@ -44,7 +48,16 @@ class Count:
     def __str__(self) -> str:
         codes = ", ".join(f"{number:,} {code}" for code, number in self.errors.most_common())
         reasons = f" ({codes})" if codes else ""
-        return f"{self.rows:,} rows, {self.failed:,} without a score{reasons}"
+        rows = "1 row" if self.rows == 1 else f"{self.rows:,} rows"
+        return f"{rows}, {self.failed:,} without a score{reasons}"
+
+
+def table_of(*headers: str, **options: Any) -> Table:
+    """A table for a person, in which nothing is cut: a digest goes on in the next line."""
+    from rich.table import Column, Table
+
+    columns = [Column(header, overflow="fold") for header in headers]
+    return Table(*columns, title_justify="left", **options)
 
 
 class Printer:
@@ -70,8 +83,13 @@ class Printer:
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Rows as JSON lines."""
-        write_jsonl(rows, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        with writing_to("stdout"):
+            try:
+                write_jsonl(rows, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+            except OSError:
+                drop_stdout()
+                raise
 
     def _show(self, rows: list[dict[str, Any]]) -> None:
         from rich.console import Console

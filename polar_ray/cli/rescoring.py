@@ -58,7 +58,7 @@ def rescore(
 ) -> None:
     """Score every row of a dataset; killed or stopped, the same command goes on where it was.
 
-    Exit codes: 1 the job stopped and can go on, 2 a mistake in the settings.
+    Exit codes: 1 no row has a score, or the job stopped and can go on; 2 a mistake in the settings.
     """
     with errors_on_stderr():
         options = {
@@ -85,6 +85,9 @@ def rescore(
             raise typer.Exit(130) from None
         manifest.pop("files")
         _say(manifest, f"rescored: {out}")
+        if manifest["rows"] and manifest["num_errors"] == manifest["rows"]:
+            typer.echo("no row has a score", err=True)
+            raise typer.Exit(1)
 
 
 @contextmanager
@@ -135,9 +138,10 @@ def _say(facts: dict[str, Any], title: str) -> None:
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    shown = Table("", "", title=title, title_justify="left", show_header=False)
+    from polar_ray.cli.printing import table_of
+
+    shown = table_of("", "", title=title, show_header=False)
     for name, value in facts.items():
         if name not in ("histogram", "histogram_bin_width"):
             shown.add_row(name.replace("_", " "), escape(_cell(value)))
@@ -149,7 +153,9 @@ def _say(facts: dict[str, Any], title: str) -> None:
 
 def histogram(facts: dict[str, Any]) -> list[str]:
     """The score histogram of a manifest as lines of text, at most some 20 of them."""
-    counts = {int(number): count for number, count in (facts.get("histogram") or {}).items()}
+    width = facts.get("histogram_bin_width", 1.0)
+    edges = facts.get("histogram") or {}
+    counts = {round(float(edge) / width): count for edge, count in edges.items()}
     if not counts:
         return []
     merged = 1
@@ -158,7 +164,7 @@ def histogram(facts: dict[str, Any]) -> list[str]:
     bars: dict[int, int] = {}
     for number, count in counts.items():
         bars[number // merged] = bars.get(number // merged, 0) + count
-    width = facts["histogram_bin_width"] * merged
+    width *= merged
     most = max(bars.values())
     lines = []
     for number in range(min(bars), max(bars) + 1):

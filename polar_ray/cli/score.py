@@ -94,8 +94,7 @@ class ScoreFile:
                         err=True,
                     )
                     raise typer.Exit(1)
-        if output is not None or count.failed or not count.rows:
-            typer.echo(f"{count}{'' if output is None else f': {output}'}", err=True)
+        typer.echo(f"{count}{'' if output is None else f': {output}'}", err=True)
         if count.rows and count.failed == count.rows:
             raise typer.Exit(1)
 

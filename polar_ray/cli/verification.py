@@ -78,14 +78,15 @@ def _show(checks: Iterable[Check]) -> list[Check]:
         return done
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+
+    from polar_ray.cli.printing import table_of
 
     console = Console()
     with console.status("checking") as status:
         for one in checks:
             done.append(one)
             status.update(f"{one.name}: {one.status}")
-    shown = Table("check", "", "what was found")
+    shown = table_of("check", "", "what was found")
     for one in done:
         style = STYLES[one.status]
         shown.add_row(escape(one.name), f"[{style}]{one.status}[/]", escape(one.detail))

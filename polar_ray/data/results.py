@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -14,7 +15,8 @@ import pyarrow.compute as pc
 from polar_ray.data.json_values import dumps
 from polar_ray.data.kinds import as_plain_text
 from polar_ray.data.schemas import check_written, open_writer
-from polar_ray.errors import ConfigError, RecordError
+from polar_ray.data.storage import PARTIAL
+from polar_ray.errors import ConfigError, PolarRayError, RecordError
 from polar_ray.records import SCORE_SCHEMA
 
 ENDINGS = (".parquet", ".jsonl", ".csv", ".arrow")
@@ -30,11 +32,8 @@ class ResultWriter:
         if not path.endswith(ENDINGS):
             raise ConfigError(f"--output {path!r} must end in one of {', '.join(ENDINGS)}")
         self._path = Path(path)
-        if not self._path.parent.is_dir():
-            raise ConfigError(f"no folder {str(self._path.parent)!r} for --output")
-        if self._path.is_dir():
-            raise ConfigError(f"--output {path!r} is a folder; name a file")
-        self._partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.partial")
+        check_place(self._path, "--output")
+        self._partial = _beside(self._path)
         self._schema: pa.Schema | None = None
         self._columns: Any = None
         self._lines: BinaryIO | None = None
@@ -49,7 +48,7 @@ class ResultWriter:
         check_written(schema, self._path.suffix)
 
     def write(self, table: pa.Table) -> None:
-        """Appends a chunk's rows."""
+        """Appends a chunk's rows. Raises `PolarRayError` where the place does not take them."""
         if not self.has_columns:
             self.write_rows(table.to_pylist())
             return
@@ -57,20 +56,21 @@ class ResultWriter:
             table = as_plain_text(table)
         if self._schema is None:
             self.check(table.schema)
-            self._schema = table.schema
-            self._columns = open_writer(self._path.suffix, self._partial, table.schema)
-        self._columns.write_table(_with_ids_of(self._schema, table))
+        with writing_to(str(self._path)):
+            if self._schema is None:
+                self._schema = table.schema
+                self._columns = open_writer(self._path.suffix, self._partial, table.schema)
+            self._columns.write_table(_with_ids_of(self._schema, table))
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """The same of rows that need not have the same fields, for JSON lines."""
-        self._lines = self._lines or self._partial.open("wb")
-        write_jsonl(rows, self._lines)
+        with writing_to(str(self._path)):
+            self._lines = self._lines or self._partial.open("wb")
+            write_jsonl(rows, self._lines)
 
     def __enter__(self) -> ResultWriter:
-        try:
-            self._partial.touch()  # a place that cannot be written to is found before any work
-        except OSError as error:
-            raise ConfigError(f"--output {str(self._path)!r}: {error.strerror}") from None
+        with writing_to(str(self._path)):
+            self._partial.touch()
         return self
 
     def __exit__(
@@ -79,15 +79,60 @@ class ResultWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None and self._columns is None and self.has_columns:
+        try:
+            if kind is None:
+                self._finish()
+            else:  # what fails now says nothing new
+                with suppress(OSError, pa.ArrowException):
+                    self._close()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        if self._columns is None and self._lines is None:
             self.write(SCORE_SCHEMA.empty_table())
+        with writing_to(str(self._path)):
+            self._close()
+            self._partial.replace(self._path)
+
+    def _close(self) -> None:
         for file in (self._columns, self._lines):
             if file is not None:
                 file.close()
-        if kind is None:
-            self._partial.replace(self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+
+
+def check_place(path: Path, option: str) -> None:
+    """Raises `ConfigError` where no file can be written, before there is anything to write."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"no folder {str(path.parent)!r} for {option}")
+    if path.is_dir():
+        raise ConfigError(f"{option} {str(path)!r} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        return  # a pipe or a device, which has nothing beside it
+    probe = _beside(path)
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{option} {str(path)!r}: {error.strerror}") from None
+
+
+@contextmanager
+def writing_to(place: str) -> Iterator[None]:
+    """What the system says of a place that takes no more, such as a full disk, as an error that
+    names it."""
+    try:
+        yield
+    except BrokenPipeError:  # its reader has enough, which is no failure
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise PolarRayError(f"{place} cannot be written: {reason}") from None
+
+
+def _beside(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
 
 
 def _with_ids_of(schema: pa.Schema, table: pa.Table) -> pa.Table:

@@ -82,8 +82,9 @@ class Stats:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest and for machines."""
+        """For the manifest and for machines; the histogram by the lower edges of its bins."""
         values = asdict(self)
         values["errors"] = dict(sorted(self.errors.items()))
-        values["histogram"] = dict(sorted(self.histogram.items(), key=lambda pair: int(pair[0])))
+        numbers = sorted(self.histogram, key=int)
+        values["histogram"] = {str(int(n) * BIN_WIDTH): self.histogram[n] for n in numbers}
         return {**values, "num_errors": self.num_errors, "histogram_bin_width": BIN_WIDTH}

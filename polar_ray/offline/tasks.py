@@ -136,4 +136,5 @@ def _next(task: Any) -> Any:
     except RayTaskError as error:
         raise cause(error) from None
     except (RayError, TimeoutError) as error:
-        raise JobStopped(f"a task was lost: {error}. Run this again") from None
+        reason = str(error).rstrip(".")
+        raise JobStopped(f"a task was lost: {reason}. Run this again") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -159,6 +160,26 @@ def test_agreement_matches_rows_by_order_or_by_key(labelled: Path, tmp_path: Pat
     by_order = json.loads(run("agreement", one, other, "--other-score", "s").stdout)
     assert by_order["figures"]["pearson"] == pytest.approx(3 / 7)
     assert by_order["figures"]["top1"] is None
+
+
+def test_agreement_says_what_made_either_side(tmp_path: Path, scorer: Scorer) -> None:
+    one, other = tmp_path / "one.parquet", tmp_path / "other.parquet"
+    table = scorer.score(GROUPS)
+    pq.write_table(table, one)
+    metadata = {**table.schema.metadata, b"polar_ray.dtype": b"fp8"}
+    pq.write_table(table.replace_schema_metadata(metadata), other)
+    facts = json.loads(run("agreement", one, other).stdout)["facts"]
+    assert (facts["one"], facts["other"]) == ("one.parquet: score", "other.parquet: score")
+    assert facts["one model_digest"] == facts["other model_digest"] == scorer.info.digest
+    assert (facts["one dtype"], facts["other dtype"]) == ("float32", "fp8")
+
+
+def test_a_person_sees_what_was_evaluated(
+    labelled: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    cli(["eval", "groups", str(labelled), "--group", "group"], standalone_mode=False)
+    assert labelled.name in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_bins_begin_at_their_edge() -> None:
     stats = Stats()
     stats.add(scored([0.0, 0.24, 0.25, -0.01, 1.0]))
     assert stats.bars() == [(-0.25, 1), (0.0, 2), (0.25, 1), (0.5, 0), (0.75, 0), (1.0, 1)]
+    assert stats.to_json()["histogram"] == {"-0.25": 1, "0.0": 2, "0.25": 1, "1.0": 1}
     assert BIN_WIDTH == 0.25
     assert Stats().bars() == []
 
