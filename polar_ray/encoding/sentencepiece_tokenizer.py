@@ -39,6 +39,8 @@ class SentencePieceTokenizer(Controls):
                 f"{path} has {len(proto.pieces)} pieces, not 1 to {MOST_PIECES}: it is cut off, or "
                 "no sentencepiece model"
             )
+        if not all(isinstance(piece, str) for piece in pieces):  # protobuf gives bytes instead
+            raise ConfigError(f"{path} has pieces that are not UTF-8")
         config = read_config(folder)
         ids, spelled, unknown = config.controls, dict[int, str](), None
         for index, (piece, text) in enumerate(zip(proto.pieces, pieces, strict=True)):

@@ -124,7 +124,9 @@ def _rope(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     scaling = raw.get("rope_scaling")
     if scaling is None:
         return {"rope_kind": "none", "rope_factor": 1.0}
-    kind = scaling.get("type", scaling.get("rope_type")) if isinstance(scaling, dict) else scaling
+    if not isinstance(scaling, dict):
+        raise ConfigError(f"{path}: rope_scaling={show(scaling)} is no object with type and factor")
+    kind = scaling.get("type", scaling.get("rope_type"))
     if kind not in ("linear", "dynamic"):
         raise ConfigError(
             f"{path}: rope_scaling type {show(kind)}; known are 'linear' and 'dynamic'"

@@ -50,6 +50,14 @@ def test_a_bos_token_written_as_an_object(tiny_dir: Path, tmp_path: Path) -> Non
     assert load_tokenizer(tmp_path).bos_id == load_tokenizer(tiny_dir).bos_id
 
 
+def test_pieces_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    make_sentencepiece(tmp_path)
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(path.read_bytes().replace("北京".encode(), b"\xff\xfe\xfd123"))
+    with pytest.raises(ConfigError, match="pieces that are not UTF-8"):
+        load_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
