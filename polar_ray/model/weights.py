@@ -221,5 +221,5 @@ def _opened(path: Path) -> Iterator[Any]:
         if path.is_symlink():  # as in a hub's cache, which keeps what it has
             way_out = f". Delete {path.resolve()}: a model by name is then fetched again"
         raise ConfigError(
-            f"{path} is damaged or not a safetensors file: {error}{way_out}"
+            f"{path} is damaged or not a safetensors file: {error!s:.300}{way_out}"
         ) from None
