@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -70,6 +73,7 @@ def csv_rows(stream: Stream, name: str) -> Iterator[Rows]:
     bad: dict[int, str] = {}
     whole = io.BufferedReader(stream)  # gives whole blocks, however little a pipe has at once
     quotes = Quotes(delimiter)
+    over = Event()
 
     def on_bad(row: Any) -> str:
         found = f"row {row.number} of {name} has {row.actual_columns} field(s)"
@@ -78,6 +82,8 @@ def csv_rows(stream: Stream, name: str) -> Iterator[Rows]:
         return "skip"
 
     def read(size: int) -> bytes:
+        if over.is_set():
+            return b""
         data = whole.read(size - 1)
         if data.endswith(b"\r"):  # Arrow drops a \n that begins a block behind it
             data += whole.read(1)
@@ -98,10 +104,17 @@ def csv_rows(stream: Stream, name: str) -> Iterator[Rows]:
         ),
     )
     at = 0
-    for batch in reader:
-        table, errors = _with_bad(pa.Table.from_batches([batch]), at, bad)
-        yield _as_text(table, errors, at, name)
-        at += table.num_rows
+    try:
+        for batch in reader:
+            table, errors = _with_bad(pa.Table.from_batches([batch]), at, bad)
+            yield _as_text(table, errors, at, name)
+            at += table.num_rows
+    finally:
+        # Arrow reads ahead in a thread of its own. A reader that is dropped while it does can wait
+        # for itself, and the process then never ends.
+        over.set()
+        with suppress(Exception):  # whatever it still says, nobody asks
+            deque(reader, maxlen=0)
     quotes.check(b"")  # Arrow drops what `read` raises where it has all rows before that
     if bad:  # rows behind the last good one
         yield Rows(*_with_bad(schema.empty_table(), at, bad, last=True))

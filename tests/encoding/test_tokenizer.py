@@ -66,7 +66,7 @@ def test_pieces_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
         ({"tokenizer.json": "[]"}, "must hold a JSON object"),
         ({"tokenizer.json": "{}", "tokenizer_config.json": "{}"}, "does not load"),
         ({"tokenizer.json": "{}"}, "tokenizer_config.json is missing"),
-        ({"tokenizer.json": "[" * 100_000}, "is not JSON: depth limit"),
+        ({"tokenizer.json": "[" * 100_000}, "is not JSON: .*depth"),
         (
             {"tokenizer.json": '{"added_tokens": 5}', "tokenizer_config.json": "{}"},
             "added_tokens=5",
