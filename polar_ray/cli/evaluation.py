@@ -229,12 +229,11 @@ def _check_places(sources: Sequence[Source], json: Path | None, html: Path | Non
     """`ConfigError` where a report could not be written, or would take its input's place."""
     from polar_ray.data.results import check_place
 
-    inputs = [Path(file.path) for source in sources for file in source.files]
     for option, place in (("--json", json), ("--html", html)):
         if place is None:
             continue
         check_place(place, option)
-        if place.exists() and any(path.exists() and path.samefile(place) for path in inputs):
+        if any(source.reads(place) for source in sources):
             raise ConfigError(f"{option} {str(place)!r} is the input file; write to another")
     if json is not None and json == html:
         raise ConfigError(f"--json and --html are both {str(json)!r}; name two files")

@@ -40,8 +40,7 @@ def open_sink(source: Source, output: str | None, *, as_json: bool) -> AbstractC
     records that they are of."""
     if output is None:
         return nullcontext(Printer(as_json=as_json))
-    inputs = [Path(file.path) for file in source.files]
-    if Path(output).exists() and any(p.exists() and p.samefile(output) for p in inputs):
+    if source.reads(Path(output)):
         raise ConfigError(f"--output {output!r} is the input file; write the results to another")
     return ResultWriter(output)
 

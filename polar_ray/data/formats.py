@@ -96,12 +96,6 @@ def held(filesystem: Any, file: InputFile, *, whole: bool = False) -> Held:
         raise unreadable(file.path, error) from None
 
 
-def _with_objects(kinds: Kinds, rows: int) -> Kinds:
-    if rows and not kinds.columns:
-        raise ValueError("no row of it is a JSON object with a key")
-    return kinds
-
-
 def unreadable(what: str, error: Exception) -> Unreadable:
     """The error for a file, or part of one, that some library cannot read."""
     if isinstance(error, Unreadable):

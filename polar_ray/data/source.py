@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
@@ -67,6 +68,12 @@ class Source:
     def done_bytes(self) -> int:
         """About how many of them have been read."""
         return self._done + self._here()
+
+    def reads(self, path: Path) -> bool:
+        """Whether a path is one of its files."""
+        return path.exists() and any(
+            Path(file.path).exists() and path.samefile(file.path) for file in self.files
+        )
 
     def schema(self, *, whole: bool = False) -> pa.Schema:
         """The columns of all files together; those of JSON as they are most likely meant, by the

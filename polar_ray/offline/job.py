@@ -43,13 +43,13 @@ from polar_ray.offline.parts import (
     NAME,
     Written,
     described,
-    digest_of,
     find_part,
     part_name,
     recount,
 )
 from polar_ray.offline.progress import Progress
 from polar_ray.offline.scoring import scoring_for
+from polar_ray.offline.sealed import digest_of
 from polar_ray.offline.stats import Stats
 from polar_ray.offline.work import Call, Job, changed
 

@@ -98,14 +98,5 @@ def recount(where: Place, part: Written) -> int:
     raise JobStopped(f"{where.within(part.name)} was changed while the job ran; run this again")
 
 
-def digest_of(where: Place, name: str) -> str:
-    """Hex sha256 of a part that an earlier run wrote."""
-    total = sha256()
-    with where.filesystem.open_input_stream(where.within(name)) as source:
-        while chunk := source.read(1 << 22):
-            total.update(chunk)
-    return total.hexdigest()
-
-
 def _seal(split: Split, fingerprint: str) -> str:
     return f"{fingerprint} {part_name(split)} {split}"

@@ -51,6 +51,14 @@ def digest_if_sealed(where: Place, name: str, what: str) -> str | None:
         return whole.hexdigest() if found == inner.digest() else None
 
 
+def digest_of(where: Place, name: str) -> str:
+    """Hex sha256 of a file."""
+    total = sha256()
+    with where.filesystem.open_input_file(where.within(name)) as source:
+        _feed(source, source.size(), total)
+    return total.hexdigest()
+
+
 def _footer(end: bytes, size: int) -> int:
     """Where the footer of a file begins, by its last bytes; negative for no file of these kinds."""
     magic = next((magic for magic in MAGICS if end.endswith(magic)), None)

@@ -71,7 +71,7 @@ def _runs_alone() -> bool:
     """Whether this is `serve run`, and it is about to start a local Ray."""
     command = click.get_current_context(silent=True)
     asked = command is not None and command.params.get("address", "") is None
-    return asked and not (ray.is_initialized() or joins_a_cluster())
+    return asked and not joins_a_cluster()
 
 
 def _wire(config: PoolConfig) -> serve.Application:

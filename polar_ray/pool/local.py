@@ -42,13 +42,12 @@ def pool(
     port = check_number(port) if port else free_port()
     check_if_visible(config.scorer)  # before Ray is loaded, which takes longer
 
-    import ray
     from ray import serve
 
     from polar_ray.pool.app import check_here, start
     from polar_ray.pool.ray_internals import http_address, joins_a_cluster
 
-    if not (ray.is_initialized() or joins_a_cluster()):
+    if not joins_a_cluster():
         check_port(host, port)
         check_here(config.scorer)
     with cluster() as made_here, _serve(host, port, stays=made_here):

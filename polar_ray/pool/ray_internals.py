@@ -116,5 +116,8 @@ def http_address() -> tuple[str, int] | None:
 
 
 def joins_a_cluster() -> bool:
-    """Whether `ray.init()` would join a cluster, and not start one."""
-    return get_ray_address_from_environment(None, None) not in (None, "local")
+    """Whether this process is in a cluster, or `ray.init()` would join one, and not start one."""
+    return ray.is_initialized() or get_ray_address_from_environment(None, None) not in (
+        None,
+        "local",
+    )
