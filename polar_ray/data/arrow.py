@@ -25,7 +25,8 @@ def open_arrow(source: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The columns of batches that have been `checked`: views are plain."""
+    """The columns of batches that have been `checked`. Views are plain, and so are dictionaries:
+    batches may have different ones, which no file can hold as one where their indices are small."""
     fields = [field.with_type(_plain(field.type)) for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
 
@@ -41,7 +42,7 @@ def checked(batches: Iterable[pa.RecordBatch], row: int = 0) -> Iterator[pa.Reco
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 _check_column(f"column {name!r:.80}", column, row)
             raise ValueError(str(error)) from None
-        yield _without_views(batch)
+        yield _plainly(batch)
         row += batch.num_rows
 
 
@@ -66,7 +67,7 @@ def _is_valid(column: pa.Array) -> bool:
     return True
 
 
-def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _plainly(batch: pa.RecordBatch) -> pa.RecordBatch:
     schema = plain_schema(batch.schema)
     if schema == batch.schema:
         return batch
@@ -75,14 +76,26 @@ def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _column(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    # Not by a cast, which crashes at what stands in the place of a null: nobody has validated that.
-    return column if column.type == wanted else pa.array(column.to_pylist(), wanted)
+    if column.type == wanted:
+        return column
+    if _has_views(column.type):
+        # A cast crashes at what stands in the place of a null: nobody has validated that.
+        return pa.array(column.to_pylist(), wanted)
+    return column.cast(wanted)
+
+
+def _has_views(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _has_views(kind.value_type)
+    return kind in VIEWS or any(_has_views(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """A type without views."""
+    """A type without views and dictionaries."""
     if kind in VIEWS:
         return VIEWS[kind]
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_plain(field.type)) for field in kind])
     if pa.types.is_map(kind):

@@ -89,7 +89,17 @@ def _always_fits(kind: pa.DataType, wider: pa.DataType) -> bool:
             numbers.view(kind).cast(wider)
         except pa.ArrowException:
             return False
-    return True
+        return True
+    return any(of(kind) and of(wider) for of in WIDENED)
+
+
+WIDENED = (
+    pa.types.is_floating,
+    pa.types.is_decimal,
+    lambda kind: kind in (pa.string(), pa.large_string()),
+    lambda kind: kind in (pa.binary(), pa.large_binary()),
+)
+"""Types of which Arrow makes only wider ones of their own."""
 
 
 def check_written(schema: pa.Schema, ending: str) -> None:
