@@ -1,11 +1,11 @@
 """polar_ray's engine against what people score POLAR with today: same weights, same token ids.
 
     python benchmarks/engine.py [--shape prototype|tiny] [--workloads W1,W2,...] [--engines ...]
-        [--vllm DIR] [--plots DIR]
+        [--vllm DIR] [--sglang DIR] [--plots DIR]
 
 Each competitor runs each workload in a process of its own. The figure of merit is CPU seconds,
 which a busy machine disturbs least; ratios are within one run. Prints tables and, as its last
-line, one JSON document. The vllm environment is one with vllm's CPU build installed.
+line, one JSON document. The environments of vllm and sglang are ones in which they run on a CPU.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from engines import report, workloads
+from engines import foreign, report, workloads
 from engines.checkpoint import SHAPES, make_checkpoint, shape_of
 from engines.growth import measure_growth, plot_growth
 from engines.planner import measure_planner
-from engines.worker import LAGGED, NAIVE, NO_REUSE, OURS, SORTED, save_ids
+from engines.worker import NAIVE, NO_REUSE, OURS, SORTED, save_ids
 from rich.console import Console
 
 from polar_ray.planning import Ids
@@ -37,8 +37,9 @@ ENGINES = {
     "sorted": SORTED,
     "ours": OURS,
     "noreuse": NO_REUSE,
-    "lagged": LAGGED,
-    "vllm": report.VLLM,
+    "vllm": foreign.VLLM,
+    "sglang": foreign.SGLANG,
+    "sglang-in-turns": foreign.SGLANG_IN_TURNS,
 }
 
 console = Console(width=160)
@@ -51,9 +52,11 @@ COUNTED = (NAIVE, SORTED, OURS)
 class Bench:
     """Runs competitors on one checkpoint, each in its own process."""
 
-    def __init__(self, folder: Path, shape: str, vllm: Path | None, **task: Any) -> None:
+    def __init__(
+        self, folder: Path, shape: str, environments: foreign.Environments, **task: Any
+    ) -> None:
         self.folder = folder
-        self.vllm = vllm
+        self.environments = environments
         self.task = {"model_dir": str(make_checkpoint(folder / "model", shape)), **task}
 
     def run(self, engine: str, ids: list[Ids], *, count: bool = True) -> dict[str, Any] | None:
@@ -61,19 +64,24 @@ class Bench:
         save_ids(self.folder / "ids.npz", ids)
         task = {"engine": engine, "ids": str(self.folder / "ids.npz"), **self.task}
         task["count"] = count and engine in COUNTED
+        log = self.folder / "log"
+        log.unlink(missing_ok=True)
+        task["log"] = str(log)
         command = [sys.executable, "-m", "engines.worker"]
-        if engine == report.VLLM:
-            if self.vllm is None:
-                console.print("vllm is skipped: --vllm DIR names no environment with it")
+        if engine in foreign.SCRIPTS:
+            command = foreign.command(engine, self.environments)
+            if not command:
+                package, _ = foreign.SCRIPTS[engine]
+                console.print(f"{engine} is skipped: --{package} DIR names no environment with it")
                 return None
-            command = [str(self.vllm / "bin/python"), str(HERE / "engines/vllm_worker.py")]
         threads = str(task["threads"])
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         done = subprocess.run(
             [*command, json.dumps(task)], cwd=HERE, env=environment, capture_output=True, text=True
         )
         if done.returncode:
-            console.print(f"{engine} failed:\n{done.stderr[-2000:]}", markup=False)
+            said = log.read_text("utf-8", "replace") if log.exists() else done.stderr
+            console.print(f"{engine} failed:\n{said[-2000:]}", markup=False)
             return None
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
@@ -118,6 +126,7 @@ def main(
     data: Annotated[Path, typer.Option(help="with rollouts.parquet")] = Path("../shared/data"),
     groups: Annotated[int, typer.Option(help="of `rollouts`")] = 4,
     vllm: Annotated[Path | None, typer.Option(help="a virtual environment with vllm")] = None,
+    sglang: Annotated[Path | None, typer.Option(help="one with sglang")] = None,
     planner_records: Annotated[int, typer.Option(help="0: no planner section")] = 100_000,
     plots: Annotated[Path | None, typer.Option(help="draw growth curves here")] = None,
 ) -> None:
@@ -127,7 +136,12 @@ def main(
     growth = None
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
-            Path(folder), shape, vllm, threads=threads, repeat=repeat, max_tokens=max_tokens
+            Path(folder),
+            shape,
+            {"vllm": vllm, "sglang": sglang},
+            threads=threads,
+            repeat=repeat,
+            max_tokens=max_tokens,
         )
         for workload in filter(None, chosen.split(",")):
             made = workloads.MADE.get(workload)

@@ -90,6 +90,7 @@ def make_checkpoint(
     save_model(model, folder)
     path = folder / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
+    values["pad_token_id"] = 2  # as POLAR's; sglang wants one
     values["auto_map"] = {"AutoConfig": "configuration_internlm2.InternLM2Config"}
     path.write_text(json.dumps(values), encoding="utf-8")
     (folder / "configuration_internlm2.py").write_text(CONFIG_CLASS, encoding="utf-8")

@@ -19,14 +19,12 @@ import numpy as np
 import torch
 
 from engines.gemm import gemm_rate
-from engines.lagged import Lagged
 from engines.ours import Ours
 from polar_ray.engine.protocol import Scores
 from polar_ray.planning import Ids
 
 OURS = "polar_ray"
 NO_REUSE = "no reuse (vllm-like)"
-LAGGED = "lagged trie (sglang-like)"
 NAIVE = "transformers"
 SORTED = "transformers by length"
 
@@ -47,8 +45,6 @@ def build(name: str, model_dir: Path, max_tokens: int | None) -> Competitor:
         from engines.llama import Transformers
 
         return Transformers(model_dir, by_length=name == SORTED)
-    if name == LAGGED:
-        return Lagged(model_dir)
     return Ours(model_dir, max_tokens=max_tokens, shared=name == OURS)
 
 
