@@ -15,6 +15,7 @@ from polar_ray.config import PoolConfig
 from polar_ray.errors import PoolError
 from polar_ray.pool.local import pool
 from polar_ray.records import Record, provenance
+from polar_ray.scores import BATCHING_TOLERANCE
 
 CAPITAL = "What is the capital of China?"
 PENCILS = (
@@ -37,7 +38,6 @@ PENCILS_OUTPUTS = (
     "Pencils were first made of graphite in the sixteenth century.",
     "I am sorry, I cannot help with that.",
 )
-TOLERANCE = 1e-5
 """How far one record's score may move with the records it is packed with, in float32."""
 
 RECORDS = [
@@ -57,7 +57,7 @@ def run(config: PoolConfig, *, port: int = 0) -> None:
             by_http = client.score_table(RECORDS)
     _print(console, by_handle)
     difference = largest_difference(by_handle, by_http)
-    if not difference <= TOLERANCE:
+    if not difference <= BATCHING_TOLERANCE:
         raise PoolError(f"the handle and HTTP differ by {difference} on the same records")
     console.print(f"the handle and HTTP agree on every score (largest difference {difference:.1g})")
 

@@ -31,6 +31,10 @@ text was scored as plain text.
 
 METADATA_PREFIX = "polar_ray."
 
+BATCHING_TOLERANCE = 1e-5
+"""How far a record's score may move in float32 with what it was batched with: sums are taken in
+another order. Scores that are no further apart say nothing about which record is better."""
+
 
 def score_table(
     scores: npt.NDArray[np.float32],

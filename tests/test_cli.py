@@ -123,15 +123,21 @@ def test_a_lost_device_ends_the_command_and_writes_no_row(
         (["{rows}", "--model", "no/such"], 2, "'no/such' is not a directory"),
         (["{rows}", "max_tokens=many"], 2, "max_tokens='many'"),
         (["{rows}", "tokens=5"], 2, "tokens='5'"),
-        (["{rows}", "nonsense"], 2, "'nonsense' is not key=value"),
+        (["{rows}", "nonsense"], 2, "'nonsense' is neither key=value nor a file of settings"),
+        (["{rows}", "{rows}"], 2, "is neither key=value nor a file of settings, whose name ends"),
+        (["{rows}", "absent.yaml"], 2, "there is no file 'absent.yaml' to read settings from"),
+        (["{rows}", "max_tokens=256", "a.yaml"], 2, "'a.yaml' is not key=value"),
         (["{rows}", "--output", "out.txt"], 2, "must end in"),
         (["{rows}", "--output", "no/such/out.jsonl"], 2, "no folder 'no/such'"),
         (["{rows}", "--output", "{rows}"], 2, "is the input file"),
         (["{rows}", "--output", "/proc/out.jsonl"], 2, "--output '/proc/out.jsonl': "),
         (["{rows}", "--address", "nonsense"], 2, "address='nonsense'"),
-        (["{rows}", "--address", "http://x", "--timeout-s", "nan"], 1, "timeout_s=nan"),
+        (["{rows}", "--address", "http://x", "--timeout-s", "nan"], 2, "timeout_s=nan"),
         (["{rows}", "--address", "http://x", "--model", "m"], 2, "drop --model"),
-        (["{rows}", "--address", "http://x", "--priority", "vip"], 1, "priority='vip'"),
+        (["{rows}", "--address", "http://x", "--priority", "vip"], 2, "'vip' is not one of"),
+        (["{rows}", "--priority", "eval"], 2, "--priority: for a pool; give its --address, too"),
+        (["{rows}", "--token-file", "t"], 2, "--token-file: for a pool"),
+        (["{rows}", "--timeout-s", "9", "--priority", "eval"], 2, "--timeout-s, --priority: for"),
         (["{rows}", "--address", "http://x", "--token-file", "/none"], 2, "token-file /none"),
         (["{rows}", "--address", "http://127.0.0.1:9"], 1, "cannot reach http://127.0.0.1:9"),
     ],
@@ -284,8 +290,33 @@ def test_wrong_pool_settings_are_named(tmp_path: Path, text: str, message: str) 
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ConfigError, match=message):
         parse_settings(PoolConfig, {}, [str(path)])
-    with pytest.raises(ConfigError, match="neither a YAML file nor key=value"):
-        parse_settings(PoolConfig, {}, ["absent.yaml"])
+
+
+def test_every_command_takes_a_file_of_settings(rows: Path, tiny_dir: Path) -> None:
+    path = rows.with_name("settings.yaml")
+    path.write_text(f"model: {tiny_dir}\nengine: {{type: stub, salt: 7}}\n")
+    salted = results(
+        run("score", rows, "--model", tiny_dir, "engine.type=stub", "engine.salt=7").stdout
+    )
+    assert results(run("score", rows, path).stdout) == salted
+    assert results(run("score", rows, path, "engine.salt=8").stdout) != salted
+    by_file = run("eval", "groups", rows, path)
+    assert json.loads(by_file.stdout)["facts"]["engine"] == "stub"
+    assert (
+        "engine.type"
+        in run("verify", tiny_dir, path, "--server", "http://x", "--type", "vllm").stderr
+    )
+    path.write_text("score: 1\n")
+    for command in (["score", rows], ["verify", "builtin"], ["demo"], ["serve"]):
+        assert "score=1: no such setting" in run(*command, path).stderr
+    for command in (["preferences", rows], ["groups", rows], ["agreement", rows, rows]):
+        assert "score=1: no such setting" in run("eval", *command, path).stderr
+
+
+def test_the_model_that_is_verified_is_the_one_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("model: absent\n")
+    assert json.loads(run("verify", "builtin", path).stdout.splitlines()[0])["status"] == "pass"
 
 
 def test_a_first_result_is_there_before_the_input_ends(tiny_dir: Path) -> None:

@@ -27,6 +27,7 @@ LAYERS = {
     "stream": 0,
     "hub": 1,
     "json_object": 0,
+    "token_file": 0,
     "tables": 0,
     "assets": 0,
     "encoding": 1,

@@ -24,9 +24,10 @@ cli = typer.Typer(
 )
 C = TypeVar("C", bound=Config)
 
+SETTINGS_FILE = "A YAML file of settings, then key=value:"
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Settings as key=value, such as engine.type=stub.", show_default=False),
+    typer.Argument(help=f"{SETTINGS_FILE} engine.type=stub.", show_default=False),
 ]
 
 
@@ -47,37 +48,41 @@ def _main(
     """Score rollouts with a POLAR reward model."""
 
 
-def parse_config(kind: type[C], values: dict[str, Any], overrides: list[str] | None) -> C:
-    """Settings of one kind from a dict and key=value pairs over it."""
+def parse_settings(kind: type[C], given: dict[str, Any], settings: list[str] | None) -> C:
+    """A YAML file, if the first argument is one, then `given`, then key=value pairs over it."""
+    file, pairs = {}, settings or []
+    if pairs and "=" not in pairs[0]:
+        file, pairs = _read_yaml(pairs[0]), pairs[1:]
     try:
-        return kind.model_validate({**values, **parse_overrides(overrides or [])})
+        return kind.model_validate({**file, **given, **parse_overrides(pairs)})
     except ValidationError as error:
         raise explain(error) from None
 
 
-def parse_settings(kind: type[C], given: dict[str, Any], settings: list[str]) -> C:
-    """A YAML file, if the first argument is one, then `given`, then key=value pairs over it."""
+def _read_yaml(path: str) -> dict[Any, Any]:
+    """Settings of a file. Its name has to say what it is: rows of JSON are YAML, too."""
     import yaml
 
-    values: dict[str, Any] = {}
-    if settings and "=" not in settings[0]:
-        path, *settings = settings
-        if not Path(path).is_file():
-            raise ConfigError(f"{path!r} is neither a YAML file nor key=value")
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} must hold settings as key: value")
-        if "applications" in values:
-            from polar_ray.pool.settings import TOKEN_HINT
+    if not path.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"{path!r} is neither key=value nor a file of settings, whose name ends in .yaml"
+        )
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no file {path!r} to read settings from")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold settings as key: value")
+    if "applications" in values:
+        from polar_ray.pool.settings import TOKEN_HINT
 
-            raise ConfigError(
-                f"{path} is a config of Ray Serve: `serve deploy {path}` takes it ({TOKEN_HINT}); "
-                "here, give what stands below its `args:`"
-            )
-    return parse_config(kind, {**values, **given}, settings)
+        raise ConfigError(
+            f"{path} is a config of Ray Serve: `serve deploy {path}` takes it ({TOKEN_HINT}); "
+            "here, give what stands below its `args:`"
+        )
+    return values
 
 
 @contextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from polar_ray.call_options import Priority
 from polar_ray.config import HostConfig, ScorerConfig
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, RecordError
+from polar_ray.token_file import read_tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,42 +33,87 @@ Model = Annotated[str | None, typer.Option(help="Directory or hub name; else bui
 Address = Annotated[
     str | None, typer.Option(help="http://host:port of a running pool; else in this process.")
 ]
-TimeoutS = Annotated[float, typer.Option(help="Deadline of one request to --address.")]
+TimeoutS = Annotated[
+    float | None, typer.Option(help="Deadline of one request to --address; else 600 s.")
+]
 TokenFile = Annotated[
     Path | None, typer.Option(help="File with the token for --address in its first line.")
 ]
 
 
-def open_scoring(
-    config: HostConfig,
-    address: str | None,
-    *,
-    timeout_s: float,
-    priority: Any,
-    token_file: Path | None,
-) -> Scoring:
-    """The pool at `address`, or without one a scorer by the settings."""
-    if address is None:
-        from polar_ray import Scorer
+POOL_TIMEOUT_S = 600.0
 
-        return Scorer(config.scorer).score
-    if config.model_fields_set & set(ScorerConfig.model_fields):
-        raise ConfigError("--address scores with the pool's model; drop --model and its settings")
-    from polar_ray.client import connect
 
-    token = None if token_file is None else read_token(token_file)
-    client = connect(address=address, timeout_s=timeout_s, priority=priority, token=token)
-    client.tell_waiting(lambda reason: typer.echo(reason, err=True))
-    return client.score_table
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Who scores, as the settings and options of a command say. Raises `ConfigError` for options
+    that nobody would hear of."""
+
+    config: HostConfig
+    address: str | None
+    timeout_s: float | None
+    token_file: Path | None
+    priority: Priority | None = None
+    usual_priority: Priority = "offline"
+
+    def __post_init__(self) -> None:
+        if self.address is None:
+            if given := self._pool_options:
+                raise ConfigError(f"{', '.join(given)}: for a pool; give its --address, too")
+        elif self._own_settings:
+            raise ConfigError(
+                "--address scores with the pool's model; drop --model and its settings"
+            )
+
+    @property
+    def _pool_options(self) -> list[str]:
+        """Those that only a pool has use for."""
+        options = {
+            "--timeout-s": self.timeout_s,
+            "--priority": self.priority,
+            "--token-file": self.token_file,
+        }
+        return [name for name, value in options.items() if value is not None]
+
+    @property
+    def _own_settings(self) -> list[str]:
+        """Those of a scorer in this process."""
+        return sorted(self.config.model_fields_set & set(ScorerConfig.model_fields))
+
+    def check_unused(self, reason: str) -> None:
+        """`ConfigError` where somebody said who scores and nobody has to."""
+        named = [] if self.address is None else ["--address", *self._pool_options]
+        if named := [*self._own_settings, *named]:
+            raise ConfigError(f"{reason}, so that nothing is to be scored: drop {', '.join(named)}")
+
+    def open(self) -> Scoring:
+        """The pool at `address`, or without one a scorer by the settings."""
+        if self.address is None:
+            from polar_ray import Scorer
+
+            return Scorer(self.config.scorer).score
+        from polar_ray.client import connect
+
+        timeout_s = POOL_TIMEOUT_S if self.timeout_s is None else self.timeout_s
+        try:
+            client = connect(
+                address=self.address,
+                timeout_s=timeout_s,
+                priority=self.priority or self.usual_priority,
+                token=None if self.token_file is None else read_token(self.token_file),
+            )
+        except RecordError as error:  # a deadline or priority that is none is a setting here
+            raise ConfigError(str(error)) from None
+        client.tell_waiting(lambda reason: typer.echo(reason, err=True))
+        return client.score_table
 
 
 def read_token(path: Path) -> str:
-    """The first line of a file that is neither blank nor a comment, as a pool reads its own."""
+    """The first token of a file."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
+        tokens = read_tokens(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"--token-file {path}: {error}") from None
-    tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens:
         raise ConfigError(f"--token-file {path} holds no token")
     return tokens[0]

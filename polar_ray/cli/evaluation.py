@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from polar_ray.cli.app import cli, errors_on_stderr, parse_config
+from polar_ray.cli.app import SETTINGS_FILE, cli, errors_on_stderr, parse_settings
 from polar_ray.cli.backend import (
     INPUT_HELP,
     Address,
+    Backend,
     Format,
     Model,
     Scoring,
     TimeoutS,
     TokenFile,
-    open_scoring,
 )
-from polar_ray.config import EvalConfig, PreferencesConfig
+from polar_ray.config import ColumnsConfig, EvalConfig, PreferencesConfig
 from polar_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,13 +40,18 @@ File = Annotated[str, typer.Argument(help="- for stdin, or " + INPUT_HELP)]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
-        help="key=value: columns (prompt=question), engine.type=stub.", show_default=False
+        help=f"{SETTINGS_FILE} columns (prompt=question), engine.type=stub.",
+        show_default=False,
     ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page with plots to this file.")]
 Title = Annotated[str | None, typer.Option(help="Heading of the report.")]
 SCORES = "Column of scores, else NAME_score where there is one"
+TieWithin = Annotated[
+    float,
+    typer.Option(help="Scores that differ by at most this are a tie; batching moves them by less."),
+]
 GroupBy = Annotated[
     str | None, typer.Option(help="Column that names a row's group; else prompt and reference.")
 ]
@@ -67,8 +72,9 @@ def eval_preferences(
     category: Annotated[
         str | None, typer.Option(help="Column; else category, where there is one.")
     ] = None,
+    tie_within: TieWithin = 1e-5,
     format: Format = None,
-    timeout_s: TimeoutS = 600,
+    timeout_s: TimeoutS = None,
     token_file: TokenFile = None,
     title: Title = None,
     json: Json = None,
@@ -82,34 +88,43 @@ def eval_preferences(
         from polar_ray.evaluate.report import report_preferences
 
         given = {} if model is None else {"model": model}
-        config = parse_config(PreferencesConfig, given, settings)
+        config = parse_settings(PreferencesConfig, given, settings)
+        backend = Backend(config, address, timeout_s, token_file, usual_priority="eval")
+        _check_tie(tie_within)
         source = Source(file, format=format)
         _check_places([source], json, html)
         schema = source.schema()
         _check_named(config, schema, chosen, rejected, category)
         category = category or "category"
         columns = [chosen or "chosen_score", rejected or "rejected_score"]
-        facts, texts = {"file": Path(file).name}, [config.chosen, config.rejected]
-        optional = [name for name in (category, *texts) if has(schema, name)]
+        facts, paths = {"file": Path(file).name}, [config.chosen, config.rejected]
+        optional = [name for name in (category, *paths) if has(schema, name)]
         if chosen or rejected or all(has(schema, name) for name in columns):
+            backend.check_unused(f"{' and '.join(columns)} hold scores")
             table = load(source, [*columns, *optional])
             scores = [read.scores(table, name) for name in columns]
         else:
-            sides = [_columns(config, schema, path) for path in texts]
-            scoring = open_scoring(
-                config, address, timeout_s=timeout_s, priority="eval", token_file=token_file
-            )
+            sides = [_columns(config, schema, path) for path in paths]
+            scoring = backend.open()
             table = load(source, [*optional, *sides[0].paths, *sides[1].paths])
             scores, made = _score(table, sides, scoring)
             facts |= made
-        lengths = [
-            read.text_lengths(table, name) if name in table.column_names else None for name in texts
+        named: list[str] | None = None
+        if category in table.column_names:
+            named = read.categories(table, category)
+        texts = [
+            read.outputs(table, path, strip_think=config.strip_think)
+            for path in paths
+            if path in table.column_names
         ]
+        both = len(texts) == 2
         found = preferences(
             *scores,
-            categories=table[category].to_pylist() if category in table.column_names else None,
-            chosen_lengths=lengths[0],
-            rejected_lengths=lengths[1],
+            same=read.equal(*texts) if both else None,
+            tie_within=tie_within,
+            categories=named,
+            chosen_lengths=read.lengths(texts[0]) if both else None,
+            rejected_lengths=read.lengths(texts[1]) if both else None,
         )
         margins = scores[0] - scores[1]
         _show(report_preferences(found, margins, facts, title or "Preferences"), json, html)
@@ -129,8 +144,9 @@ def eval_groups(
     ] = None,
     model: Model = None,
     address: Address = None,
+    tie_within: TieWithin = 1e-5,
     format: Format = None,
-    timeout_s: TimeoutS = 600,
+    timeout_s: TimeoutS = None,
     token_file: TokenFile = None,
     title: Title = None,
     json: Json = None,
@@ -145,7 +161,9 @@ def eval_groups(
         from polar_ray.evaluate.report import report_distribution, report_ranking
 
         given = {} if model is None else {"model": model}
-        config = parse_config(EvalConfig, given, settings)
+        config = parse_settings(EvalConfig, given, settings)
+        backend = Backend(config, address, timeout_s, token_file, usual_priority="eval")
+        _check_tie(tie_within)
         source = Source(file, format=format)
         _check_places([source], json, html)
         schema = source.schema()
@@ -154,20 +172,19 @@ def eval_groups(
         groups = _group_columns(config, schema, group)
         wanted = [name for name in (label, score, *groups) if has(schema, name)]
         if has(schema, score):
+            backend.check_unused(f"{score} holds scores")
             table = load(source, wanted)
             scores, made = read.scores(table, score), read.provenance(table)
         else:
             columns = _columns(config, schema, config.output)
-            scoring = open_scoring(
-                config, address, timeout_s=timeout_s, priority="eval", token_file=token_file
-            )
+            scoring = backend.open()
             table = load(source, [*wanted, *columns.paths])
             [scores], made = _score(table, [columns], scoring)
         facts = {"file": Path(file).name, **made}
         names = read.names(table, groups)
         if label in table.column_names:
             labels = read.labels(table, label)
-            found = ranking(scores, labels, names)
+            found = ranking(scores, labels, names, tie_within=tie_within)
             report = report_ranking(found, scores, labels, facts, title or "Labelled groups")
         else:
             spread = spreads(scores, names)
@@ -188,6 +205,7 @@ def eval_agreement(
         str | None, typer.Option(help="Column by which rows are matched instead of their order.")
     ] = None,
     group: GroupBy = None,
+    tie_within: TieWithin = 1e-5,
     format: Format = None,
     title: Title = None,
     json: Json = None,
@@ -204,7 +222,8 @@ def eval_agreement(
         _check_places(sources, json, html)
         schemas = [source.schema() for source in sources]
         columns = [score, other_score or score]
-        config = parse_config(EvalConfig, {}, settings)
+        config = parse_settings(ColumnsConfig, {}, settings)
+        _check_tie(tie_within)
         _check_named(config, schemas[0])
         has_groups = group is not None or all(
             getattr(config, name) or has(schemas[0], name) for name in ("prompt", "reference")
@@ -221,7 +240,8 @@ def eval_agreement(
         ):
             facts[side] = f"{Path(file).name}: {column}"
             facts |= {f"{side} {name}": value for name, value in read.provenance(table).items()}
-        found = agreement(a, b, read.names(first, groups) if groups else None)
+        names = read.names(first, groups) if groups else None
+        found = agreement(a, b, names, tie_within=tie_within)
         _show(report_agreement(found, a, b, facts, title or "Agreement"), json, html)
 
 
@@ -239,7 +259,13 @@ def _check_places(sources: Sequence[Source], json: Path | None, html: Path | Non
         raise ConfigError(f"--json and --html are both {str(json)!r}; name two files")
 
 
-def _check_named(config: EvalConfig, schema: pa.Schema, *options: str | None) -> None:
+def _check_tie(tie_within: float) -> None:
+    """`ConfigError` for what is no difference of scores."""
+    if not 0 <= tie_within < float("inf"):
+        raise ConfigError(f"--tie-within {tie_within:g}: it must be a number of at least 0")
+
+
+def _check_named(config: ColumnsConfig, schema: pa.Schema, *options: str | None) -> None:
     """`ConfigError` where a column that somebody named is not there. Only usual names may be."""
     from polar_ray.data.columns import find
 
@@ -249,7 +275,7 @@ def _check_named(config: EvalConfig, schema: pa.Schema, *options: str | None) ->
             find(schema.empty_table(), path)
 
 
-def _group_columns(config: EvalConfig, schema: pa.Schema, group: str | None) -> list[str]:
+def _group_columns(config: ColumnsConfig, schema: pa.Schema, group: str | None) -> list[str]:
     from polar_ray.data.columns import find, path_of
 
     if group is not None:

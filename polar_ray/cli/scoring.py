@@ -6,16 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config, parse_settings
+from polar_ray.call_options import Priority
+from polar_ray.cli.app import SETTINGS_FILE, Overrides, cli, errors_on_stderr, parse_settings
 from polar_ray.cli.backend import (
     INPUT_HELP,
     Address,
+    Backend,
     Format,
     Model,
     ProgressKind,
     TimeoutS,
     TokenFile,
-    open_scoring,
 )
 from polar_ray.config import PoolConfig, ScoreConfig
 
@@ -26,7 +27,7 @@ def score(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help="key=value: columns (output=solution), keep_columns=true, engine.type=stub.",
+            help=f"{SETTINGS_FILE} columns (output=solution), engine.type=stub.",
             show_default=False,
         ),
     ] = None,
@@ -42,11 +43,11 @@ def score(
     max_errors: Annotated[
         int | None, typer.Option(min=0, help="Stop once more rows than this have no score.")
     ] = None,
-    timeout_s: TimeoutS = 600,
+    timeout_s: TimeoutS = None,
     token_file: TokenFile = None,
     priority: Annotated[
-        str, typer.Option(help="train, eval or offline: whose work goes first at --address.")
-    ] = "offline",
+        Priority | None, typer.Option(help="Whose work goes first at --address; else offline.")
+    ] = None,
     progress: Annotated[
         ProgressKind, typer.Option(help="On stderr: a line on a terminal, JSON lines, or nothing.")
     ] = "auto",
@@ -59,24 +60,22 @@ def score(
     with errors_on_stderr():
         given: dict[str, Any] = {} if model is None else {"model": model}
         given |= {"keep_columns": True} if keep_columns else {}
-        config = parse_config(ScoreConfig, given, settings)
+        config = parse_settings(ScoreConfig, given, settings)
         # Mistakes in names are found before a model is loaded.
         from polar_ray.cli.score import ScoreFile, open_sink
         from polar_ray.data.source import Source
 
         source = Source(file, format=format)
         sink = open_sink(source, output, as_json=config.keep_columns)
-        scoring = open_scoring(
-            config, address, timeout_s=timeout_s, priority=priority, token_file=token_file
-        )
-        ScoreFile(source, config, scoring, max_errors).run(sink, output, progress)
+        backend = Backend(config, address, timeout_s, token_file, priority)
+        ScoreFile(source, config, backend.open(), max_errors).run(sink, output, progress)
 
 
 @cli.command()
 def serve(
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="A YAML file of pool settings, then key=value.", show_default=False),
+        typer.Argument(help=f"{SETTINGS_FILE} num_replicas=4.", show_default=False),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the Serve application.")] = "polar",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -88,7 +87,7 @@ def serve(
     """Start a pool on this Ray cluster (or a local one) and keep it running."""
     _interrupted_once()
     with errors_on_stderr("serve"):
-        config = parse_settings(PoolConfig, {}, settings or [])
+        config = parse_settings(PoolConfig, {}, settings)
         from polar_ray.pool.http.port import check_number
         from polar_ray.pool.local import pool
 
@@ -105,7 +104,7 @@ def demo(
 ) -> None:
     """Start a pool here, score a few groups through the handle and HTTP, and shut down."""
     with errors_on_stderr("serve"):
-        config = parse_config(PoolConfig, {"num_replicas": 2, "num_cpus": 0.5}, overrides)
+        config = parse_settings(PoolConfig, {"num_replicas": 2, "num_cpus": 0.5}, overrides)
         from polar_ray.demo import run
 
         run(config, port=port)

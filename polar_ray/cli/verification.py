@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_config
+from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_settings
 from polar_ray.config import ScorerConfig
 from polar_ray.errors import ConfigError
 
@@ -44,8 +44,8 @@ def verify(
     with errors_on_stderr("engine"):
         if (server is None) != (kind is None):
             raise ConfigError("--server and --type go together")
-        given = {} if model == "builtin" else {"model": model}
-        config = parse_config(ScorerConfig, given, overrides)
+        given = {"model": None if model == "builtin" else model}
+        config = parse_settings(ScorerConfig, given, overrides)
         from polar_ray.verify import verify_model, verify_server
 
         if server is None or kind is None:

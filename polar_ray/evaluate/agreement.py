@@ -9,6 +9,7 @@ from scipy import stats
 
 from polar_ray.evaluate.estimate import Estimate, Floats, Labels, wilson
 from polar_ray.evaluate.groups import by_group
+from polar_ray.scores import BATCHING_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,39 +33,54 @@ class Agreement:
     spearman_in_groups: float
     """Mean over the groups where it is defined; NaN without any."""
 
+    tie_within: float
+    """Rows that are so close to a group's first are first with it; scores that are all so close
+    have no order."""
 
-def agreement(one: Floats, other: Floats, groups: Labels | None = None) -> Agreement:
+
+def agreement(
+    one: Floats,
+    other: Floats,
+    groups: Labels | None = None,
+    *,
+    tie_within: float = BATCHING_TOLERANCE,
+) -> Agreement:
     """Figures of two scorings, float64 [rows], NaN where there is no score."""
     both = np.isfinite(one) & np.isfinite(other)
     unscored = int((~both).sum())
     one, other = one[both], other[both]
     members = [] if groups is None else [rows for rows in by_group(groups[both]) if len(rows) > 1]
-    inner = [_spearman(one[rows], other[rows]) for rows in members]
+    inner = [_spearman(one[rows], other[rows], tie_within) for rows in members]
     inner = [value for value in inner if np.isfinite(value)]
-    same = [same_first(one[rows], other[rows]) for rows in members]
+    same = [same_first(one[rows], other[rows], tie_within) for rows in members]
     gaps = np.abs(one - other)
+    varied = _varied(one, other, tie_within)
     return Agreement(
         rows=len(one),
         unscored=unscored,
-        pearson=float(stats.pearsonr(one, other).statistic) if _varied(one, other) else np.nan,
-        spearman=_spearman(one, other),
-        kendall=float(stats.kendalltau(one, other).statistic) if _varied(one, other) else np.nan,
+        pearson=float(stats.pearsonr(one, other).statistic) if varied else np.nan,
+        spearman=_spearman(one, other, tie_within),
+        kendall=float(stats.kendalltau(one, other).statistic) if varied else np.nan,
         mean_abs_difference=float(gaps.mean()) if len(gaps) else np.nan,
         max_abs_difference=float(gaps.max()) if len(gaps) else np.nan,
         top1=wilson(np.array(same, dtype=float)) if members else None,
         spearman_in_groups=float(np.mean(inner)) if inner else np.nan,
+        tie_within=tie_within,
     )
 
 
-def same_first(one: Floats, other: Floats) -> bool:
+def same_first(one: Floats, other: Floats, tie_within: float) -> bool:
     """Whether a row is best in both; rows that share the first place are all best."""
-    return bool(((one == one.max()) & (other == other.max())).any())
+    first, also = (scores >= scores.max() - tie_within for scores in (one, other))
+    return bool((first & also).any())
 
 
-def _spearman(one: Floats, other: Floats) -> float:
-    return float(stats.spearmanr(one, other).statistic) if _varied(one, other) else np.nan
+def _spearman(one: Floats, other: Floats, tie_within: float) -> float:
+    if not _varied(one, other, tie_within):
+        return np.nan
+    return float(stats.spearmanr(one, other).statistic)
 
 
-def _varied(one: Floats, other: Floats) -> bool:
+def _varied(one: Floats, other: Floats, tie_within: float) -> bool:
     """scipy warns, and says NaN, where a column is constant."""
-    return len(one) > 1 and bool(np.ptp(one) > 0 and np.ptp(other) > 0)
+    return len(one) > 1 and bool(np.ptp(one) > tie_within and np.ptp(other) > tie_within)

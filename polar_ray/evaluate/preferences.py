@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from polar_ray.evaluate.estimate import Estimate, Floats, Labels, wilson
+from polar_ray.scores import BATCHING_TOLERANCE
 
 LENGTH_BINS: tuple[tuple[str, float], ...] = (
     ("chosen is less than half as long", -0.5),
@@ -27,6 +29,9 @@ class Preferences:
     """Pairs in the right order; a tie counts half."""
 
     ties: int
+    """Pairs of equal texts, or whose scores differ by at most `tie_within`."""
+
+    tie_within: float
     unscored: int
     """Pairs of which a side has no score; they are in no other figure."""
 
@@ -45,14 +50,19 @@ def preferences(
     chosen: Floats,
     rejected: Floats,
     *,
+    same: npt.NDArray[np.bool_] | None = None,
+    tie_within: float = BATCHING_TOLERANCE,
     categories: Sequence[str] | Labels | None = None,
     chosen_lengths: Floats | None = None,
     rejected_lengths: Floats | None = None,
 ) -> Preferences:
-    """Figures of pairs: scores float64 [pairs], NaN where there is none; lengths in any unit."""
+    """Figures of pairs: scores float64 [pairs], NaN where there is none; `same` bool [pairs], true
+    of two equal texts, a tie whatever their scores; lengths in any unit, NaN where not known."""
     scored = np.isfinite(chosen) & np.isfinite(rejected)
     margins = chosen[scored] - rejected[scored]
-    wins = outcomes(margins)
+    # To compare with what does not matter would be to compare how the rows were packed.
+    decided = margins if same is None else np.where(same[scored], 0, margins)
+    wins = outcomes(decided, tie_within)
     by_category: dict[str, Estimate] = {}
     if categories is not None:
         names = np.asarray(categories, dtype=object).astype(str)[scored]
@@ -61,17 +71,19 @@ def preferences(
     prefers_longer = chosen_is_longer = None
     if chosen_lengths is not None and rejected_lengths is not None:
         difference = relative_difference(chosen_lengths[scored], rejected_lengths[scored])
+        # NaN lies behind the last of them.
         bins = np.searchsorted([edge for _, edge in LENGTH_BINS], difference)
         by_length = {
             name: wilson(wins[bins == number]) for number, (name, _) in enumerate(LENGTH_BINS)
         }
-        uneven = difference != 0
-        longer = outcomes(margins * np.sign(difference))
+        uneven = np.isfinite(difference) & (difference != 0)
+        longer = outcomes(decided * np.sign(difference), tie_within)
         prefers_longer = wilson(longer[uneven])
         chosen_is_longer = wilson((difference[uneven] > 0).astype(float))
     return Preferences(
         accuracy=wilson(wins),
-        ties=int((margins == 0).sum()),
+        ties=int((wins == 0.5).sum()),
+        tie_within=tie_within,
         unscored=int((~scored).sum()),
         by_category=by_category,
         by_length=by_length,
@@ -82,9 +94,9 @@ def preferences(
     )
 
 
-def outcomes(margins: Floats) -> Floats:
+def outcomes(margins: Floats, tie_within: float) -> Floats:
     """1 where positive, 0 where negative, one half for a tie."""
-    wins: Floats = (np.sign(margins) + 1) / 2
+    wins: Floats = np.where(np.abs(margins) <= tie_within, 0.5, margins > 0)
     return wins
 
 

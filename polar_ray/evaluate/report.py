@@ -98,7 +98,10 @@ def report_preferences(
         lengths.append(("people chose the longer", *_cells(found.chosen_is_longer)))
     margin = [(name, number(value)) for name, value in found.margin_quantiles.items()]
     margin.append(("mean", number(found.margin_mean)))
-    counts = [("ties (half right)", str(found.ties)), ("without a score", str(found.unscored))]
+    counts = [
+        (f"ties within {found.tie_within:g} (half right)", str(found.ties)),
+        ("without a score", str(found.unscored)),
+    ]
     tables = [Table("Preference accuracy", ("pairs", "accuracy", "95 %", "count"), rows)]
     if lengths:
         tables.append(Table("By length", ("pairs", "share", "95 %", "count"), lengths))
@@ -129,6 +132,7 @@ def report_ranking(
         ("groups", str(found.groups)),
         ("rows", str(found.rows)),
         ("without a score", str(found.unscored)),
+        ("scores are a tie within", f"{found.tie_within:g}"),
     ]
     tables = [
         Table("Ranking", ("", "value", "95 %", "count"), main),
@@ -165,6 +169,7 @@ def report_agreement(
         value, interval, count = _cells(found.top1)
         rows.append(("same first in a group", f"{value} ({interval}; {count} groups)"))
     rows += [("rows", str(found.rows)), ("without both scores", str(found.unscored))]
+    rows.append(("scores are a tie within", f"{found.tie_within:g}"))
     both = np.isfinite(one) & np.isfinite(other)
     plots: list[Plot] = [
         Scatter("The two scorings", "one", "other", one[both], other[both]),

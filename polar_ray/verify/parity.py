@@ -15,6 +15,7 @@ from polar_ray.model import ModelConfig, load_config
 from polar_ray.planning import Ids, build_pack, pack
 from polar_ray.records import to_batch
 from polar_ray.scorer import Scorer
+from polar_ray.scores import BATCHING_TOLERANCE
 from polar_ray.verify.check import Check, Failed, Skip, check
 from polar_ray.verify.published import POLAR_7B, is_polar_7b
 from polar_ray.verify.reference import LlamaReference
@@ -23,9 +24,6 @@ from polar_ray.verify.samples import RECORDS, Case, random_ids
 LENGTHS = [1, 2, 3, 7, 16, 33, 64, 129]
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.15, "float16": 0.05, "int8": 1.0, "fp8": 1.0}
 """Largest difference to float32 that a dtype is forgiven, on scores some ten apart."""
-
-REPEATED = 1e-5
-"""How far a score may move with its neighbours in float32; in other dtypes as in `TOLERANCES`."""
 
 Score = Callable[[Sequence[Ids]], Scores]
 
@@ -99,7 +97,7 @@ def _invariance(engine: Engine, ids: list[Ids], tolerance: float) -> str:
     """Together, alone, backwards and in small packs."""
     expected = alone(engine)(ids)
     worst = 0.0
-    bound = REPEATED if engine.info.dtype == "float32" else tolerance
+    bound = BATCHING_TOLERANCE if engine.info.dtype == "float32" else tolerance
     for max_tokens in (64, 100_000):
         for order in (np.arange(len(ids)), np.arange(len(ids))[::-1]):
             chosen = [ids[i] for i in order]

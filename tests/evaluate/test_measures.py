@@ -13,7 +13,7 @@ from scipy import stats
 from polar_ray.evaluate import agreement, preferences, ranking
 from polar_ray.evaluate.agreement import same_first
 from polar_ray.evaluate.estimate import bootstrap_ratio, wilson
-from polar_ray.evaluate.groups import auc, best_of, by_group, midranks, pair_outcomes
+from polar_ray.evaluate.groups import auc, best_of, by_group, pair_outcomes
 
 nan = np.nan
 few = st.integers(-3, 3).map(float)  # ties are wanted
@@ -44,6 +44,34 @@ def test_preferences_by_hand() -> None:
     assert found.chosen_is_longer.value == pytest.approx(2 / 3)
     assert found.margin_mean == pytest.approx(1.0)
     assert found.margin_quantiles["50%"] == 0.5
+
+
+def test_what_batching_moves_is_a_tie_and_so_are_equal_texts() -> None:
+    found = preferences(
+        np.array([1.0, 1.0 + 1e-6, 1.0, 2.0, 1.0]),
+        np.array([1.0 + 1e-6, 1.0, 1.0 + 3e-5, 1.0, nan]),
+        same=np.array([False, False, False, True, True]),
+        chosen_lengths=np.array([1.0, 1, 1, 1, 1]),
+        rejected_lengths=np.array([2.0, 2, 2, 1, 1]),
+    )
+    assert (found.ties, found.tie_within) == (3, 1e-5)
+    assert found.accuracy.value == pytest.approx((0.5 + 0.5 + 0 + 0.5) / 4)
+    assert found.prefers_longer is not None
+    assert found.prefers_longer.value == pytest.approx((0.5 + 0.5 + 1) / 3)
+    exact = preferences(np.array([1.0]), np.array([1.0 + 1e-6]), tie_within=0)
+    assert (exact.accuracy.value, exact.ties) == (0.0, 0)
+
+
+def test_a_length_that_nobody_knows_is_in_no_figure_of_lengths() -> None:
+    found = preferences(
+        np.array([1.0, 1.0]),
+        np.array([0.0, 0.0]),
+        chosen_lengths=np.array([nan, 9.0]),
+        rejected_lengths=np.array([9.0, 3.0]),
+    )
+    assert sum(value.count for value in found.by_length.values()) == 1
+    assert found.prefers_longer is not None
+    assert found.prefers_longer.count == 1
 
 
 def test_no_pairs_are_no_figures() -> None:
@@ -95,30 +123,51 @@ def test_auc_is_mann_whitneys(rows: list[tuple[float, bool]]) -> None:
     labels = np.array([float(label) for _, label in rows])
     positive, negative = scores[labels == 1], scores[labels == 0]
     if len(positive) == 0 or len(negative) == 0:
-        assert np.isnan(auc(scores, labels))
+        assert np.isnan(auc(scores, labels, 0))
         return
     u = stats.mannwhitneyu(positive, negative).statistic
-    assert auc(scores, labels) == pytest.approx(u / len(positive) / len(negative))
-    assert pair_outcomes(scores, labels).mean() == pytest.approx(auc(scores, labels))
+    assert auc(scores, labels, 0) == pytest.approx(u / len(positive) / len(negative))
+    assert pair_outcomes(scores, labels, 0).mean() == pytest.approx(auc(scores, labels, 0))
 
 
-@given(st.lists(few, min_size=1, max_size=30))
-def test_midranks_are_scipys(values: list[float]) -> None:
-    np.testing.assert_allclose(midranks(np.array(values)), stats.rankdata(values))
+@given(st.lists(st.tuples(few, st.booleans()), min_size=1, max_size=30), st.integers(0, 2))
+def test_auc_counts_half_what_is_a_tie(rows: list[tuple[float, bool]], tie_within: int) -> None:
+    scores = np.array([score for score, _ in rows])
+    labels = np.array([float(label) for _, label in rows])
+    pairs = pair_outcomes(scores, labels, tie_within)
+    if len(pairs):
+        assert pairs.mean() == pytest.approx(auc(scores, labels, tie_within))
 
 
-@given(st.lists(st.tuples(few, few), min_size=1, max_size=7), st.data())
+@given(st.lists(st.tuples(few, few), min_size=1, max_size=7), st.integers(0, 2), st.data())
 def test_best_of_is_the_mean_over_all_draws(
-    rows: list[tuple[float, float]], data: st.DataObject
+    rows: list[tuple[float, float]], tie_within: int, data: st.DataObject
 ) -> None:
     scores, labels = (np.array(column) for column in zip(*rows, strict=True))
     n = data.draw(st.integers(1, len(rows)))
     means = []
     for draw in combinations(range(len(rows)), n):
-        best = [i for i in draw if scores[i] == max(scores[j] for j in draw)]
+        best = [i for i in draw if scores[i] >= max(scores[j] for j in draw) - tie_within]
         means.append(np.mean([labels[i] for i in best]))
-    # Within a draw only the tied rows that were drawn share; over all draws that is the same.
-    assert best_of(scores, labels, n) == pytest.approx(np.mean(means))
+    assert best_of(scores, labels, n, tie_within) == pytest.approx(np.mean(means))
+
+
+def test_what_batching_moves_ranks_nobody() -> None:
+    """The same candidates, packed in another order: every figure stays."""
+    labels, groups = np.array([1.0, 0, 1, 0, 0]), np.array([0, 0, 0, 1, 1])
+    scores = np.array([1.0, 1.0, 0.0, 2.0, 3.0])
+    moved = scores + np.array([-1e-6, 1e-6, 0, 0, 1e-6])
+    one, other = ranking(scores, labels, groups), ranking(moved, labels, groups)
+    assert (one.pairwise, one.auc) == (other.pairwise, other.auc)
+    for before, after in zip(one.best_of, other.best_of, strict=True):
+        assert after.chosen == pytest.approx(before.chosen)
+    assert one.tie_within == 1e-5
+    assert ranking(moved, labels, groups, tie_within=0).auc != one.auc
+    assert same_first(scores[:2], moved[:2], 1e-5)
+    found = agreement(scores, moved, np.array([0, 0, 1, 1, 1]))
+    assert found.top1 is not None
+    assert found.top1.value == 1.0
+    assert found.spearman_in_groups == pytest.approx(1.0), "of the group that has an order"
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=20))
@@ -155,5 +204,5 @@ def test_a_scoring_agrees_with_itself_and_with_what_grows_with_it(values: list[f
     else:
         assert found.spearman == pytest.approx(1.0)
         assert found.kendall == pytest.approx(1.0)
-    assert same_first(one, other)
+    assert same_first(one, other, 0)
     assert found.top1 is None

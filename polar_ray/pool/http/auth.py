@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,14 +15,13 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polar_ray.errors import AuthError, ConfigError
+from polar_ray.token_file import read_tokens
 
 logger = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What a load balancer asks, which has no token, and a caller that waits. They tell how many
 replicas and calls there are, and nothing of what is scored."""
-
-_TOKEN = re.compile(r"[!-~]+")
 
 RELOAD_S = 1.0
 """A changed file is read again after at most this long."""
@@ -32,9 +30,8 @@ RELOAD_S = 1.0
 class Tokens:
     """The tokens of a file, one a line; several, so that they can be exchanged one by one.
 
-    A line that begins with `#` is a comment, spaces around a line do not count. A token is
-    printable ASCII without spaces: nothing else comes through a header as it was sent. Keeps
-    digests only. Raises `ConfigError` if there is no token to begin with, or a line that is none.
+    Keeps digests only. Raises `ConfigError` if there is no token to begin with, or a line that is
+    none.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -107,18 +104,7 @@ class Guard:
 
 
 def _read(path: Path) -> list[bytes]:
-    """Digests of the tokens; `ValueError` names a line that is none, and shows nothing of it."""
-    # Editors on Windows begin a file with a byte order mark, and end lines with two characters.
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:  # which holds the file
-        raise ValueError(f"byte {error.start} is not UTF-8") from None
-    lines = [line.strip(" \t\r") for line in text.split("\n")]
-    tokens = {at: line for at, line in enumerate(lines, 1) if line and not line.startswith("#")}
-    for at, token in tokens.items():
-        if not _TOKEN.fullmatch(token):
-            raise ValueError(f"line {at} is no token: only printable ASCII without spaces is one")
-    return [_digest(token) for token in tokens.values()]
+    return [_digest(token) for token in read_tokens(path)]
 
 
 def _digest(token: str) -> bytes:
