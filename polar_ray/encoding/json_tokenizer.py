@@ -12,11 +12,15 @@ import orjson
 from pydantic import BaseModel, Field
 
 from polar_ray.encoding.controls import MOST_ADDED, AddedToken, Controls, Id, read_config
+from polar_ray.encoding.growth import LONGEST_PIECE, check_growth
 from polar_ray.errors import ConfigError
 from polar_ray.json_object import parse, read_object
 
 LONGEST_BYTES = 8 << 20
 """InternLM2's has some 6 MB."""
+
+
+_Affix = Annotated[str, Field(max_length=200)]
 
 
 class _Added(AddedToken):
@@ -33,8 +37,8 @@ class _BytePairs(BaseModel):
     merges: list[str | tuple[str, str]]
     dropout: float | None = None
     ignore_merges: bool = False
-    continuing_subword_prefix: str | None = None
-    end_of_word_suffix: str | None = None
+    continuing_subword_prefix: _Affix | None = None
+    end_of_word_suffix: _Affix | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -60,6 +64,7 @@ class JsonTokenizer(Controls):
         ]
         # Whatever would add to a text's tokens, or take of them.
         spec |= {"post_processor": None, "truncation": None, "padding": None}
+        check_growth(spec, path)
         try:
             self._model = FastTokenizer.from_str(orjson.dumps(spec).decode())
             vocab: dict[str, int] = self._model.get_vocab(with_added_tokens=False)
@@ -68,6 +73,11 @@ class JsonTokenizer(Controls):
         except BaseException as error:  # the library raises plain Exception, and panics of Rust
             raise ConfigError(f"{path} does not load: {error!s:.300}") from None
         model = spec["model"]
+        longest = max(map(len, vocab), default=0)
+        if longest > LONGEST_PIECE:
+            raise ConfigError(
+                f"{path} has a piece of {longest} characters; at most {LONGEST_PIECE} are taken"
+            )
         bpe = parse(_BytePairs, model, path) if model.get("type") == "BPE" else None
         spelled = {vocab[piece]: piece for piece in _reachable(bpe, model, vocab)}
         spelled |= {token.id: token.content for token in plain}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from polar_ray.encoding.controls import Controls, read_config
 from polar_ray.errors import ConfigError
@@ -18,6 +19,9 @@ LONGEST_BYTES = 6 << 20
 """Four times InternLM2's."""
 
 MOST_PIECES = 1 << 19
+
+MOST_REPLACEMENT = 64
+"""Bytes that a normalizer makes of one character; NFKC makes 33 of U+FDFA."""
 
 
 class SentencePieceTokenizer(Controls):
@@ -41,6 +45,7 @@ class SentencePieceTokenizer(Controls):
             )
         if not all(isinstance(piece, str) for piece in pieces):  # protobuf gives bytes instead
             raise ConfigError(f"{path} has pieces that are not UTF-8")
+        _check_growth(proto, path)
         config = read_config(folder)
         ids, spelled, unknown = config.controls, dict[int, str](), None
         for index, (piece, text) in enumerate(zip(proto.pieces, pieces, strict=True)):
@@ -82,6 +87,25 @@ class SentencePieceTokenizer(Controls):
         """See `Tokenizer`."""
         # BPE builds a piece only from pieces of the vocabulary: no piece, no merge.
         return self._is_local and _spaced(left + right) not in self._joined
+
+
+def _check_growth(proto: Any, path: Path) -> None:
+    """Raises `ConfigError` for a model that makes much of little text."""
+    # Four bytes of its length, a trie, and what characters become, each with a NUL at its end.
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    strings = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
+    if (most := max(map(len, strings.split(b"\0")))) > MOST_REPLACEMENT:
+        raise ConfigError(
+            f"{path}: its normalizer can make one character {most} bytes; at most "
+            f"{MOST_REPLACEMENT} are taken"
+        )
+    if proto.denormalizer_spec.precompiled_charsmap:
+        raise ConfigError(f"{path} has a denormalizer, by which cut texts would become others")
+    if (size := len(proto.trainer_spec.unk_surface)) > MOST_REPLACEMENT:
+        raise ConfigError(
+            f"{path}: unk_surface, which stands for what no piece spells, has {size} characters; "
+            f"at most {MOST_REPLACEMENT} are taken"
+        )
 
 
 def _spaced(text: str) -> str:

@@ -238,6 +238,21 @@ def _vocabulary(size: int) -> bytes:
     return f'{{"model":{{"type":"BPE","vocab":{inner},"merges":[]}}}}'.encode()
 
 
+def _normalizing(normalizer: dict[str, Any]) -> bytes:
+    """A sound tokenizer but for its normalizer, through which its own token goes, too."""
+    vocab = {name: number for number, name in enumerate([*CONTROLS, "x"])}
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
+    added = [{"id": 6, "content": "xy", "special": False, **plain}]
+    added += [{"id": n, "content": c, "special": True, **plain} for n, c in enumerate(CONTROLS)]
+    model = {"type": "BPE", "vocab": vocab, "merges": []}
+    return json.dumps({"added_tokens": added, "normalizer": normalizer, "model": model}).encode()
+
+
+def _chain(step: dict[str, Any], count: int) -> bytes:
+    return _normalizing({"type": "Sequence", "normalizers": [step] * count})
+
+
+DOUBLE = {"type": "Replace", "pattern": {"String": "x"}, "content": "xx"}
 TWO_BYTES = [chr(number) for number in range(0x80, 0x800)]
 GIANTS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "config of lists": ("config.json", lambda: _json("[]", 1_048_000, '{"architectures":[', "]}")),
@@ -250,6 +265,16 @@ GIANTS: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: _json("1", 8_380_000, '{"added_tokens":[', "]}"),
     ),
     "vocabulary": ("tokenizer.json", lambda: _vocabulary(8_380_000)),
+    "letters doubled": ("tokenizer.json", lambda: _chain(DOUBLE, 24)),
+    "letters put first": (
+        "tokenizer.json",
+        lambda: _chain({"type": "Prepend", "prepend": "x" * 100_000}, 80),
+    ),
+    "a letter of megabytes": (
+        "tokenizer.json",
+        lambda: _normalizing({**DOUBLE, "content": "x" * 8_000_000}),
+    ),
+    "steps": ("tokenizer.json", lambda: _chain({"type": "NFC"}, 400_000)),
     "controls": (
         "tokenizer_config.json",
         lambda: _json('"{n}":1', 1_048_000, '{"added_tokens_decoder":{', "}}"),
