@@ -281,7 +281,7 @@ class ScoreConfig(ColumnsConfig, HostConfig):
     """`polar-ray score`: where the columns are, who scores, and what is written."""
 
     id: str | None = None
-    """Column of strings or integers that the results keep. None: `id`, where there is one."""
+    """Column, or path within one, that the results keep as `id`. None: `id`, where there is one."""
 
     keep_columns: bool = False
     """Write the input's columns before those of the results."""

@@ -23,6 +23,7 @@ from polar_ray.cli.app import parse_settings
 from polar_ray.cli.backend import read_token
 from polar_ray.cli.printing import Printer
 from polar_ray.config import PoolConfig, StubEngineConfig
+from polar_ray.data.kinds import from_json, is_json
 from polar_ray.data.results import ResultWriter
 from polar_ray.data.source import Source, load
 from polar_ray.encoding import load_tokenizer
@@ -236,22 +237,84 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, tiny_dir: Path) 
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_ids_that_change_their_kind_are_named(tmp_path: Path, tiny_dir: Path) -> None:
-    def written(first: object, second: object) -> Path:
-        path = tmp_path / "in.jsonl"
-        ids = [first] * 16 + [second]  # the first chunk, and the next
-        path.write_text("".join(json.dumps({**GROUPS[0], "id": one}) + "\n" for one in ids))
-        return path
+IDS: list[list[object]] = [
+    [1.5, 2.0],
+    [True, False],
+    [1, "a"],
+    [None, "a"],
+    ["a", None],
+    [[1], {"b": 2}],
+    [2**70, 1],
+]
 
-    out = tmp_path / "out.parquet"
-    options = ("--model", tiny_dir, "engine.type=stub", "--output", out)
-    for first, second in [(1, "a"), (None, "a")]:
-        done = run("score", written(first, second), *options)
-        assert done.exit_code == 1
-        assert "ids are string in some rows" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
-    assert run("score", written("a", None), *options).exit_code == 0
-    assert pq.read_table(out)["id"].to_pylist() == ["a"] * 16 + [None]
+
+@pytest.mark.parametrize("ids", IDS, ids=str)
+@pytest.mark.parametrize("to", ["stdout", "jsonl", "parquet", "csv"])
+def test_ids_leave_as_they_came(tmp_path: Path, tiny_dir: Path, ids: list[object], to: str) -> None:
+    path, out = tmp_path / "in.jsonl", tmp_path / f"out.{to}"
+    given = [ids[0]] * 16 + [ids[1]]  # the first chunk, and the next
+    path.write_text("".join(json.dumps({**GROUPS[0], "id": one}) + "\n" for one in given))
+    options = ["--model", tiny_dir, "engine.type=stub"]
+    for source in (path, "-"):
+        stdin = path.read_bytes() if source == "-" else None
+        end = ["--format", "jsonl"] if source == "-" else []
+        place = [] if to == "stdout" else ["--output", out]
+        done = run("score", source, *options, *place, *end, stdin=stdin)
+        assert done.exit_code == 0, done.output
+        if to == "stdout":
+            assert [row["id"] for row in results(done.stdout)] == given  # type: ignore[index, call-overload]
+        else:
+            kept = load(Source(str(out)), ["id", "score"])
+            assert kept.num_rows == 17
+            assert kept["score"].null_count == 0
+            if to != "csv":
+                found = kept["id"].to_pylist()
+                is_text = is_json(kept.schema.field("id"))
+                assert (from_json(kept["id"]) if is_text else found) == given
+    parts = tmp_path / "parts"
+    assert run("rescore", path, parts, *options).exit_code == 0, "the same rule in rescore"
+
+
+def test_ids_of_a_type_and_at_a_path_are_passed_through(tmp_path: Path, tiny_dir: Path) -> None:
+    path, out = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    ids = pa.array(range(12), pa.uint16())
+    inner = pa.StructArray.from_arrays([ids], names=["at"])
+    table = pa.Table.from_pylist(GROUPS).select(["prompt", "reference", "output"])
+    pq.write_table(table.append_column("extra", inner), path)
+    options = ["--model", tiny_dir, "engine.type=stub", "id=extra.at"]
+    assert run("score", path, *options, "--output", out).exit_code == 0
+    assert pq.read_table(out).schema.field("id").type == pa.uint16()
+    assert [row["id"] for row in results(run("score", path, *options).stdout)] == list(range(12))  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv", "stdin"])
+@pytest.mark.parametrize("to", [[], ["--output", "{folder}/out.parquet"]])
+def test_an_id_column_that_is_not_there_is_refused(
+    tmp_path: Path, tiny_dir: Path, ending: str, to: list[str]
+) -> None:
+    path = tmp_path / f"in.{'jsonl' if ending == 'stdin' else ending}"
+    with ResultWriter(str(path)) as sink:
+        sink.write(pa.Table.from_pylist([{**row, "n": 1} for row in GROUPS]))
+    source, stdin = ("-", path.read_bytes()) if ending == "stdin" else (path, None)
+    place = [one.format(folder=tmp_path) for one in to]
+    options = ["--model", tiny_dir, "engine.type=stub", "id=idd", *place]
+    done = run("score", source, *options, stdin=stdin)
+    assert done.exit_code == 2, done.output
+    assert "no column 'idd'; there are prompt, reference, output" in done.stderr
+
+
+def test_an_id_that_comes_late_is_kept_or_named(tmp_path: Path, tiny_dir: Path) -> None:
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.parquet"
+    rows = [GROUPS[0]] * 9000 + [{**GROUPS[0], "id": 7}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--model", tiny_dir, "engine.type=stub"]
+    done = run("score", path, *options, "--output", out)
+    assert done.exit_code == 2, done.output
+    assert "line 9001 of" in done.stderr
+    assert "has an id, which the rows before it have not; say id=id" in done.stderr
+    assert run("score", path, *options, "id=id", "--output", out).exit_code == 0
+    assert pq.read_table(out)["id"].to_pylist() == [None] * 9000 + [7]
+    assert json.loads(run("score", path, *options).stdout.splitlines()[-1])["id"] == 7
 
 
 def test_a_persons_table_shows_brackets_as_they_are(

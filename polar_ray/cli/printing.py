@@ -75,14 +75,13 @@ class Printer:
 
     def write(self, table: pa.Table) -> None:
         """A chunk's results, below those before."""
-        rows = table.to_pylist()
-        if self._as_json:
-            self.write_rows(rows)
-        else:
-            self._show(rows)
+        self.write_rows(table.to_pylist())
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Rows as JSON lines."""
+        """The same of rows that need not have the same fields."""
+        if not self._as_json:
+            self._show(rows)
+            return
         with writing_to("stdout"):
             try:
                 write_jsonl(rows, sys.stdout.buffer)

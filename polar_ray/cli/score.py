@@ -5,34 +5,21 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import pyarrow as pa
 import typer
 
 from polar_ray.cli.backend import ProgressKind, Scoring
+from polar_ray.cli.kept import Kept, Sink
 from polar_ray.cli.printing import Count, Printer, progress
 from polar_ray.client.same_model import OneModel
 from polar_ray.config import ScoreConfig
 from polar_ray.data.columns import Columns, columns_for
-from polar_ray.data.results import ResultWriter, check_columns, check_finite, with_scores
-from polar_ray.data.rows import Objects, Rows
+from polar_ray.data.results import ResultWriter, with_scores
+from polar_ray.data.rows import Objects
 from polar_ray.data.source import Chunk, Source
 from polar_ray.errors import ConfigError, ModelChanged
 from polar_ray.records import SCORE_SCHEMA, TEXT_COLUMNS, Batch, with_row_errors
-
-
-class Sink(Protocol):
-    """Where results go."""
-
-    @property
-    def has_columns(self) -> bool:
-        """Whether rows must all have the same columns; else they may come one by one."""
-        ...
-
-    def check(self, schema: pa.Schema) -> None: ...
-    def write(self, table: pa.Table) -> None: ...
-    def write_rows(self, rows: list[dict[str, Any]]) -> None: ...
 
 
 def open_sink(source: Source, output: str | None, *, as_json: bool) -> AbstractContextManager[Sink]:
@@ -55,7 +42,7 @@ class ScoreFile:
         self._max_errors = max_errors
         self._count, self._same = Count(), OneModel()
         self._schema: pa.Schema | None = None
-        self._kept: pa.Schema | None = None
+        self._kept = Kept(source, config)
         self._columns: Columns
         self._told: set[str] = set()
 
@@ -79,9 +66,7 @@ class ScoreFile:
     ) -> None:
         source, count = self._source, self._count
         with opened as sink, progress(kind, count, source) as show:
-            if self._config.keep_columns and (sink.has_columns or source.files):
-                self._kept = source.schema(whole=sink.has_columns)
-                sink.check(self._kept)
+            self._kept.prepare(sink)
             for chunk in source.chunks():
                 scores = self._score(chunk, printed=output is None)
                 self._write(sink, chunk, scores)
@@ -120,18 +105,17 @@ class ScoreFile:
         else:  # no row of the sample is an object; each has its reason
             names = {name: getattr(config, name) or name for name in TEXT_COLUMNS}
             self._columns = Columns(**names, strip_think=config.strip_think)
-        if config.keep_columns:
-            check_columns((self._kept or self._schema).names, config.prefix)
+        if not self._source.files:
+            self._kept.find(self._schema)
+        self._kept.check(self._schema)
 
     def _apply(self, chunk: Chunk) -> Batch:
         """The request of some rows: of JSON as they are, of others in the columns of all files."""
-        id = self._config.id
         if isinstance(chunk, Objects):
             # The rows that the columns were found in need not have had what is optional.
-            columns = replace(self._columns, wrapper=self._columns.wrapper or "wrapper")
-            return columns.apply(chunk, id=id or "id")
+            return replace(self._columns, wrapper=self._columns.wrapper or "wrapper").apply(chunk)
         rows = chunk if chunk.schema.equals(self._schema) else chunk.fit(self._schema)
-        return self._columns.apply(rows, id=id or ("id" if "id" in rows.schema.names else None))
+        return self._columns.apply(rows)
 
     def _announce(self, chunk: Chunk) -> None:
         """Names each extra column once."""
@@ -142,7 +126,7 @@ class ScoreFile:
             if isinstance(chunk, Objects)
             else {*chunk.schema.names}
         )
-        used = {"wrapper", self._config.id or "id"}
+        used = {"wrapper", *self._kept.names}
         for path in self._columns.paths:
             used |= {path, path.partition(".")[0]}
         if new := names - used - self._told:
@@ -151,21 +135,12 @@ class ScoreFile:
 
     def _write(self, sink: Sink, chunk: Chunk, scores: pa.Table) -> None:
         prefix = self._config.prefix
-        if not self._config.keep_columns:
-            names = [name if name == "id" else prefix + name for name in scores.column_names]
-            sink.write(scores.rename_columns(names))
-        elif sink.has_columns:
-            table = with_scores(chunk.fit(self._kept).table, scores, prefix)
-            sink.write(table.replace_schema_metadata(scores.schema.metadata))
+        results = scores.rename_columns([prefix + name for name in SCORE_SCHEMA.names])
+        if not sink.has_columns:
+            kept = self._kept.rows(chunk)
+            sink.write_rows([{**k, **r} for k, r in zip(kept, results.to_pylist(), strict=True)])
+        elif (columns := self._kept.columns(chunk)) is None:
+            sink.write(results)
         else:
-            if isinstance(chunk, Rows):
-                check_finite(chunk.table)
-            results = scores.select(SCORE_SCHEMA.names).to_pylist()
-            rows = chunk.to_pylist()
-            check_columns({name for row in rows for name in row}, prefix)
-            sink.write_rows(
-                [
-                    {**row, **{prefix + name: value for name, value in result.items()}}
-                    for row, result in zip(rows, results, strict=True)
-                ]
-            )
+            table = with_scores(columns, scores, prefix)
+            sink.write(table.replace_schema_metadata(scores.schema.metadata))

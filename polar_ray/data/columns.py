@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from polar_ray.config import ColumnsConfig
 from polar_ray.data.kinds import from_json, is_json, json_field, to_json
 from polar_ray.data.rows import Objects, Rows
-from polar_ray.errors import ConfigError, RecordError, bad_wrapper, missing_field, row_error
+from polar_ray.errors import ConfigError, bad_wrapper, missing_field, row_error
 from polar_ray.messages import NotText, is_messages, is_text, text_of, texts_of
-from polar_ray.records import ID_KINDS, TEXT_COLUMNS, Batch, id_array
+from polar_ray.records import TEXT_COLUMNS, Batch
 
 GUESSES: dict[str, tuple[str, ...]] = {
     # verl's RFT rows keep the bare prompt apart from the one that the policy saw.
@@ -53,9 +53,8 @@ class Columns:
         found = (self.prompt, self.reference, self.output, self.wrapper)
         return [path for path in found if path is not None]
 
-    def apply(self, rows: Table, *, id: str | None = None) -> Batch:
-        """The request of some rows, with the ids of column `id`; a row that is no record is null
-        and has its reason."""
+    def apply(self, rows: Table) -> Batch:
+        """The request of some rows; a row that is no record is null and has its reason."""
         errors: dict[int, str] = {}
         arrays: dict[str, pa.ChunkedArray | pa.Array] = {}
         for name in TEXT_COLUMNS:
@@ -66,8 +65,6 @@ class Columns:
         if self.wrapper is not None:
             arrays["wrapper"], bad = wrappers(rows, self.wrapper)
             errors = {**bad, **errors}
-        if id is not None and (ids := _ids(rows, id)) is not None:
-            arrays["id"] = ids
         unread = {} if isinstance(rows, pa.Table) else rows.errors
         return Batch(pa.table(arrays), {**errors, **unread})
 
@@ -246,16 +243,3 @@ def wrappers(rows: Table, path: str) -> tuple[pa.Array | pa.ChunkedArray, dict[i
     odd = {i: bad_wrapper(v) for i, v in enumerate(values) if not isinstance(v, str | None)}
     kept = [None if i in odd else value for i, value in enumerate(values)]
     return pa.array(kept, pa.string()), odd
-
-
-def _ids(rows: Table, path: str) -> pa.Array | pa.ChunkedArray | None:
-    """Strings or integers; None where all are null."""
-    if (objects := _objects(rows, path)) is None:
-        ids = find(_table(rows), path)
-    else:
-        ids = id_array([look_up(row, path, None) for row in objects])
-    if pa.types.is_null(ids.type):
-        return None
-    if not (is_text(ids.type) or pa.types.is_integer(ids.type)):
-        raise RecordError(f"{ID_KINDS}, not {ids.type!s:.80}")
-    return ids

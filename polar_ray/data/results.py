@@ -60,7 +60,7 @@ class ResultWriter:
             if self._schema is None:
                 self._schema = table.schema
                 self._columns = open_writer(self._path.suffix, self._partial, table.schema)
-            self._columns.write_table(_with_ids_of(self._schema, table))
+            self._columns.write_table(table)
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """The same of rows that need not have the same fields, for JSON lines."""
@@ -133,23 +133,6 @@ def writing_to(place: str) -> Iterator[None]:
 def _beside(path: Path) -> Path:
     """Where a file is written until it is whole."""
     return path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-
-
-def _with_ids_of(schema: pa.Schema, table: pa.Table) -> pa.Table:
-    """A chunk's results with the id column of the chunks before it."""
-    here, before = _id_type(table.schema), _id_type(schema)
-    if here is None and before is not None:
-        return table.add_column(0, "id", pa.nulls(table.num_rows, before))
-    if here != before:
-        raise RecordError(
-            f"ids are {here} in some rows and {before or 'absent'} in the rows before; a column "
-            "wants one kind, so repair them or write .jsonl"
-        )
-    return table
-
-
-def _id_type(schema: pa.Schema) -> pa.DataType | None:
-    return schema.field("id").type if "id" in schema.names else None
 
 
 def check_columns(names: Iterable[str], prefix: str) -> None:

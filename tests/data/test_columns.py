@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from polar_ray.data.columns import Columns, choose
 from polar_ray.data.rows import Objects
-from polar_ray.errors import ConfigError, RecordError
+from polar_ray.errors import ConfigError
 from polar_ray.records import to_batch
 
 NOTHING: dict[str, str | None] = {}
@@ -168,7 +168,7 @@ def test_json_rows_may_differ_in_their_kinds() -> None:
         rows.add(orjson.dumps({"prompt": prompt, "a": {"b": "r"}, "output": "o", "w": 1}), "here")
     rows.add(b'{"output": "o"}', "here")
     rows.add(b'{"output": ', "line 7 of f")
-    batch = Columns("prompt", "a.b", "output", "w").apply(rows, id="id")
+    batch = Columns("prompt", "a.b", "output", "w").apply(rows)
     assert batch.table["prompt"].to_pylist() == ["p", "p", "p", None, None, None, None]
     codes = {i: text.partition(":")[0] for i, text in batch.errors.items()}
     assert codes == {
@@ -176,13 +176,3 @@ def test_json_rows_may_differ_in_their_kinds() -> None:
         5: "missing_field", 6: "not_an_object",
     }  # fmt: skip
     assert "line 7 of f is not JSON" in batch.errors[6]
-
-
-@pytest.mark.parametrize("ids", [[1.5], [True], [{"a": 1}], [1, "a"], [2**63]], ids=repr)
-def test_odd_ids_are_refused(ids: list[object]) -> None:
-    values = [{"prompt": "p", "reference": "r", "output": "o", "id": value} for value in ids]
-    reason = (
-        "ids must (all be strings or all be integers|fit into 64 bits where they are integers; 92)"
-    )
-    with pytest.raises(RecordError, match=reason):
-        Columns("prompt", "reference", "output").apply(Objects(values, {}, []), id="id")
