@@ -124,9 +124,9 @@ def _factor(part: str, step: Mapping[str, Any]) -> int:
         return 1 + _size(step.get("content"))  # a pattern may match nothing, between any two bytes
     if kind == "Prepend" and part == "normalizer":
         return 1 + _size(step.get("prepend"))
-    if kind not in FACTORS[part]:
+    if not isinstance(kind, str) or kind not in FACTORS[part]:
         raise ValueError(f"has a step of type {show(kind)}, which is not known here")
-    return FACTORS[part][str(kind)]
+    return FACTORS[part][kind]
 
 
 def _size(text: Any) -> int:

@@ -44,6 +44,8 @@ BOMBS: list[tuple[str, Any]] = [
     ("normalizer", sequence("normalizer", [{"type": "Lowercase"}] * 1000)),
     ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
     ("normalizer", {"type": "NoSuch"}),
+    ("normalizer", {"type": ["Strip"]}),
+    ("normalizer", {"type": "Sequence", "normalizers": {"type": "Strip"}}),
     ("normalizer", {"lowercase": True}),
     ("normalizer", [DOUBLE]),
     ("pre_tokenizer", sequence("pre_tokenizer", [TO_BYTES] * 20)),
