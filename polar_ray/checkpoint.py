@@ -5,7 +5,6 @@ Knows what must fit together (config, tokenizer, weights' headers, engine); load
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from polar_ray.assets import builtin_model_dir
@@ -16,20 +15,12 @@ from polar_ray.errors import ConfigError
 from polar_ray.hub import fetch, is_name
 from polar_ray.model.config import load_config
 
-logger = logging.getLogger(__name__)
-
 
 def model_dir(model: str | None) -> Path:
     """The checkpoint directory that a config's `model` means: itself, where a hub's model of this
-    name is kept once it has been fetched, or the built-in, of which it logs loudly."""
+    name is kept once it has been fetched, or the built-in."""
     if model is None:
-        folder = builtin_model_dir()
-        logger.warning(
-            "no model given: scoring with the built-in %s, a toy for trying things out; "
-            "set model=DIR for a POLAR checkpoint",
-            folder.name,
-        )
-        return folder
+        return builtin_model_dir()
     if not model:
         raise ConfigError("model='' names no directory; leave it out for the built-in model")
     if is_name(model):

@@ -85,4 +85,8 @@ def _sentence(error: dict[str, Any]) -> str:
         return f"{place}: {error['ctx']['error']}" if place else str(error["ctx"]["error"])
     if error["type"] == "missing":  # its input is all that is there
         return f"{place} is missing"
+    if error["type"].startswith("union_tag_"):
+        key = error["ctx"]["discriminator"].strip("'")
+        kinds = error["ctx"]["expected_tags"].replace("'", "")
+        return f"{place}.{key}={show(error['input'].get(key))}: it is one of {kinds}"
     return f"{place or 'config'}={show(error['input'])}: {error['msg']}"

@@ -75,6 +75,12 @@ class Scorer:
         max_tokens=8192)`. Raises `ConfigError` for what cannot be loaded."""
         self.config = _config(config, settings)
         folder = model_dir(self.config.model)
+        if self.config.model is None and self.config.engine.type == "native":
+            logger.warning(
+                "no model given: scoring with the built-in %s, a toy for trying things out; "
+                "set model=DIR for a POLAR checkpoint",
+                folder.name,
+            )
         tokenizer = load_tokenizer(folder)
         self.engine = build_engine(self.config.engine, folder)
         self.info = self.engine.info

@@ -52,3 +52,8 @@ def test_training_imports_without_the_recipe(wheel: Path) -> None:
 def test_the_sources_hold_the_recipe() -> None:
     files = {file.relative_path for file in SdistBuilder(str(ROOT)).recurse_included_files()}
     assert {f"{RECIPE}__main__.py", f"{RECIPE}synthetic/words.json"} <= files
+
+
+def test_all_that_a_source_distribution_names_is_there() -> None:
+    for included in SdistBuilder(str(ROOT)).target_config["include"]:
+        assert (ROOT / included).exists(), included

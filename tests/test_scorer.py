@@ -312,5 +312,9 @@ def test_a_missing_model_directory_is_named() -> None:
 
 def test_the_built_in_model_is_announced(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        model_dir(None)
-    assert "built-in" in caplog.text
+        Scorer().close()
+        assert "built-in" in caplog.text
+        caplog.clear()
+        Scorer(engine={"type": "stub"}).close()
+        Scorer(model_dir(None)).close()
+    assert caplog.text == "", "a stub scores with no model; who names a model knows it"

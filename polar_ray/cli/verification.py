@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from polar_ray.assets import builtin_model_dir
 from polar_ray.cli.app import Overrides, cli, errors_on_stderr, parse_settings
 from polar_ray.config import ScorerConfig
 from polar_ray.errors import ConfigError
@@ -44,7 +45,7 @@ def verify(
     with errors_on_stderr("engine"):
         if (server is None) != (kind is None):
             raise ConfigError("--server and --type go together")
-        given = {"model": None if model == "builtin" else model}
+        given = {"model": str(builtin_model_dir()) if model == "builtin" else model}
         config = parse_settings(ScorerConfig, given, overrides)
         from polar_ray.verify import verify_model, verify_server
 

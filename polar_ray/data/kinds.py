@@ -237,7 +237,7 @@ class Kinds:
             if kind.is_too_deep:
                 raise ConfigError(
                     f"column {name!r:.80} has more than {MOST_TEXT_DEPTH} lists and objects within "
-                    "each other; leave it out"
+                    "each other; take it out of the input"
                 )
             own = kind.type if kind.seen else pa.null()
             fields.append(json_field(name) if own is None else pa.field(name, own))

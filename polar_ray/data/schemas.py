@@ -110,14 +110,23 @@ def check_written(schema: pa.Schema, ending: str) -> None:
     except FAILURES as error:
         reason = error
     for field in schema:
-        try:
-            _try(ending, pa.schema([field]))
-        except FAILURES as error:
+        if (odd := _odd(ending, field)) is not None:
+            way_out = "" if _odd(".parquet", field) else "write .parquet, or "
             raise ConfigError(
                 f"column {field.name!r:.80} is {field.type!s:.80}, which a {ending} file cannot "
-                f"hold ({' '.join(str(error).split()):.120}); leave it out, or write it otherwise"
-            ) from None
+                f"hold ({' '.join(str(odd).split()):.120}); "
+                f"{way_out}take it out of the input"
+            )
     raise ConfigError(f"a {ending} file cannot hold the columns: {reason}")
+
+
+def _odd(ending: str, field: pa.Field) -> Exception | None:
+    """Why a file cannot hold a column, if it cannot."""
+    try:
+        _try(ending, pa.schema([field]))
+    except FAILURES as error:
+        return error
+    return None
 
 
 def _try(ending: str, schema: pa.Schema) -> None:

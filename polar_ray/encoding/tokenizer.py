@@ -8,7 +8,7 @@ config may carry do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -47,14 +47,25 @@ class Tokenizer(Protocol):
         ...
 
 
+KINDS: dict[str, Callable[[Path], Tokenizer]] = {
+    "tokenizer.model": SentencePieceTokenizer,
+    "tokenizer.json": JsonTokenizer,
+}
+"""Files that are a tokenizer; the first that is there is it."""
+
+
 def load_tokenizer(model_dir: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint directory.
 
     `ConfigError` names what is missing or damaged, or a control token that text could become.
     """
     folder = Path(model_dir)
-    if (folder / "tokenizer.model").is_file():
-        return SentencePieceTokenizer(folder)
-    if (folder / "tokenizer.json").is_file():
-        return JsonTokenizer(folder)
-    raise ConfigError(f"{folder} holds neither tokenizer.model nor tokenizer.json")
+    for name, kind in KINDS.items():
+        if (folder / name).is_file():
+            return kind(folder)
+    raise ConfigError(f"{folder} holds neither {' nor '.join(KINDS)}")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is one at all; token ids can be scored without."""
+    return any((folder / name).is_file() for name in KINDS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from polar_ray.encoding import Tokenizer, load_tokenizer, template
+from polar_ray.encoding import Tokenizer, has_tokenizer, load_tokenizer, template
 from polar_ray.model import load_config, load_model
 from polar_ray.verify.check import Check, Failed, Skip, check
 from polar_ray.verify.published import compare
@@ -22,11 +22,6 @@ def checkpoint_checks(folder: Path) -> Iterator[Check]:
     yield check("tokenizer", lambda: _tokenizer(folder))
     yield check("control tokens", lambda: _controls(folder))
     yield check("text stays text", lambda: _text_stays_text(folder))
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether there is one at all; token ids can be scored without."""
-    return any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:

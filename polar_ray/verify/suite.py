@@ -9,7 +9,7 @@ import numpy as np
 
 from polar_ray.checkpoint import model_dir
 from polar_ray.config import ScorerConfig
-from polar_ray.encoding import load_tokenizer, template
+from polar_ray.encoding import has_tokenizer, load_tokenizer, template
 from polar_ray.engine import build_engine
 from polar_ray.engine.protocol import Scores
 from polar_ray.errors import ConfigError, PolarRayError, PoolError
@@ -18,7 +18,7 @@ from polar_ray.planning import Ids
 from polar_ray.records import to_batch
 from polar_ray.scorer import Scorer
 from polar_ray.verify.check import Check, Failed, Skip, check
-from polar_ray.verify.checkpoint import checkpoint_checks, has_tokenizer
+from polar_ray.verify.checkpoint import checkpoint_checks
 from polar_ray.verify.diagnosis import diagnose, known_faults
 from polar_ray.verify.parity import LENGTHS, alone, parity_checks
 from polar_ray.verify.published import beside_weights
@@ -102,7 +102,8 @@ class _Questions:
             named = ("sigmoid", "softmax", "normalised", "BOS", "window")
             if any(word in str(error) for word in named):
                 raise
-            raise Failed(f"{error}. If token ids are scored right, it is the tokenizer") from None
+            said = str(error).rstrip(".")
+            raise Failed(f"{said}. If token ids are scored right, it is the tokenizer") from None
 
     def _splits_controls(self, server: ServedModel, texts: list[str], tolerance: float) -> bool:
         """Whether a server reads control tokens in a text as plain text."""

@@ -244,7 +244,9 @@ def test_what_parts_cannot_hold_is_refused_by_name(
     )
     with pa.ipc.new_file(tmp_path / "in.arrow", table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(ConfigError, match=r"column 'odd' is .* a \.parquet file cannot hold"):
+    with pytest.raises(
+        ConfigError, match=r"column 'odd' is .* a \.parquet file cannot hold .*; take it "
+    ):
         run(tiny_dir, tmp_path / "in.arrow", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     out = tmp_path / "out.parquet"

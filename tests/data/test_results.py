@@ -76,7 +76,8 @@ def test_what_a_format_cannot_hold_is_named(tmp_path: Path) -> None:
             writer.write(pa.table({"a": column}))
 
     with pytest.raises(
-        ConfigError, match=r"column 'a' is list<.*>, which a \.csv file cannot hold"
+        ConfigError,
+        match=r"column 'a' is list<.*>, which a \.csv file cannot hold .*; write \.parquet",
     ):
         write("out.csv", pa.array([["x"]]))
     with pytest.raises(RecordError, match=r"JSON lines cannot hold a row: .*; write \.parquet"):

@@ -22,6 +22,7 @@ from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Scores
 from polar_ray.planning import Ids
 from polar_ray.scorer import Scorer
+from polar_ray.verify import suite
 from polar_ray.verify.diagnosis import diagnose, known_faults
 from polar_ray.verify.parity import alone
 
@@ -278,3 +279,13 @@ def test_a_fault_that_looks_like_the_truth_explains_nothing() -> None:
     said = diagnose(truth + 0.5, truth, faults, [2, 3], tolerance=0.1)
     assert said is not None
     assert "normalised" not in said
+
+
+def test_what_a_fault_says_last_is_no_double_dot(
+    tiny_dir: Path, engine: NativeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "diagnose", lambda *given, **more: "they are odd.")
+    with serving(Server("sglang", tiny_dir, alone(engine))) as url:
+        done = run(tiny_dir, url, "sglang")
+    assert "they are odd. If token ids" in done.stdout
+    assert ".." not in done.stdout

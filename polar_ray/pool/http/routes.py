@@ -78,6 +78,7 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         priority: Priority = "train",
     ) -> Response:
         """Scores a batch: JSON or an Arrow IPC stream in, the same out, or what `Accept` names."""
+        _check_parameters(request)
         router = scoring()
         upload = Upload(request, router.config, threads)
         try:
@@ -132,6 +133,13 @@ def _answer(result: pa.Table, kind: str) -> Response:
         return Response(encode_json(result), media_type=JSON)
     body = encode_arrow(result)
     return Response(body, media_type=ARROW_STREAM, headers={CONTENT_DIGEST: digest(body)})
+
+
+def _check_parameters(request: Request) -> None:
+    """A mistyped deadline must not be another one in silence."""
+    known = ("timeout_s", "priority")
+    if odd := [name for name in request.query_params if name not in known]:
+        raise RecordError(f"no such parameter: {odd[0]!r:.80}; there are {', '.join(known)}")
 
 
 async def _on_error(request: Request, error: Exception, status: int | None = None) -> JSONResponse:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from polar_ray.pool.settings import TOKEN_HINT
 
-WHY = f"`serve status` says why ({TOKEN_HINT})"
+WHY = f"Ray's own command `serve status` says why ({TOKEN_HINT})"
 
 
 @dataclass(frozen=True, slots=True)

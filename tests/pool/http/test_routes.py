@@ -458,3 +458,13 @@ def test_a_body_that_was_changed_on_its_way_is_refused(http: TestClient) -> None
     answer = http.post("/score", content=changed, headers=headers)
     assert answer.status_code == 422
     assert "content-digest" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("query", ["timout_s=1", "timeout_s=9&x", "priority=eval&Priority=train"])
+def test_a_parameter_that_nobody_reads_is_refused(http: TestClient, query: str) -> None:
+    answer = http.post(f"/score?{query}", json={"records": GROUPS[:1]})
+    assert answer.status_code == 422
+    message = answer.json()["error"]["message"]
+    name = query.rpartition("&")[2].partition("=")[0]
+    assert message == f"no such parameter: {name!r}; there are timeout_s, priority"
+    assert_serves(http)

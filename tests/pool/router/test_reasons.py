@@ -6,7 +6,10 @@ import pytest
 
 from polar_ray.pool.router.reasons import State, waiting_reason
 
-WHY = "`serve status` says why (after an AuthenticationError: `export RAY_AUTH_MODE=token`)"
+WHY = (
+    "Ray's own command `serve status` says why "
+    "(after an AuthenticationError: `export RAY_AUTH_MODE=token`)"
+)
 ALONE, THREE = "the pool's only replica", "the pool's 3 replicas"
 
 
