@@ -17,6 +17,7 @@ from polar_ray.errors import ConfigError
 if TYPE_CHECKING:
     from polar_ray.verify import Check
 
+TOLERANCE = 0.15
 STYLES = {"pass": "green", "fail": "bold red", "skip": "dim"}
 
 
@@ -38,13 +39,15 @@ def verify(
         str | None, typer.Option(help="Name under which the server has the model.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="Difference that the server's precision is forgiven.")
-    ] = 0.15,
+        float | None,
+        typer.Option(help="Difference that the server's precision is forgiven; else 0.15."),
+    ] = None,
 ) -> None:
     """Try a checkpoint, or a server, before trusting its scores. Exit code 1 if a check fails."""
     with errors_on_stderr("engine"):
         if (server is None) != (kind is None):
             raise ConfigError("--server and --type go together")
+        _check_unused(server, golden, served_name, tolerance)
         given = {"model": str(builtin_model_dir()) if model == "builtin" else model}
         config = parse_settings(ScorerConfig, given, overrides)
         from polar_ray.verify import verify_model, verify_server
@@ -55,10 +58,26 @@ def verify(
             from polar_ray.verify.served import ServedModel
 
             served = ServedModel(server, kind, model=served_name)
-            checks = _show(verify_server(config, served, tolerance))
+            checks = _show(
+                verify_server(config, served, TOLERANCE if tolerance is None else tolerance)
+            )
             served.close()
         if any(one.status == "fail" for one in checks):
             raise typer.Exit(1)
+
+
+def _check_unused(
+    server: str | None, golden: Path | None, served_name: str | None, tolerance: float | None
+) -> None:
+    """`ConfigError` for options that the checks would not hear of."""
+    if server is not None and golden is not None:
+        raise ConfigError("--golden is for a checkpoint alone; drop it, or --server")
+    options = {"--served-name": served_name, "--tolerance": tolerance}
+    given = [name for name, value in options.items() if value is not None]
+    if server is None and given:
+        raise ConfigError(f"{', '.join(given)}: for a server; give its --server, too")
+    if tolerance is not None and not 0 <= tolerance < float("inf"):
+        raise ConfigError(f"--tolerance {tolerance:g}: it must be a number of at least 0")
 
 
 def _show(checks: Iterable[Check]) -> list[Check]:

@@ -23,7 +23,8 @@ LENGTH_BINS: tuple[tuple[str, float], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preferences:
-    """Figures of a set of preference pairs. Margins are chosen minus rejected."""
+    """Figures of a set of preference pairs. Margins are chosen minus rejected, 0 of equal
+    texts."""
 
     accuracy: Estimate
     """Pairs in the right order; a tie counts half."""
@@ -60,9 +61,9 @@ def preferences(
     of two equal texts, a tie whatever their scores; lengths in any unit, NaN where not known."""
     scored = np.isfinite(chosen) & np.isfinite(rejected)
     margins = chosen[scored] - rejected[scored]
-    # To compare with what does not matter would be to compare how the rows were packed.
-    decided = margins if same is None else np.where(same[scored], 0, margins)
-    wins = outcomes(decided, tie_within)
+    if same is not None:
+        margins = np.where(same[scored], 0, margins)
+    wins = outcomes(margins, tie_within)
     by_category: dict[str, Estimate] = {}
     if categories is not None:
         names = np.asarray(categories, dtype=object).astype(str)[scored]
@@ -77,7 +78,7 @@ def preferences(
             name: wilson(wins[bins == number]) for number, (name, _) in enumerate(LENGTH_BINS)
         }
         uneven = np.isfinite(difference) & (difference != 0)
-        longer = outcomes(decided * np.sign(difference), tie_within)
+        longer = outcomes(margins * np.sign(difference), tie_within)
         prefers_longer = wilson(longer[uneven])
         chosen_is_longer = wilson((difference[uneven] > 0).astype(float))
     return Preferences(

@@ -58,6 +58,7 @@ def test_what_batching_moves_is_a_tie_and_so_are_equal_texts() -> None:
     assert found.accuracy.value == pytest.approx((0.5 + 0.5 + 0 + 0.5) / 4)
     assert found.prefers_longer is not None
     assert found.prefers_longer.value == pytest.approx((0.5 + 0.5 + 1) / 3)
+    assert found.margin_quantiles["95%"] < 1e-5, "but for the two equal texts, all are close"
     exact = preferences(np.array([1.0]), np.array([1.0 + 1e-6]), tie_within=0)
     assert (exact.accuracy.value, exact.ties) == (0.0, 0)
 

@@ -289,3 +289,20 @@ def test_what_a_fault_says_last_is_no_double_dot(
         done = run(tiny_dir, url, "sglang")
     assert "they are odd. If token ids" in done.stdout
     assert ".." not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--served-name", "x", "--tolerance", "1"], "--served-name, --tolerance: for a server"),
+        (["--server", "http://x", "--type", "vllm", "--golden", "g"], "--golden is for a checkpoi"),
+        (["--server", "http://x"], "--server and --type go together"),
+        (["--server", "http://x", "--type", "vllm", "--tolerance", "nan"], "--tolerance nan: it"),
+    ],
+)
+def test_what_nobody_would_hear_of_is_refused(
+    tiny_dir: Path, options: list[str], message: str
+) -> None:
+    done = CliRunner().invoke(cli, ["verify", str(tiny_dir), *options])
+    assert done.exit_code == 2
+    assert message in done.stderr
