@@ -128,6 +128,9 @@ def test_a_persons_progress_is_one_line() -> None:
     words = "score, 12,000/50,000 rows, 1,234 tokens/s, 1:02:05 left, 3 null_field"
     assert describe(event) == words
     assert "left" not in describe({**event, "eta_s": None})
+    assert describe({**event, "stage": "read", "total_rows": None, "errors": {}}) == (
+        "read, 1:02:05 left"
+    )
 
 
 def test_a_persons_table_cuts_no_digest(

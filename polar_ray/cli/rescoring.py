@@ -83,8 +83,8 @@ def rescore(
         except KeyboardInterrupt:
             typer.echo("stopped; the same command goes on where this ended", err=True)
             raise typer.Exit(130) from None
-        manifest.pop("files")
-        _say(manifest, f"rescored: {out}")
+        summary = {name: manifest[name] for name in manifest if name not in ("files", "buckets")}
+        _say(summary, f"rescored: {out}")
         if manifest["rows"] and manifest["num_errors"] == manifest["rows"]:
             typer.echo("no row has a score", err=True)
             raise typer.Exit(1)
@@ -110,7 +110,7 @@ def _listener(kind: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         def listen(event: dict[str, Any]) -> None:
             if event["event"] == "progress":
                 bar.update(task, description=describe(event), completed=event["share"])
-            elif event["event"] in ("skipped", "distrusted"):
+            elif event["event"] in ("skipped", "distrusted", "arrived"):
                 bar.console.print(f"{event['event']}: {event['reason']}", markup=False)
 
         yield listen
@@ -118,9 +118,10 @@ def _listener(kind: str) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 def describe(event: dict[str, Any]) -> str:
     """A progress event in one line."""
-    total = f"/{event['total_rows']:,}" if event["total_rows"] is not None else ""
-    words = [event["stage"], f"{event['rows']:,}{total} rows"]
-    words.append(f"{event['tokens_per_s']:,.0f} tokens/s")
+    words = [event["stage"]]
+    if event["stage"] == "score":  # the others only read
+        words.append(f"{event['rows']:,}/{event['total_rows']:,} rows")
+        words.append(f"{event['tokens_per_s']:,.0f} tokens/s")
     if event["eta_s"] is not None:
         minutes, seconds = divmod(round(event["eta_s"]), 60)
         hours, minutes = divmod(minutes, 60)

@@ -5,7 +5,7 @@ Raises `Unreadable`, which names the file, for what is not what its name says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any
 
@@ -19,7 +19,7 @@ from polar_ray.data.lines import Lines, all_lines
 from polar_ray.data.rows import Objects, Rows, Unreadable, concat
 from polar_ray.data.schemas import Held
 from polar_ray.data.splits import Extent, Split
-from polar_ray.data.storage import InputFile
+from polar_ray.data.storage import InputFile, compression
 from polar_ray.data.stream import open_file
 from polar_ray.data.tabular import BATCH_ROWS, csv_rows, csv_schema, open_parquet
 
@@ -31,8 +31,11 @@ FAILURES = (pa.ArrowException, OSError, ValueError)
 """What libraries raise for files that are not what they seem."""
 
 
-def extent(filesystem: Any, file: InputFile) -> tuple[Extent, Held]:
-    """How much a file holds, and in which columns. JSON and CSV are read for that to their end."""
+def extent(
+    filesystem: Any, file: InputFile, seen: Callable[[int], None] = lambda size_bytes: None
+) -> tuple[Extent, Held]:
+    """How much a file holds, and in which columns. JSON and CSV are read for that to their end;
+    `seen` hears meanwhile of the bytes that were read of jsonl that is not compressed."""
     try:
         if file.format == "parquet":
             with filesystem.open_input_file(file.path) as source:
@@ -47,7 +50,7 @@ def extent(filesystem: Any, file: InputFile) -> tuple[Extent, Held]:
         if file.format == "csv":
             rows = sum(part.num_rows for part in _from_stream(filesystem, file))
             return Extent(file, rows), held(filesystem, file)
-        whole, kinds = _read_json(filesystem, file)
+        whole, kinds = _read_json(filesystem, file, seen)
         if whole.rows and not kinds.columns:
             raise ValueError("no row of it is a JSON object")
         return whole, kinds
@@ -55,9 +58,12 @@ def extent(filesystem: Any, file: InputFile) -> tuple[Extent, Held]:
         raise unreadable(file.path, error) from None
 
 
-def _read_json(filesystem: Any, file: InputFile) -> tuple[Extent, Kinds]:
+def _read_json(
+    filesystem: Any, file: InputFile, seen: Callable[[int], None] = lambda size_bytes: None
+) -> tuple[Extent, Kinds]:
     """Reads all rows: only so is it known what holds every value as it is."""
-    rows = length = seen = 0
+    plain = compression(file.path) is None
+    rows = length = taken = 0
     kinds, chunk = Kinds(), Objects()
     if file.format == "json":
         for part in _from_stream(filesystem, file):
@@ -67,9 +73,10 @@ def _read_json(filesystem: Any, file: InputFile) -> tuple[Extent, Kinds]:
     for at, line in all_lines(filesystem, file.path):
         chunk.add(line, "")
         rows, length = rows + 1, at + len(line)
-        if chunk.num_rows == BATCH_ROWS or length - seen > CHUNK_BYTES:
+        if chunk.num_rows == BATCH_ROWS or length - taken > CHUNK_BYTES:
             kinds.add(chunk.values)
-            chunk, seen = Objects(), length
+            seen(plain * (length - taken))
+            chunk, taken = Objects(), length
     kinds.add(chunk.values)
     return Extent(file, length, rows), kinds
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
-import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ compress within."""
 ENDINGS = ", ".join(FORMATS) + f" (.jsonl, .csv and .json also with {', '.join(COMPRESSIONS)})"
 WILD = re.compile(r"[*?]")
 PARTIAL = ".partial"
+NOT_UTF8 = (
+    "a name that is not UTF-8 can neither be opened nor be named in what is written; rename it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Place:
 
 def place(uri: str) -> Place:
     """A local path or a URI. S3, GCS, HDFS and file by Arrow itself, other schemes by fsspec."""
+    if not _is_utf8(uri):
+        raise ConfigError(f"{uri!r}: {NOT_UTF8}")
     scheme, sign, _ = uri.partition("://")
     if not sign:
         return Place(pafs.LocalFileSystem(), str(Path(uri).absolute()))
@@ -128,9 +134,9 @@ def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
     where = place(uri)
     said = given_format is not None or any(sign in where.path for sign in (".csv", ".tsv", ".json"))
     if WILD.search(where.path):
-        base = where.path[: WILD.search(where.path).start()].rpartition("/")[0] or "/"  # type: ignore[union-attr]
         pattern = re.compile(_translate(where.path))
-        found = [i for i in _walk(where.filesystem, base) if pattern.fullmatch(i.path)]
+        inside = _walk(where.filesystem, _base(where.path))
+        found = [i for i in inside if pattern.fullmatch(i.path)]
     else:
         info = where.filesystem.get_file_info(where.path)
         if info.type == pafs.FileType.Directory:
@@ -177,14 +183,26 @@ def _ending(path: str) -> str:
 
 
 def within_each_other(source: str, out: str) -> bool:
-    """Whether what is written to the folder `out` would be read as `source`."""
+    """Whether what is written to the folder `out` is read as `source`, wherever links lead."""
     one, other = place(source), place(out)
     if one.filesystem.type_name != other.filesystem.type_name:
         return False
-    part = other.within("part-000000.parquet")
-    if WILD.search(one.path):
-        return re.fullmatch(_translate(one.path), part) is not None
-    return part.startswith(one.path.rstrip("/") + "/")
+    wild = WILD.search(one.path)
+    pattern = re.compile(_translate(one.path) if wild else f"{re.escape(one.path.rstrip('/'))}/.*")
+    parts = [other.within("part-000000.parquet")]
+    if isinstance(one.filesystem, pafs.LocalFileSystem):
+        # Under each name that the folder has among those that are looked into.
+        real = os.path.realpath(other.path)
+        for folder, _ in _folders(_base(one.path) if wild else one.path):
+            if f"{real}/".startswith(f"{os.path.realpath(folder).rstrip('/')}/"):
+                inner = os.path.relpath(f"{real}/part-000000.parquet", os.path.realpath(folder))
+                parts.append(f"{folder.rstrip('/')}/{inner}")
+    return any(pattern.fullmatch(part) for part in parts)
+
+
+def _base(pattern: str) -> str:
+    """The folder of a glob below which all that it can mean is."""
+    return WILD.split(pattern)[0].rpartition("/")[0] or "/"
 
 
 def _walk(filesystem: Any, base: str) -> list[Any]:
@@ -196,10 +214,22 @@ def _walk(filesystem: Any, base: str) -> list[Any]:
 
 
 def _local(base: str) -> Iterator[str]:
-    """Files below a local folder. Each folder is looked into once, wherever links lead."""
+    """Files below a local folder."""
+    for folder, names in _folders(base):
+        for name in names:
+            path = f"{folder.rstrip('/')}/{name}"
+            if _is_utf8(path):
+                yield path
+            elif _ending(path) in FORMATS:
+                raise ConfigError(f"{path!r}: {NOT_UTF8}")
+
+
+def _folders(base: str) -> Iterator[tuple[str, list[str]]]:
+    """A local folder and those below it, with the names of their files. Each is looked into once,
+    wherever links lead."""
 
     def fail(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise ConfigError(f"{error.filename!r} cannot be listed: {error.strerror}")
 
     seen = {os.path.realpath(base)}
@@ -211,7 +241,12 @@ def _local(base: str) -> Iterator[str]:
                 seen.add(real)
                 kept.append(name)
         inner[:] = kept
-        yield from (f"{folder.rstrip('/')}/{name}" for name in names)
+        yield folder, names
+
+
+def _is_utf8(path: str) -> bool:
+    """Python has a place for the bytes of other names, and Arrow has none."""
+    return not any("\ud800" <= char <= "\udfff" for char in path)
 
 
 def _hidden(path: str, base: str) -> bool:
@@ -239,9 +274,8 @@ def write_whole(where: Place, name: str, data: bytes | pa.Buffer, *, replace: bo
         with where.filesystem.open_output_stream(path) as stream:
             stream.write(data)
         return True
-    folder = os.path.dirname(path)
-    own = f"{os.getpid()}-{threading.get_ident()}"
-    beside = f"{folder}/.{os.path.basename(path)}.{own}{PARTIAL}"
+    # Drivers on several hosts may write to one folder, and have the same process ids.
+    beside = f"{where.path.rstrip('/')}/.{name}.{uuid.uuid4().hex}{PARTIAL}"
     try:
         with open(beside, "wb") as file:
             file.write(data)
@@ -254,6 +288,9 @@ def write_whole(where: Place, name: str, data: bytes | pa.Buffer, *, replace: bo
         os.replace(beside, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        # The system does not say of a full disk what was to be written, nor whose name is `beside`.
+        raise OSError(error.errno, error.strerror, path) from None
     finally:
         Path(beside).unlink(missing_ok=True)
     return True
@@ -278,9 +315,12 @@ def read_whole(where: Place, name: str) -> bytes | None:
     path = where.within(name)
     if where.filesystem.get_file_info(path).type != pafs.FileType.File:
         return None
-    with where.filesystem.open_input_stream(path) as stream:
-        data: bytes = stream.read()
-        return data
+    try:
+        with where.filesystem.open_input_stream(path) as stream:
+            data: bytes = stream.read()
+            return data
+    except FileNotFoundError:  # it has just gone
+        return None
 
 
 def names_in(where: Place) -> dict[str, int]:
@@ -290,8 +330,22 @@ def names_in(where: Place) -> dict[str, int]:
     return {i.base_name: i.size for i in infos if i.type == pafs.FileType.File}
 
 
-def remove_partial(where: Place) -> None:
-    """Takes away what killed writers left."""
+def files_below(where: Place) -> list[str]:
+    """The files in a folder and in those below it that who reads the folder would read, by their
+    paths within it: names that begin with `_` or `.` are left out."""
+    base = where.path.rstrip("/") + "/"
+    paths = [info.path for info in _walk(where.filesystem, where.path)]
+    return sorted(path.removeprefix(base) for path in paths if not _hidden(path, where.path))
+
+
+def remove(where: Place, name: str) -> None:
+    """Takes a file away, unless somebody else has."""
+    with suppress(FileNotFoundError):
+        where.filesystem.delete_file(where.within(name))
+
+
+def remove_partial(where: Place, of: Callable[[str], bool]) -> None:
+    """Takes away what killed writers left of files with such names."""
     for name in names_in(where):
-        if name.startswith(".") and name.endswith(PARTIAL):
-            where.filesystem.delete_file(where.within(name))
+        if name.startswith(".") and name.endswith(PARTIAL) and of(name[1:].rsplit(".", 2)[0]):
+            remove(where, name)

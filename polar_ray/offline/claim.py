@@ -17,12 +17,13 @@ import fcntl
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from typing import Any
 import orjson
 from pyarrow import fs as pafs
 
-from polar_ray.data.storage import Place, read_whole, write_whole
+from polar_ray.data.storage import Place, read_whole, remove, remove_partial, write_whole
 from polar_ray.errors import JobStopped
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ CLAIM = "_driver.json"
 RENEW_S, GONE_S = 5.0, 60.0
 LOOK_S = 1.0
 """Between two looks at a claim of which it is not known whether its owner lives."""
+
+TRIES = 30
+"""To make a claim, or to find out why not."""
 
 SETTLE_S = 2.0
 """After which a store shows what was put last."""
@@ -104,6 +108,7 @@ class Claim:
         self._where = where
         self._owner = owner
         self._lost: str | None = None
+        self._renewals = 0
 
     def check(self) -> None:
         """Raises `JobStopped` once the folder is another driver's."""
@@ -112,10 +117,17 @@ class Claim:
 
     def take(self) -> None:
         """Makes the claim, in place of one whose owner is gone."""
-        while not self._make():
+        for _ in range(TRIES):
+            if self._make():
+                # What drivers left that were killed while they wrote theirs. Of one that lives,
+                # which is about to be refused, it costs a try.
+                remove_partial(self._where, lambda name: name == CLAIM)
+                return
             found = self._read()
-            if found is None:
-                continue  # it has just been given back
+            if found is None:  # it has just been given back, or is none
+                self._check_file()
+                time.sleep(LOOK_S)
+                continue
             owner = _owner(found)
             if owner is not None and owner.id == self._owner.id:
                 return  # NFS has made it, and its answer was lost
@@ -127,6 +139,26 @@ class Claim:
                 )
             logger.warning("%s: its driver is gone (%s); this one goes on", self._where.path, owner)
             self._take_away(found)
+        raise JobStopped(
+            f"{self._where.within(CLAIM)} was neither to be made nor to be read, {TRIES} times; "
+            "other drivers come and go there, or it is not to be written"
+        )
+
+    def _check_file(self) -> None:
+        """Raises `JobStopped` where something stands in the claim's place that is no file."""
+        path = self._where.within(CLAIM)
+        if isinstance(self._where.filesystem, pafs.LocalFileSystem):
+            try:
+                is_file = stat.S_ISREG(os.lstat(path).st_mode)
+            except FileNotFoundError:
+                return
+        else:
+            kind = self._where.filesystem.get_file_info(path).type
+            is_file = kind in (pafs.FileType.File, pafs.FileType.NotFound)
+        if not is_file:
+            raise JobStopped(
+                f"{path} is no file, and a driver claims its folder with one; take it away"
+            )
 
     def renew(self) -> None:
         """Shows that this driver lives; notes if the folder is its own no more."""
@@ -157,13 +189,18 @@ class Claim:
                 self._where.filesystem.delete_file(self._where.within(CLAIM))
 
     def _said(self) -> bytes:
-        return orjson.dumps({**asdict(self._owner), "renewed": _now()})
+        """Other words each time, whatever the clock says."""
+        self._renewals += 1
+        return orjson.dumps({**asdict(self._owner), "renewed": _now(), "turn": self._renewals})
 
     def _make(self) -> bool:
         """Whether the claim is this driver's now."""
         filesystem, path = self._where.filesystem, self._where.within(CLAIM)
         if isinstance(filesystem, pafs.LocalFileSystem):
-            return write_whole(self._where, CLAIM, self._said(), replace=False)
+            try:
+                return write_whole(self._where, CLAIM, self._said(), replace=False)
+            except FileNotFoundError:  # whoever has made it has tidied up
+                return False
         if (store := _fsspec(self._where)) is not None:
             try:
                 store.pipe_file(path, self._said(), mode="create")
@@ -179,10 +216,7 @@ class Claim:
     def _read(self) -> bytes | None:
         if (store := _fsspec(self._where)) is not None:
             store.invalidate_cache()  # it may remember what is not so any more
-        try:
-            return read_whole(self._where, CLAIM)
-        except FileNotFoundError:
-            return None
+        return read_whole(self._where, CLAIM)
 
     def _changes(self, found: bytes) -> bool:
         """Whether a claim is renewed while one looks at it."""
@@ -197,7 +231,7 @@ class Claim:
         """Takes a claim away, and no other: somebody else may have done so and made one."""
         with self._alone():
             if self._read() == found:
-                self._where.filesystem.delete_file(self._where.within(CLAIM))
+                remove(self._where, CLAIM)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -217,9 +251,8 @@ class Claim:
 def _owner(claim: bytes) -> Owner | None:
     try:
         said = orjson.loads(claim)
-        said.pop("renewed")
-        return Owner(**said)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return Owner(**{field.name: said[field.name] for field in fields(Owner)})
+    except (ValueError, TypeError, KeyError):
         return None
 
 

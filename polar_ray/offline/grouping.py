@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from hashlib import blake2b, sha256
+from itertools import pairwise
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,9 @@ import pyarrow.compute as pc
 from polar_ray.data.columns import Columns
 from polar_ray.data.formats import Rows
 from polar_ray.data.splits import Split
-from polar_ray.data.storage import Place, write_whole
+from polar_ray.data.storage import Place
 from polar_ray.offline.conservation import Problem
-from polar_ray.offline.sealed import digest_if_sealed, sealed
+from polar_ray.offline.sealed import SEAL_BYTES, digest_if_sealed, footer, write_sealed
 from polar_ray.planning.shard import row_groups
 
 Hashes = npt.NDArray[np.uint64]
@@ -42,11 +44,11 @@ SPLITS_PER_SHUFFLE = 8
 
 SHUFFLE = "_shuffle-"
 
-ERROR = "__polar_ray_error"
-"""Column of shuffle files with the reason of rows that could not be read."""
-
 SHUFFLED = b"polar_ray.shuffled"
 """Metadata of shuffle files: their `Shuffled` as JSON."""
+
+ENTRY = Struct("<QQ32s")
+"""Of the table of a shuffle file, one for each bucket: where it begins and ends, and a digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,54 +185,96 @@ def write_shuffle(
     count: int,
 ) -> Shuffled:
     """Writes rows sorted by group, one record batch for each of `count` buckets. `what` they are
-    is sealed with them. Of two that write the same file, the first has written it."""
+    is sealed with them; see `write_sealed`."""
     hashes, _ = group_hashes(request)
     order = np.argsort(hashes, kind="stable")
     sizes = np.bincount(bucket_of(hashes, count), minlength=count).tolist()
     reasons = pa.array([rows.errors.get(i) for i in range(rows.num_rows)], pa.string())
-    made = Shuffled(sizes, skipped)
-    table = rows.table.append_column(ERROR, reasons).take(pa.array(order))
-    table = table.replace_schema_metadata({SHUFFLED: orjson.dumps(asdict(made))})
-    sink = pa.BufferOutputStream()
+    # By its place: the input may have a column of any name.
+    table = rows.table.append_column("error", reasons).take(pa.array(order))
+    made = orjson.dumps(asdict(Shuffled(sizes, skipped)))
+    table = table.replace_schema_metadata({SHUFFLED: made}).unify_dictionaries()
+    sink, ends = pa.BufferOutputStream(), []
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_file(sink, table.schema, options=options) as writer:
-        at = 0
-        for size in sizes:
-            piece = table.slice(at, size).combine_chunks().to_batches()
-            writer.write_batch(piece[0] if piece else _empty(table.schema))
-            at += size
-    name, data = shuffle_name(number), sealed(sink.getvalue(), what)
-    if not write_whole(where, name, data, replace=False):
-        if (found := find_shuffle(where, number, what)) is not None:
-            return found
-        write_whole(where, name, data)
-    return made
+        for start, size in zip(np.cumsum([0, 0, *sizes[:-1]]), [0, *sizes], strict=True):
+            writer.write_batch(_one_batch(table.slice(start, size)))
+            ends.append(sink.tell())
+    data = sink.getvalue()
+    write_sealed(where, shuffle_name(number), data, what, _digests(data, ends))
+    return _described(where, number)
 
 
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([], schema)
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    """Rows with their dictionaries, which an Arrow file has once for all batches."""
+    arrays = [
+        column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        for column in table.columns
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=table.schema)
+
+
+def _digests(data: pa.Buffer, ends: Sequence[int]) -> bytes:
+    """Where each bucket stands, with the sha256 of what it takes to read it: the beginning of the
+    file, which holds dictionaries, the bucket, and the footer."""
+    view = memoryview(data)
+    before, behind = view[: ends[0]], view[footer(pa.BufferReader(data)) :]
+    return b"".join(
+        ENTRY.pack(start, stop, _sha256(before, view[start:stop], behind))
+        for start, stop in pairwise(ends)
+    )
+
+
+def _sha256(*pieces: bytes | memoryview) -> bytes:
+    total = sha256()
+    for piece in pieces:
+        total.update(piece)
+    return total.digest()
 
 
 def find_shuffle(where: Place, number: int, what: str) -> Shuffled | None:
     """A shuffle file, if it is there as it was sealed. Reads all of it."""
-    name = shuffle_name(number)
-    if digest_if_sealed(where, name, what) is None:
+    if digest_if_sealed(where, shuffle_name(number), what) is None:
         return None
-    with where.filesystem.open_input_file(where.within(name)) as source:
+    return _described(where, number)
+
+
+def _described(where: Place, number: int) -> Shuffled:
+    with where.filesystem.open_input_file(where.within(shuffle_name(number))) as source:
         said = orjson.loads(pa.ipc.open_file(source).schema.metadata[SHUFFLED])
     return Shuffled(said["sizes"], [Problem(**problem) for problem in said["skipped"]])
 
 
-def read_bucket(where: Place, num_files: int, bucket: int, columns: Columns) -> Rows:
-    """The rows of one bucket out of all shuffle files, sorted by group."""
+def read_bucket(where: Place, num_files: int, bucket: int, count: int, columns: Columns) -> Rows:
+    """The rows of one of `count` buckets out of all shuffle files, sorted by group. Raises
+    `pa.ArrowInvalid` where one is not as it was written."""
     pieces = []
     for number in range(num_files):
         with where.filesystem.open_input_file(where.within(shuffle_name(number))) as source:
-            pieces.append(pa.ipc.open_file(source).get_batch(bucket))
+            _check_bucket(source, bucket, count)
+            pieces.append(pa.ipc.open_file(source).get_batch(1 + bucket))
     table = pa.Table.from_batches(pieces).replace_schema_metadata(None)
-    reasons = table[ERROR].to_pylist()
-    table = table.drop_columns([ERROR])
+    last = table.num_columns - 1
+    reasons = table.column(last).to_pylist()
+    table = table.remove_column(last)
     hashes, _ = group_hashes(columns.apply(table).table)
     order = np.argsort(hashes, kind="stable")
     errors = {i: r for i, at in enumerate(order) if (r := reasons[at]) is not None}
     return Rows(table.take(pa.array(order)), errors)
+
+
+def _check_bucket(source: Any, bucket: int, count: int) -> None:
+    def read(start: int, stop: int) -> bytes:
+        source.seek(start)
+        data: bytes = source.read(stop - start)
+        return data
+
+    size, end = source.size(), footer(source)
+    table_at = end - SEAL_BYTES - count * ENTRY.size
+    if table_at >= 0:
+        table = list(ENTRY.iter_unpack(read(table_at, end - SEAL_BYTES)))
+        (begin, _, _), (start, stop, digest) = table[0], table[bucket]
+        placed = begin <= start <= stop <= size
+        if placed and _sha256(read(0, begin), read(start, stop), read(end, size)) == digest:
+            return
+    raise pa.ArrowInvalid(f"bucket {bucket} is not as it was written")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -17,9 +16,9 @@ import pyarrow.parquet as pq
 
 from polar_ray.data.results import with_scores
 from polar_ray.data.splits import Split
-from polar_ray.data.storage import Place, write_whole
-from polar_ray.errors import JobStopped
-from polar_ray.offline.sealed import digest_if_sealed, sealed
+from polar_ray.data.storage import Place, files_below
+from polar_ray.errors import ConfigError, JobStopped
+from polar_ray.offline.sealed import digest_if_sealed, digest_of, write_sealed
 from polar_ray.offline.stats import PartReport, report_of
 from polar_ray.records import METADATA_PREFIX, provenance
 
@@ -46,29 +45,38 @@ class Written:
 def write_part(
     where: Place, split: Split, rows: pa.Table, scores: pa.Table, *, fingerprint: str, prefix: str
 ) -> Written:
-    """Writes rows beside their scores; the file appears complete or not at all.
-
-    Of two tasks that write the same part, the first has written it: the scores of a second forward
-    may differ in their last digits, and nothing that was reported may change.
-    """
+    """Writes rows beside their scores, unless the part is there; see `write_sealed`."""
     report = report_of(scores)
     made = {f"{METADATA_PREFIX}{key}": value for key, value in provenance(scores).items()}
     metadata = {**made, FINGERPRINT: fingerprint, REPORT: orjson.dumps(asdict(report))}
     sink = pa.BufferOutputStream()
     table = with_scores(rows, scores, prefix).replace_schema_metadata(metadata)
     pq.write_table(table, sink, compression="zstd")
-    data = sealed(sink.getvalue(), _seal(split, fingerprint))
     name = part_name(split)
-    if not write_whole(where, name, data, replace=False):
-        if (found := find_part(where, split, fingerprint)) is not None:
-            return found
-        write_whole(where, name, data)  # what is there is none of this job's
-    return Written(name, len(data), sha256(data).hexdigest(), report)
+    digest = write_sealed(where, name, sink.getvalue(), _seal(split, fingerprint))
+    return described(where, name, digest)
 
 
 def part_name(split: Split) -> str:
     """Name of the file that a split becomes."""
     return f"part-{split.number:06d}.parquet"
+
+
+def part_names(where: Place) -> list[str]:
+    """The files of a folder that are called as parts are. Raises `ConfigError` for another one that
+    readers of the folder would take for a part."""
+    names = parquet_files(where)
+    if strange := [name for name in names if not NAME.fullmatch(name)]:
+        raise ConfigError(
+            f"{where.within(strange[0])} is no part of a job, but who reads the folder would count "
+            "its rows; take it away"
+        )
+    return names
+
+
+def parquet_files(where: Place) -> list[str]:
+    """What who reads the folder would read, by paths within it."""
+    return [name for name in files_below(where) if name.lower().endswith(".parquet")]
 
 
 def find_part(where: Place, split: Split, fingerprint: str) -> Written | None:
@@ -86,16 +94,15 @@ def described(where: Place, name: str, digest: str) -> Written:
         return Written(name, source.size(), digest, report)
 
 
-def recount(where: Place, part: Written) -> int:
-    """The rows of a part by its file. Raises `JobStopped` where that is not as it was written."""
-    try:
-        with where.filesystem.open_input_file(where.within(part.name)) as source:
-            rows: int = pq.ParquetFile(source).metadata.num_rows
-            if (source.size(), rows) == (part.size_bytes, part.report.rows):
-                return rows
-    except pa.ArrowInvalid:
-        pass
-    raise JobStopped(f"{where.within(part.name)} was changed while the job ran; run this again")
+def prove(where: Place, part: Written) -> int:
+    """The rows of a part, by its footer. Reads all of it; raises `JobStopped` where that is not as
+    it was written."""
+    path = where.within(part.name)
+    with where.filesystem.open_input_file(path) as source:
+        if source.size() != part.size_bytes or digest_of(source) != part.sha256:
+            raise JobStopped(f"{path} was changed while the job ran; run this again")
+        rows: int = pq.ParquetFile(source).metadata.num_rows
+        return rows
 
 
 def _seal(split: Split, fingerprint: str) -> str:

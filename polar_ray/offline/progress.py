@@ -10,7 +10,8 @@ from polar_ray.offline.stats import PartReport, Stats
 
 @dataclass(slots=True)
 class Progress:
-    """Of one stage of a job: "measure", "group" or "score"."""
+    """Of one stage of a job: "read" (JSON, for its columns), "measure" and "group" (see `layout`),
+    "prove" (parts of an earlier run), "score" or "check" (all parts, at the end)."""
 
     stage: str
     total_bytes: int

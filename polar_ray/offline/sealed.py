@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.fs import FileType
 
-from polar_ray.data.storage import Place
+from polar_ray.data.storage import Place, write_whole
 
 MAGICS = (b"PAR1", b"ARROW1")
 """A file ends in its footer, the footer's length in 4 bytes, and one of these."""
@@ -22,13 +22,33 @@ SEAL_BYTES = 32
 CHUNK_BYTES = 1 << 22
 
 
-def sealed(data: pa.Buffer, what: str) -> bytes:
-    """A parquet or Arrow file with its digest as `what`."""
+def sealed(data: pa.Buffer, what: str, table: bytes = b"") -> bytes:
+    """A parquet or Arrow file with its digest as `what`, and before it a table of the caller's."""
     view = memoryview(data)
     at = _footer(bytes(view[-10:]), len(view))
     digest = sha256(what.encode())
-    digest.update(view)
-    return b"".join((view[:at], digest.digest(), view[at:]))
+    for piece in (view[:at], table, view[at:]):
+        digest.update(piece)
+    return b"".join((view[:at], table, digest.digest(), view[at:]))
+
+
+def footer(source: Any) -> int:
+    """Where the footer of an open file begins; negative for no file of these kinds."""
+    size = source.size()
+    source.seek(max(0, size - 10))
+    return _footer(source.read(10), size)
+
+
+def write_sealed(where: Place, name: str, data: pa.Buffer, what: str, table: bytes = b"") -> str:
+    """A file with its digest as `what`. Of two tasks that write the same one, the first has written
+    it: the scores of a second forward may differ in their last digits, and nothing that was
+    reported may change. Hex sha256 of what is there then."""
+    whole = sealed(data, what, table)
+    if not write_whole(where, name, whole, replace=False):
+        if (found := digest_if_sealed(where, name, what)) is not None:
+            return found
+        write_whole(where, name, whole)  # what is there is none of this job's
+    return sha256(whole).hexdigest()
 
 
 def digest_if_sealed(where: Place, name: str, what: str) -> str | None:
@@ -37,9 +57,7 @@ def digest_if_sealed(where: Place, name: str, what: str) -> str | None:
     if where.filesystem.get_file_info(path).type != FileType.File:
         return None
     with where.filesystem.open_input_file(path) as source:
-        size = source.size()
-        source.seek(max(0, size - 10))
-        at = _footer(source.read(10), size) - SEAL_BYTES
+        size, at = source.size(), footer(source) - SEAL_BYTES
         if at < 0:
             return None
         source.seek(0)
@@ -51,11 +69,11 @@ def digest_if_sealed(where: Place, name: str, what: str) -> str | None:
         return whole.hexdigest() if found == inner.digest() else None
 
 
-def digest_of(where: Place, name: str) -> str:
-    """Hex sha256 of a file."""
+def digest_of(source: Any) -> str:
+    """Hex sha256 of an open file."""
     total = sha256()
-    with where.filesystem.open_input_file(where.within(name)) as source:
-        _feed(source, source.size(), total)
+    source.seek(0)
+    _feed(source, source.size(), total)
     return total.hexdigest()
 
 

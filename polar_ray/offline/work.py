@@ -20,6 +20,7 @@ from polar_ray.errors import JobStopped
 from polar_ray.offline import grouping
 from polar_ray.offline.conservation import Problem
 from polar_ray.offline.grouping import Shuffled
+from polar_ray.offline.inputs import changed
 from polar_ray.offline.parts import Written, find_part, write_part
 from polar_ray.offline.scoring import Scoring, scored
 from polar_ray.records import with_row_errors
@@ -144,9 +145,11 @@ class Worker:
 
     def _read_bucket(self, split: grouping.BucketSplit) -> Rows:
         if self._bucket != split.bucket:
-            count, columns = self.job.num_shuffles, self.job.columns
+            job = self.job
             try:
-                self._sorted = grouping.read_bucket(self._out, count, split.bucket, columns)
+                self._sorted = grouping.read_bucket(
+                    self._out, job.num_shuffles, split.bucket, job.num_buckets, job.columns
+                )
             except pa.ArrowException as error:
                 reason = f"{split}: a shuffle file is damaged ({error})"
                 raise JobStopped(f"{reason}; run this again") from None
@@ -165,12 +168,4 @@ class Worker:
             # Stores tell the time of one object to the second, where a listing says more.
             modified, now = modified[:-9], now[:-9]
         if (info.size, now) != (size, modified):
-            raise JobStopped(changed(split.path))
-
-
-def changed(path: str) -> str:
-    """The sentence for an input that is not what it was."""
-    return (
-        f"{path} changed while the job ran. Parts are of what it was: put that back, or begin anew "
-        "in another folder"
-    )
+            raise changed(split.path)

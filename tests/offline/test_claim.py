@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,7 @@ def leave(where: Place, owner: Owner) -> None:
 
 def owner(where: Place) -> Owner:
     said = orjson.loads(read_whole(where, CLAIM) or b"")
-    said.pop("renewed")
-    return Owner(**said)
+    return Owner(**{field.name: said[field.name] for field in fields(Owner)})
 
 
 def test_a_second_driver_is_refused_by_name(where: Place) -> None:
@@ -106,6 +105,60 @@ def test_an_owner_elsewhere_is_gone_once_it_renews_no_more(where: Place) -> None
     write_whole(where, CLAIM, b"{")
     with claimed(where) as claim:
         claim.check()
+
+
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "pipe"])
+def test_what_is_no_file_in_the_claims_place_is_named(
+    config: Config, source: Path, out: Path, kind: str
+) -> None:
+    out.mkdir()
+    if kind == "folder":
+        (out / CLAIM).mkdir()
+    elif kind == "pipe":
+        os.mkfifo(out / CLAIM)
+    else:
+        (out / CLAIM).symlink_to("nowhere")
+    with pytest.raises(JobStopped, match=r"_driver\.json is no file.*take it away"):
+        rescore(config(), str(source), str(out))
+
+
+def test_a_claim_that_can_neither_be_made_nor_read_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "write_whole", lambda *_, **__: False)
+    with pytest.raises(JobStopped, match=r"_driver\.json was neither to be made nor to be read"):
+        Claim(place(str(tmp_path)), this_process()).take()
+
+
+def test_a_claim_is_renewed_in_other_words_though_the_clock_stands(
+    where: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_now", lambda: "2026-01-01T00:00:00+00:00")
+    with claimed(where) as claim:
+        before = read_whole(where, CLAIM)
+        claim.renew()
+        assert read_whole(where, CLAIM) != before
+        claim.check()
+
+
+def test_who_tidies_up_leaves_a_claim_that_is_being_written(
+    config: Config, source: Path, out: Path
+) -> None:
+    partial = out / f".{CLAIM}.0123.partial"
+    left = out / ".part-000000.parquet.0123.partial"
+    seen: list[bool] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["event"] == "opened":
+            partial.touch()
+            left.touch()
+        elif event["event"] == "start":
+            seen.append(left.exists())
+
+    rescore(config(), str(source), str(out), listen)
+    assert (partial.exists(), seen) == (True, [False])
+    rescore(config(), str(source), str(out))  # nobody writes it any more
+    assert not list(out.glob(".*"))
 
 
 def test_an_owner_elsewhere_that_renews_is_there(
@@ -201,7 +254,7 @@ def test_a_driver_that_lost_its_folder_writes_no_manifest(
     config: Config, source: Path, out: Path
 ) -> None:
     def listen(event: dict[str, Any]) -> None:
-        if event.get("rows") == ROWS:
+        if event["event"] == "progress" and event["rows"] == ROWS:
             leave(place(str(out)), elsewhere())
 
     with pytest.raises(JobStopped, match="another driver has taken it over"):

@@ -167,10 +167,10 @@ def test_a_file_that_can_be_read_again_moves_no_part_to_other_rows(
 ) -> None:
     real = inputs.extent
 
-    def unreadable(filesystem: Any, file: Any) -> Any:
+    def unreadable(filesystem: Any, file: Any, *rest: Any) -> Any:
         if file.path.endswith("a.parquet"):
             raise formats.Unreadable(f"{file.path} is away")
-        return real(filesystem, file)
+        return real(filesystem, file, *rest)
 
     chosen = config(group=group, on_corrupt="skip")
     with monkeypatch.context() as patch:
@@ -303,7 +303,7 @@ def test_an_input_that_changes_while_the_job_runs_stops_it(
     with pytest.raises(JobStopped, match=r"b\.parquet changed while the job ran"):
         rescore(chosen, str(source), str(out), listen)
     assert not (out / "_manifest.json").exists()
-    with pytest.raises(ConfigError, match=r"another job: inputs.*b\.parquet"):
+    with pytest.raises(ConfigError, match=r"another job: input file \S*b\.parquet ha"):
         rescore(chosen, str(source), str(out))
 
 
@@ -312,7 +312,9 @@ def test_an_input_of_the_same_size_and_time_is_another(
 ) -> None:
     rescore(config(), str(source), str(out))
     in_place(source / "a.parquet")
-    with pytest.raises(ConfigError, match=r"another job: inputs.*a\.parquet"):
+    with pytest.raises(
+        ConfigError, match=r"a\.parquet has other content than it had, of the same size and time"
+    ):
         rescore(config(), str(source), str(out))
 
 
@@ -330,24 +332,16 @@ def test_every_byte_of_a_small_file_counts(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "length", "group"),
-    [
-        ("_job.json", 0, "always"),
-        ("_job.json", 100, "never"),
-        ("_manifest.json", 0, "never"),
-        ("_manifest.json", 100, "always"),
-    ],
+    [("_job.json", 0, "always"), ("_job.json", 100, "never")],
 )
 def test_a_file_that_is_cut_short_is_named_with_the_way_out(
     config: Config, source: Path, out: Path, name: str, length: int, group: str
 ) -> None:
-    first = rescore(config(group=group), str(source), str(out))
+    rescore(config(group=group), str(source), str(out))
     path = out / name
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ConfigError, match=rf"{name} is damaged .*[Tt]ake (it|this one) away"):
+    with pytest.raises(ConfigError, match=rf"{name} is damaged .*take this one away"):
         rescore(config(group=group), str(source), str(out))
-    if name == "_manifest.json":
-        path.unlink()
-        assert rescore(config(group=group), str(source), str(out)) == first
 
 
 def test_a_part_that_is_changed_while_the_job_runs_is_noticed(

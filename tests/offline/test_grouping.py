@@ -73,6 +73,7 @@ def test_buckets_are_ranges_of_hashes(values: list[int], count: int) -> None:
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_shuffle_files_hold_every_row_in_its_bucket(tmp_path: Path, count: int) -> None:
     rows = pa.Table.from_pylist([{**row, "n": n} for n, row in enumerate(GROUPS)])
+    rows = rows.append_column("kind", pa.array(["a", "b", "c"] * 4).dictionary_encode())
     where = place(str(tmp_path))
     columns = Columns("prompt", "reference", "output")
     request = columns.apply(rows).table
@@ -87,8 +88,10 @@ def test_shuffle_files_hold_every_row_in_its_bucket(tmp_path: Path, count: int) 
     assert grouping.find_shuffle(where, 1, "b") == grouping.Shuffled([0] * count, [])
     # Of two that write the same, the first has written it.
     assert grouping.write_shuffle(where, 0, "a", none, request.slice(0, 0), [], count) == made
-    found = [grouping.read_bucket(where, 2, bucket, columns) for bucket in range(count)]
+    found = [grouping.read_bucket(where, 2, bucket, count, columns) for bucket in range(count)]
     assert sorted(n for part in found for n in part.table["n"].to_pylist()) == list(range(12))
+    kinds = {row["n"]: row["kind"] for part in found for row in part.table.to_pylist()}
+    assert kinds == dict(enumerate(["a", "b", "c"] * 4))
     bad = [part.table["n"][at].as_py() for part in found for at in part.errors]
     assert bad == [2]
     for part in found:
@@ -97,6 +100,28 @@ def test_shuffle_files_hold_every_row_in_its_bucket(tmp_path: Path, count: int) 
         assert len(list(groupby(prompts))) == len(set(prompts)), "a group stands in two places"
     groups = [set(part.table["prompt"].to_pylist()) for part in found]
     assert sum(map(len, groups)) == 4
+
+
+def test_any_other_byte_of_a_bucket_shows(tmp_path: Path) -> None:
+    rows = pa.Table.from_pylist([{**row, "n": n} for n, row in enumerate(GROUPS)])
+    where, columns = place(str(tmp_path)), Columns("prompt", "reference", "output")
+    grouping.write_shuffle(where, 0, "a", Rows(rows, {}), columns.apply(rows).table, [], 3)
+    path = tmp_path / grouping.shuffle_name(0)
+    data = path.read_bytes()
+    whole = [grouping.read_bucket(where, 1, bucket, 3, columns) for bucket in range(3)]
+    noticed = 0
+    for at in range(0, len(data), 31):
+        other = bytearray(data)
+        other[at] ^= 1 << at % 8
+        path.write_bytes(other)
+        for bucket in range(3):
+            try:
+                found = grouping.read_bucket(where, 1, bucket, 3, columns)
+            except pa.ArrowException:
+                noticed += 1
+            else:
+                assert found == whole[bucket], (at, bucket)
+    assert noticed > 50
 
 
 @given(st.lists(st.integers(0, 50), max_size=6), st.integers(1, 20))

@@ -200,5 +200,7 @@ def test_a_pool_with_other_limits_is_another_job(
     monkeypatch.setattr("polar_ray.offline.scoring.connect", lambda **_: Client(transport))
     rescore(chosen, source, str(tmp_path / "out"))
     transport.scorer = shorter
-    with pytest.raises(ConfigError, match=r"made_by\.encoding was .* response 512, .* response 7,"):
+    with pytest.raises(
+        ConfigError, match=r"another job: encoding was .* response 512, .* response 7,"
+    ):
         rescore(chosen, source, str(tmp_path / "out"))
