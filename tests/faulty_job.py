@@ -1,9 +1,12 @@
 """A rescoring job to which things happen at moments that are given: it is killed, a read fails, the
-disk is full. Run in processes of its own by `offline/test_random_runs.py`."""
+disk is full, somebody damages what it has written or puts a file into its input. Run in processes
+of its own by `offline/test_random_runs.py`."""
 
 from __future__ import annotations
 
 import os
+import random
+import shutil
 import signal
 import sys
 import traceback
@@ -29,12 +32,17 @@ class Faults:
     kill_at: int | None = None
     reads_fail_at: frozenset[int] = frozenset()
     full_from: int | None = None
+    damage_from: int | None = None
+    """A bit of a part, or of a shuffle file, as soon as there is one."""
+
+    arrives_from: int | None = None
+    """A file in the input."""
 
 
 def main(settings: dict[str, Any], source: str, out: str, log: Path, faults: Faults) -> None:
     """The job, with the faults; ends the process with an exit code."""
     sys.stderr = sys.stdout = log.open("a", buffering=1)
-    _plant(faults)
+    _plant(faults, Path(source), Path(out))
     try:
         rescore(RescoreConfig.model_validate(settings), source, out)
         code = DONE
@@ -48,19 +56,44 @@ def main(settings: dict[str, Any], source: str, out: str, log: Path, faults: Fau
     os._exit(code)
 
 
-def _plant(faults: Faults) -> None:
-    count = 0
+def late(source: Path) -> Path:
+    """The file that arrives: the rows of another, a second time."""
+    first = min(path for path in source.iterdir() if path.stem != "late")
+    return first.with_stem("late")
 
-    def moment() -> int:
+
+def _plant(faults: Faults, source: Path, out: Path) -> None:
+    count, done = 0, set[str]()
+    rng = random.Random(repr(faults))
+
+    def moment(name: str) -> int:
         nonlocal count
         count += 1
         if count == faults.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if name.startswith(("part-", "_shuffle-", "input")):  # before the job looks at the end
+            meddle()
         return count
+
+    def meddle() -> None:
+        due = {"damage": faults.damage_from, "arrive": faults.arrives_from}
+        wanted = {name for name, at in due.items() if at is not None and count >= at} - done
+        written = sorted([*out.glob("part-*"), *out.glob("_shuffle-*")])
+        if "damage" in wanted and written:
+            done.add("damage")
+            path = rng.choice(written)
+            data = bytearray(path.read_bytes())
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            path.write_bytes(data)
+            sys.stderr.write(f"damaged {path.name}\n")
+        if "arrive" in wanted:
+            done.add("arrive")
+            path = late(source)
+            shutil.copy(path.with_stem("0"), path)
 
     def reading(do: Callable[..., Any]) -> Callable[..., Any]:
         def read(*arguments: Any) -> Any:
-            if moment() in faults.reads_fail_at:
+            if moment("input") in faults.reads_fail_at:
                 raise OSError(5, "Input/output error")
             return do(*arguments)
 
@@ -68,7 +101,9 @@ def _plant(faults: Faults) -> None:
 
     def writing(do: Callable[..., Any]) -> Callable[..., Any]:
         def write(*arguments: Any, **named: Any) -> Any:
-            now = moment()
+            file = arguments[-1]
+            path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else str(file)
+            now = moment(os.path.basename(path).lstrip("."))
             if faults.full_from is not None and now >= faults.full_from:
                 raise OSError(28, "No space left on device")
             return do(*arguments, **named)

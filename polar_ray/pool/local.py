@@ -19,6 +19,10 @@ QUIET_ENV = {
     # One line per request helps nobody at this rate.
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray starts its processes by fork. In a process that has had a cluster before, gRPC's threads
+    # of then still run, and its fork handlers now and then abort the child or hang in it: the next
+    # cluster's node "timed out during startup".
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
 }
 
 

@@ -1,5 +1,6 @@
 """A hundred jobs, each of which meets what a seed draws: kills, reads that fail, damaged pages, a
-full disk, a second driver, parts that somebody tampers with. Whenever a job says that it is done,
+full disk, a second driver, somebody who damages or edits what is in the folder, before a run or
+during it, or puts another file into the input. Whenever a job says that it is done,
 the rows of its input are those of its parts and those that it lists, each once, and every value
 that was only passed through is what it was. Otherwise it says no success.
 
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from examples import GROUPS
-from faulty_job import BROKEN, DONE, Faults
+from faulty_job import BROKEN, DONE, Faults, late
 
 from polar_ray.config import ScorerConfig
 from polar_ray.scorer import Scorer
@@ -115,12 +116,14 @@ class RandomJob:
         """Rounds with faults, then one without, which must end the job."""
         for _ in range(self.rng.randint(1, MOST_ROUNDS)):
             refused = self.tamper()
-            drivers = [self.draw() for _ in range(self.rng.choice([1, 1, 1, 2]))]
-            self.seen["two drivers"] += len(drivers) > 1
+            several = self.rng.random() < 0.25
+            drivers = [self.draw(alone=not several) for _ in range(1 + several)]
+            self.seen["two drivers"] += several
             codes = self.start(context, drivers)
             if refused is not None:
                 assert DONE not in codes, self.said()
                 refused()
+            late(self.source).unlink(missing_ok=True)
         settings = self.settings[0]
         if self.damaged and settings["on_corrupt"] == "stop":
             assert DONE not in self.start(context, [(one, Faults()) for one in self.settings])
@@ -131,15 +134,21 @@ class RandomJob:
         ]
         assert [DONE] in ended, self.said()
 
-    def draw(self) -> tuple[dict[str, Any], Faults]:
+    def draw(self, *, alone: bool) -> tuple[dict[str, Any], Faults]:
         rng = self.rng
+        # A file that arrives before the other driver begins is input of the other's.
+        arrives = alone and rng.random() < 0.15
         faults = Faults(
             kill_at=rng.randint(1, rng.choice([10, 40, 90])) if rng.random() < 0.8 else None,
             reads_fail_at=frozenset(rng.sample(range(60), 2) if rng.random() < 0.3 else ()),
             full_from=rng.randint(1, 90) if rng.random() < 0.15 else None,
+            damage_from=rng.randint(1, 60) if rng.random() < 0.25 else None,
+            arrives_from=rng.randint(1, 60) if arrives else None,
         )
         self.seen["reads that may fail"] += len(faults.reads_fail_at)
         self.seen["full disks"] += faults.full_from is not None
+        self.seen["damage during a run"] += faults.damage_from is not None
+        self.seen["files that arrive"] += arrives
         return self.settings[rng.random() < 0.1], faults
 
     def start(self, context: Any, drivers: list[tuple[dict[str, Any], Faults]]) -> list[int]:
@@ -175,6 +184,9 @@ class RandomJob:
         digests = {path.name: sha256(path.read_bytes()).hexdigest() for path in paths}
         assert digests == {part["name"]: part["sha256"] for part in manifest["files"]}, self.said()
         found = [row for path in paths for row in pq.read_table(path).to_pylist()]
+        arrived = [str(path) for path in [late(self.source)] if path.exists()]
+        assert manifest["arrived"] == arrived, self.said()
+        self.seen["jobs that were done and said what had arrived"] += len(arrived)
         listed = [n for problem in manifest["skipped"] for n in self.rows_of(problem["what"])]
         assert not listed or settings["on_corrupt"] == "skip", self.said()
         numbers = [row["n"] for row in found]
@@ -213,10 +225,13 @@ class RandomJob:
         shuffles = sorted(self.out.glob("_shuffle-*"))
         manifest = self.out / "_manifest.json"
         kinds = ["flip", "copy", "cut", "take away", "leave"]
-        kinds += ["shuffle"] * bool(shuffles) + ["manifest"] * manifest.exists()
-        kinds += ["stray"] * (self.rng.random() < 0.3) + ["job"] * (self.rng.random() < 0.1)
+        kinds += ["shuffle"] * bool(shuffles)
+        kinds += ["manifest", "edit", "edit files"] * manifest.exists()
+        kinds += ["stray", "nested"] * (self.rng.random() < 0.3)
+        kinds += ["job", "edit job", "claim"] * (self.rng.random() < 0.1)
         kind = self.rng.choice(kinds)
         self.seen["tampered"] += 1
+        self.seen["edited manifests"] += kind.startswith("edit") and kind != "edit job"
         with self.log.open("a") as log:
             log.write(f"--- {kind} {part.name} {other.name}\n")
         if kind in ("flip", "shuffle"):
@@ -232,17 +247,45 @@ class RandomJob:
             part.unlink()
         elif kind == "leave":
             (self.out / f".{part.name}.1-1.partial").write_bytes(b"PAR1")
-        elif kind == "stray":
-            stray = Path(shutil.copy(part, part.with_stem(f"{part.stem} (1)")))
-            return stray.unlink
         elif kind == "manifest":
             os.truncate(manifest, self.rng.randrange(manifest.stat().st_size))
-            return manifest.unlink
+        elif kind in ("edit", "edit files"):
+            self.edit(manifest, ["files"] if kind == "edit files" else None)
         else:
-            job = self.out / "_job.json"
-            os.truncate(job, self.rng.randrange(job.stat().st_size))
-            return lambda: shutil.rmtree(self.out)
+            return self.forbid(kind, part)
         return None
+
+    def edit(self, path: Path, names: list[str] | None = None) -> None:
+        """Somebody's hand in a file of JSON: a value is another, or half of it."""
+        said = orjson.loads(path.read_bytes())
+        name = self.rng.choice(names or sorted(said))
+        value = said[name]
+        half = value[: len(value) // 2] if isinstance(value, list | str) else None
+        others = [None, 7, -1, "x", [], {}, [None], value, half]
+        said[name] = self.rng.choice([other for other in others if other != value])
+        path.write_bytes(orjson.dumps(said))
+
+    def forbid(self, kind: str, part: Path) -> Callable[[], Any]:
+        """What no job goes on with, and how it is undone."""
+        if kind == "stray":
+            stray = Path(shutil.copy(part, part.with_stem(f"{part.stem} (1)")))
+            return stray.unlink
+        if kind == "nested":
+            (self.out / "sub").mkdir()
+            shutil.copy(part, self.out / "sub")
+            return lambda: shutil.rmtree(self.out / "sub")
+        if kind == "claim":
+            claim = self.out / "_driver.json"
+            claim.unlink(missing_ok=True)
+            claim.mkdir()
+            return claim.rmdir
+        job = self.out / "_job.json"
+        data = job.read_bytes()
+        if kind == "job":
+            os.truncate(job, self.rng.randrange(len(data)))
+        else:
+            self.edit(job)
+        return lambda: job.write_bytes(data)
 
     def said(self) -> str:
         return f"{self.out}\n{self.log.read_text()[-6000:]}"
