@@ -220,6 +220,10 @@ class Claim:
 
     def _changes(self, found: bytes) -> bool:
         """Whether a claim is renewed while one looks at it."""
+        logger.warning(
+            "%s has a driver of which it is not known whether it still runs (%s); waiting up to "
+            "%g s for it to show", self._where.path, _owner(found) or "unknown", GONE_S,
+        )  # fmt: skip
         until = time.monotonic() + GONE_S
         while time.monotonic() < until:
             time.sleep(LOOK_S)

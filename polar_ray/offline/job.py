@@ -136,6 +136,9 @@ def _known(out: str, wanted: Mapping[str, Any], claim: Claim | None) -> JobFile 
 def _executor(config: RescoreConfig, out: str) -> Iterator[Executor]:
     """The executor that a config describes, for a job that writes to `out`."""
     if config.num_workers or config.app_name is not None:
+        from polar_ray.pool.local import set_environment
+
+        set_environment()
         from polar_ray.offline.tasks import open_tasks
 
         with open_tasks(config, out) as tasks:

@@ -74,35 +74,38 @@ class Account(_File):
 def read_job(where: Place) -> JobFile | None:
     """The job of a folder; None where there is none. Raises `ConfigError` for a file that is not as
     it was written."""
-    path = where.within(JOB)
+    for name in (JOB, MANIFEST):
+        if where.filesystem.get_file_info(where.within(name)).type == FileType.Directory:
+            raise ConfigError(
+                f"{where.within(name)} is a folder, where a job keeps a file; take it away"
+            )
     data = read_whole(where, JOB)
     if data is None:
-        if where.filesystem.get_file_info(path).type == FileType.Directory:
-            raise ConfigError(f"{path} is a folder, and a job keeps there what it is; take it away")
         return None
-    try:
-        said = orjson.loads(data)
-        version = said["identity"]["version"]
-        found = JobFile.model_validate_json(data) if version == VERSION else None
-        reason = "" if found and _digest(said) == found.sha256 else "somebody has edited it"
-    except orjson.JSONDecodeError as error:
-        found, reason = None, f"no JSON: {error}"
-    except ValidationError as error:
-        found, reason = None, str(explain(error))
-    except (KeyError, TypeError):
-        found, reason = None, "it is of no job"
-    else:
-        if version != VERSION:
-            raise ConfigError(
-                f"{path} is of another version of polar_ray (its format is {version!r:.20}, here "
-                f"it is {VERSION}), whose parts are not gone on with here; give another folder"
-            )
-    if found is None or reason:
+    path, version = where.within(JOB), _version(data)
+    if version not in (None, VERSION):
         raise ConfigError(
-            f"{path} is damaged ({reason}); it says whose parts these are. Put it back as it was, "
-            "or give another folder, or take this one away"
+            f"{path} is of another version of polar_ray (its format is {version!r:.20}, here it is "
+            f"{VERSION}), whose parts are not gone on with here; give another folder"
         )
-    return found
+    try:
+        found = JobFile.model_validate_json(data)
+        if _digest(orjson.loads(data)) == found.sha256:
+            return found
+        reason = "somebody has edited it"
+    except ValidationError as error:
+        reason = str(explain(error))
+    raise ConfigError(
+        f"{path} is damaged ({reason}); it says whose parts these are. Put it back as it was, or "
+        "give another folder, or take this one away"
+    )
+
+
+def _version(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)["identity"]["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def write_job(

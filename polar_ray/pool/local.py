@@ -15,7 +15,7 @@ from polar_ray.errors import ConfigError
 from polar_ray.pool.http.port import check_number, check_port, free_port
 from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
 
-QUIET_ENV = {
+ENVIRONMENT = {
     # One line per request helps nobody at this rate.
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -45,6 +45,7 @@ def pool(
     check_binding(host, has_tokens=config.http.token_file is not None)
     port = check_number(port) if port else free_port()
     check_if_visible(config.scorer)  # before Ray is loaded, which takes longer
+    set_environment()
 
     from ray import serve
 
@@ -65,12 +66,17 @@ def pool(
             serve.delete(name)
 
 
+def set_environment() -> None:
+    """What a Ray that is loaded after this reads, unless it is given already."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+
+
 @contextmanager
 def cluster() -> Iterator[bool]:
     """The Ray cluster at hand, or a local one for as long as the block: whether it is a local
     one."""
-    for key, value in QUIET_ENV.items():
-        os.environ.setdefault(key, value)
+    set_environment()
 
     import ray
 

@@ -210,6 +210,7 @@ for out in outs:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_process_can_do_one_job_after_another_each_on_a_cluster_of_its_own(
     tiny_dir: Path, source: Path, tmp_path: Path
 ) -> None:
@@ -219,7 +220,7 @@ def test_a_process_can_do_one_job_after_another_each_on_a_cluster_of_its_own(
         [sys.executable, "-c", TWO_JOBS, str(tiny_dir), str(source), *outs],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=800,
         env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
     )
     assert done.stdout.split() == [str(ROWS)] * 2, done.stderr

@@ -125,7 +125,7 @@ def test_a_manifest_of_another_shape_is_written_anew(
         (lambda said: said.update(num_buckets="7"), "num_buckets='7'"),
         (lambda said: said.pop("sha256"), "sha256 is missing"),
         (lambda said: said["identity"].pop("inputs"), "identity.inputs is missing"),
-        (lambda said: said.clear(), "of no job"),
+        (lambda said: said.clear(), "identity is missing"),
     ],
 )
 def test_a_job_file_that_somebody_edits_is_refused_and_costs_no_part(
@@ -154,9 +154,14 @@ def test_a_job_file_of_another_version_is_named(config: Config, source: Path, ou
     edit(out / "_job.json", lambda said: said["identity"].update(version=3))
     with pytest.raises(ConfigError, match=r"_job\.json is of another version .*format is 3"):
         rescore(config(), str(source), str(out))
-    (out / "_job.json").unlink()
-    (out / "_job.json").mkdir()
-    with pytest.raises(ConfigError, match=r"_job\.json is a folder"):
+
+
+@pytest.mark.parametrize("name", ["_job.json", "_manifest.json"])
+def test_a_folder_in_the_place_of_a_jobs_file_is_named(
+    config: Config, source: Path, out: Path, name: str
+) -> None:
+    (out / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"{name} is a folder, .* take it away"):
         rescore(config(), str(source), str(out))
 
 

@@ -257,9 +257,13 @@ class RandomJob:
 
     def edit(self, path: Path, names: list[str] | None = None) -> None:
         """Somebody's hand in a file of JSON: a value is another, or half of it."""
-        said = orjson.loads(path.read_bytes())
-        name = self.rng.choice(names or sorted(said))
-        value = said[name]
+        try:
+            said = dict(orjson.loads(path.read_bytes()))
+            name = self.rng.choice(names or sorted(said))
+        except (ValueError, TypeError, IndexError):  # another hand has been there
+            path.write_bytes(b"[]")
+            return
+        value = said.get(name)
         half = value[: len(value) // 2] if isinstance(value, list | str) else None
         others = [None, 7, -1, "x", [], {}, [None], value, half]
         said[name] = self.rng.choice([other for other in others if other != value])
