@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from polar_ray.data.storage import names_in, read_whole, remove, remove_partial
+from polar_ray.data.storage import names_in, read_whole, remove, remove_partial, write_whole
 from polar_ray.errors import JobStopped
 from polar_ray.offline import grouping
 from polar_ray.offline.claim import CLAIM
@@ -15,7 +15,7 @@ from polar_ray.offline.inputs import arrived, in_parallel
 from polar_ray.offline.parts import part_name, part_names, prove
 from polar_ray.offline.progress import Progress
 from polar_ray.offline.run import Layout, Run
-from polar_ray.offline.state import MANIFEST, manifest_bytes, write_manifest
+from polar_ray.offline.state import JOB, MANIFEST, manifest_bytes, write_manifest
 
 
 def finish(run: Run, layout: Layout, progress: Progress) -> dict[str, Any]:
@@ -48,7 +48,11 @@ def finish(run: Run, layout: Layout, progress: Progress) -> dict[str, Any]:
 
 
 def _write_manifest(run: Run, manifest: dict[str, Any]) -> None:
-    """Says that the job is done, unless that is said already, in just these words."""
+    """Says that the job is done, unless that is said already, in just these words; and whose parts
+    these are, where that has changed meanwhile."""
+    if run.job_file is not None and read_whole(run.where, JOB) != run.job_file:
+        run.distrust(JOB, "was changed while the job ran; it is written as it was")
+        write_whole(run.where, JOB, run.job_file)
     old = read_whole(run.where, MANIFEST)
     if old == manifest_bytes(manifest):
         return

@@ -49,7 +49,8 @@ def rescore(
     """
     if within_each_other(source, out):
         raise ConfigError(f"what is written to {out!r} would be read as {source!r}; part them")
-    given, inputs = _open(config, source, out, listen)
+    with _stopping():
+        given, inputs = _open(config, source, out, listen)
     wanted = asked(config, inputs, given.schema, given.columns)
     with _held(out) as claim:
         # Mistakes are found before a model is loaded.

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from functools import partial
 
 from polar_ray.data.splits import Split, cut
-from polar_ray.data.storage import remove
+from polar_ray.data.storage import read_whole, remove
 from polar_ray.offline import grouping
 from polar_ray.offline.conservation import Problem
 from polar_ray.offline.identity import fingerprint
@@ -19,7 +19,7 @@ from polar_ray.offline.inputs import in_parallel, keep, stop_unless_skipped
 from polar_ray.offline.parts import part_name, part_names
 from polar_ray.offline.progress import Progress
 from polar_ray.offline.run import Layout, Run
-from polar_ray.offline.state import read_account, write_job
+from polar_ray.offline.state import JOB, read_account, write_job
 from polar_ray.offline.work import Call, Job
 
 
@@ -31,6 +31,7 @@ def layout_of(run: Run) -> Layout:
     else:
         buckets = _choose_buckets(run, splits)
         write_job(run.where, run.identity, buckets, keep(run.given))
+    run.job_file = read_whole(run.where, JOB)
     if not buckets:
         return Layout(splits)
     # Once a job is done its shuffle files are gone, and so is the need for them.

@@ -61,6 +61,9 @@ class Run:
         """Splits that cannot be read; files are with the input."""
 
         self.written: dict[str, Written] = {}
+        self.job_file: bytes | None = None
+        """`_job.json` as it is in the folder."""
+
         self.job = Job(
             source=given.source,
             out=out,

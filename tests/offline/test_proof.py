@@ -139,6 +139,22 @@ def test_a_job_file_that_somebody_edits_is_refused_and_costs_no_part(
     assert {path: path.stat().st_mtime_ns for path in out.glob("part-*")} == parts
 
 
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: flip(path, 9)])
+def test_a_job_file_that_changes_while_the_job_runs_is_put_back(
+    config: Config, source: Path, out: Path, change: Callable[[Path], None]
+) -> None:
+    events: list[dict[str, Any]] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["event"] == "start":
+            change(out / "_job.json")
+
+    first = rescore(config(), str(source), str(out), listen)
+    assert [e["what"] for e in events if e["event"] == "distrusted"] == ["_job.json"]
+    assert rescore(config(), str(source), str(out)) == first
+
+
 @pytest.mark.parametrize("text", ["[]", "3", '{"identity": 3}', '{"identity": {}}', "\xff"])
 def test_a_job_file_of_another_shape_is_named(
     config: Config, source: Path, out: Path, text: str
