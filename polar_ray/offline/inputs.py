@@ -88,8 +88,6 @@ def open_input(
         skipped = []
     columns = columns_for(config, likely)
     check_columns(schema.names, config.prefix)
-    for ending in (".parquet", ".arrow"):  # of parts and of shuffle files
-        check_written(schema, ending)
     return Input(source, files, extents, schema, likely, columns, skipped)
 
 
@@ -124,6 +122,8 @@ def _read(
     schema = together(held)
     if not len(schema):
         raise ConfigError(f"{source!r} holds no row: {len(good)} file(s), all of them empty")
+    for ending in (".parquet", ".arrow"):  # of parts and of shuffle files
+        check_written(schema, ending)
     return [one for one, _ in good], skipped, schema, together(held, likely=True)
 
 
