@@ -27,7 +27,7 @@ from polar_ray.data.formats import Rows
 from polar_ray.data.splits import Split
 from polar_ray.data.storage import Place
 from polar_ray.offline.conservation import Problem
-from polar_ray.offline.sealed import SEAL_BYTES, digest_if_sealed, footer, write_sealed
+from polar_ray.offline.sealed import SEAL_BYTES, digest_if_sealed, footer, proven, write_sealed
 from polar_ray.planning.shard import row_groups
 
 Hashes = npt.NDArray[np.uint64]
@@ -240,9 +240,10 @@ def find_shuffle(where: Place, number: int, what: str) -> Shuffled | None:
 
 
 def _described(where: Place, number: int) -> Shuffled:
-    with where.filesystem.open_input_file(where.within(shuffle_name(number))) as source:
+    path = where.within(shuffle_name(number))
+    with where.filesystem.open_input_file(path) as source, proven(path):
         said = orjson.loads(pa.ipc.open_file(source).schema.metadata[SHUFFLED])
-    return Shuffled(said["sizes"], [Problem(**problem) for problem in said["skipped"]])
+        return Shuffled(said["sizes"], [Problem(**problem) for problem in said["skipped"]])
 
 
 def read_bucket(where: Place, num_files: int, bucket: int, count: int, columns: Columns) -> Rows:

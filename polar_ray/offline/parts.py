@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from polar_ray.data.results import with_scores
 from polar_ray.data.splits import Split
 from polar_ray.data.storage import Place, files_below
-from polar_ray.errors import ConfigError, JobStopped
-from polar_ray.offline.sealed import digest_if_sealed, digest_of, write_sealed
+from polar_ray.errors import ConfigError
+from polar_ray.offline.sealed import changed, digest_if_sealed, digest_of, proven, write_sealed
 from polar_ray.offline.stats import PartReport, report_of
 from polar_ray.records import METADATA_PREFIX, provenance
 
@@ -88,7 +88,8 @@ def find_part(where: Place, split: Split, fingerprint: str) -> Written | None:
 
 def described(where: Place, name: str, digest: str) -> Written:
     """A part whose digest agrees, with what it says of itself."""
-    with where.filesystem.open_input_file(where.within(name)) as source:
+    path = where.within(name)
+    with where.filesystem.open_input_file(path) as source, proven(path):
         metadata = pq.ParquetFile(source).schema_arrow.metadata
         report = PartReport(**orjson.loads(metadata[REPORT.encode()]))
         return Written(name, source.size(), digest, report)
@@ -98,9 +99,9 @@ def prove(where: Place, part: Written) -> int:
     """The rows of a part, by its footer. Reads all of it; raises `JobStopped` where that is not as
     it was written."""
     path = where.within(part.name)
-    with where.filesystem.open_input_file(path) as source:
+    with where.filesystem.open_input_file(path) as source, proven(path):
         if source.size() != part.size_bytes or digest_of(source) != part.sha256:
-            raise JobStopped(f"{path} was changed while the job ran; run this again")
+            raise changed(path)
         rows: int = pq.ParquetFile(source).metadata.num_rows
         return rows
 

@@ -7,6 +7,8 @@ and of what the file is: a copy under another name, or a part of another job, ha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -14,6 +16,7 @@ import pyarrow as pa
 from pyarrow.fs import FileType
 
 from polar_ray.data.storage import Place, write_whole
+from polar_ray.errors import JobStopped
 
 MAGICS = (b"PAR1", b"ARROW1")
 """A file ends in its footer, the footer's length in 4 bytes, and one of these."""
@@ -49,6 +52,21 @@ def write_sealed(where: Place, name: str, data: pa.Buffer, what: str, table: byt
             return found
         write_whole(where, name, whole)  # what is there is none of this job's
     return sha256(whole).hexdigest()
+
+
+@contextmanager
+def proven(path: str) -> Iterator[None]:
+    """Around what is read of a file that has just proved itself. Raises `JobStopped` where that is
+    not to be read: somebody has changed it since."""
+    try:
+        yield
+    except (pa.ArrowException, KeyError, TypeError, ValueError):
+        raise changed(path) from None
+
+
+def changed(path: str) -> JobStopped:
+    """The error for a file that is not as it was written."""
+    return JobStopped(f"{path} was changed while the job ran; run this again")
 
 
 def digest_if_sealed(where: Place, name: str, what: str) -> str | None:

@@ -16,7 +16,7 @@ from rescoring import ROWS, TABLE, Config, Stop, expected, read, scores
 
 from polar_ray.data import formats, storage
 from polar_ray.errors import ConfigError, JobStopped
-from polar_ray.offline import inputs, job, rescore
+from polar_ray.offline import inputs, job, rescore, sealed
 
 GROUPINGS = pytest.mark.parametrize("group", ["never", "always"])
 
@@ -45,6 +45,30 @@ def test_a_part_that_is_damaged_while_the_job_runs_is_noticed(
     assert not (out / "_manifest.json").exists()
     assert rescore(config(group=group), str(source), str(out))["rows"] == ROWS
     assert scores(read(out)) == expected(config())
+
+
+@pytest.mark.parametrize("text", [b"", b"PAR1", b"no parquet at all"])
+@GROUPINGS
+def test_what_is_damaged_as_soon_as_it_is_written_is_noticed(
+    config: Config,
+    source: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: bytes,
+    group: str,
+) -> None:
+    real = sealed.write_whole
+
+    def write(where: Any, name: str, *rest: Any, **named: Any) -> bool:
+        wrote = real(where, name, *rest, **named)
+        (out / name).write_bytes(text)
+        return wrote
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed, "write_whole", write)
+        with pytest.raises(JobStopped, match="was changed while the job ran"):
+            rescore(config(group=group), str(source), str(out))
+    assert rescore(config(group=group), str(source), str(out))["rows"] == ROWS
 
 
 def test_a_shuffle_file_that_is_damaged_while_the_job_runs_is_noticed(
