@@ -167,7 +167,9 @@ def missing_field(name: str) -> str:
 
 def null_field(name: str) -> str:
     """The row error of a null text field."""
-    return row_error("null_field", f"{name} is null; send a string (it may be empty)")
+    return row_error(
+        "null_field", f'{name} is null or not there; send a string (an empty one is "")'
+    )
 
 
 def bad_wrapper(value: object) -> str:

@@ -23,7 +23,7 @@ from polar_ray.cli.app import parse_settings
 from polar_ray.cli.backend import read_token
 from polar_ray.cli.printing import Printer
 from polar_ray.config import PoolConfig, StubEngineConfig
-from polar_ray.data.kinds import from_json, is_json
+from polar_ray.data.json_columns import from_json, is_json
 from polar_ray.data.results import ResultWriter
 from polar_ray.data.source import Source, load
 from polar_ray.encoding import load_tokenizer

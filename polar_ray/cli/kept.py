@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from polar_ray.config import ScoreConfig
 from polar_ray.data.columns import field_at, find, has, look_up
-from polar_ray.data.results import check_columns, check_finite
+from polar_ray.data.results import check_columns
 from polar_ray.data.rows import Objects, Rows
 from polar_ray.data.source import Chunk, Source
+from polar_ray.data.written import check_written
 from polar_ray.errors import ConfigError
 
 ABSENT = object()
@@ -21,11 +22,10 @@ class Sink(Protocol):
     """Where results go."""
 
     @property
-    def has_columns(self) -> bool:
-        """Whether rows must all have the same columns; else they may come one by one."""
+    def ending(self) -> str:
+        """Of such files; in .jsonl, rows need not all have the same columns."""
         ...
 
-    def check(self, schema: pa.Schema) -> None: ...
     def write(self, table: pa.Table) -> None: ...
     def write_rows(self, rows: list[dict[str, Any]]) -> None: ...
 
@@ -48,18 +48,18 @@ class Kept:
     def prepare(self, sink: Sink) -> None:
         """Raises `ConfigError` for ids that are not there, or what the sink cannot hold."""
         source, config = self._source, self._config
-        if not (sink.has_columns or source.files):
-            return  # a stream of lines
         if config.keep_columns:
-            self._whole = source.schema(whole=sink.has_columns)
-            sink.check(self._whole)
+            self._whole = source.written(sink.ending)
+            return
+        if sink.ending == ".jsonl" and source.is_stream:
             return
         schema = source.schema()
-        if sink.has_columns if has(schema, self._path) else config.id is not None:
+        there = has(schema, self._path)
+        if (there and sink.ending != ".jsonl") or (not there and config.id is not None):
             schema = source.schema(whole=True)
         self.find(schema)
         if self._id is not None:
-            sink.check(pa.schema([self._id]))
+            check_written(pa.schema([self._id]), sink.ending)
 
     def find(self, schema: pa.Schema) -> None:
         """Looks for the ids among the columns. Raises `ConfigError` where those that somebody named
@@ -93,8 +93,6 @@ class Kept:
         """What is kept of some rows, one by one."""
         if not self._config.keep_columns:
             chunk = self._ids(chunk)
-        if isinstance(chunk, Rows):
-            check_finite(chunk.table)
         rows = chunk.to_pylist()
         check_columns({name for row in rows for name in row}, self._config.prefix)
         return rows

@@ -17,7 +17,6 @@ import typer
 from polar_ray.cli.app import drop_stdout
 from polar_ray.cli.backend import ProgressKind
 from polar_ray.data.results import write_jsonl, writing_to
-from polar_ray.data.schemas import check_written
 from polar_ray.data.source import Source
 
 if TYPE_CHECKING:
@@ -63,15 +62,11 @@ def table_of(*headers: str, **options: Any) -> Table:
 class Printer:
     """Rows on stdout, each chunk at once: a table for a person, JSON lines for a pipe."""
 
-    has_columns = False
+    ending = ".jsonl"
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json or not sys.stdout.isatty()
         self._row = 0
-
-    def check(self, schema: pa.Schema) -> None:
-        """Raises `ConfigError` that names a column which JSON lines cannot hold."""
-        check_written(schema, ".jsonl")
 
     def write(self, table: pa.Table) -> None:
         """A chunk's results, below those before."""

@@ -14,7 +14,7 @@ from polar_ray.cli.kept import Kept, Sink
 from polar_ray.cli.printing import Count, Printer, progress
 from polar_ray.client.same_model import OneModel
 from polar_ray.config import ScoreConfig
-from polar_ray.data.columns import Columns, columns_for
+from polar_ray.data.columns import Columns, columns_for, listed
 from polar_ray.data.results import ResultWriter, with_scores
 from polar_ray.data.rows import Objects
 from polar_ray.data.source import Chunk, Source
@@ -114,8 +114,8 @@ class ScoreFile:
         if isinstance(chunk, Objects):
             # The rows that the columns were found in need not have had what is optional.
             return replace(self._columns, wrapper=self._columns.wrapper or "wrapper").apply(chunk)
-        rows = chunk if chunk.schema.equals(self._schema) else chunk.fit(self._schema)
-        return self._columns.apply(rows)
+        assert self._schema is not None, "found in `_choose`"
+        return self._columns.apply(chunk.fit(self._columns.within(self._schema)))
 
     def _announce(self, chunk: Chunk) -> None:
         """Names each extra column once."""
@@ -130,13 +130,13 @@ class ScoreFile:
         for path in self._columns.paths:
             used |= {path, path.partition(".")[0]}
         if new := names - used - self._told:
-            typer.echo(f"ignoring extra column(s): {', '.join(sorted(new))}", err=True)
+            typer.echo(f"ignoring extra column(s): {listed(sorted(new))}", err=True)
             self._told |= new
 
     def _write(self, sink: Sink, chunk: Chunk, scores: pa.Table) -> None:
         prefix = self._config.prefix
         results = scores.rename_columns([prefix + name for name in SCORE_SCHEMA.names])
-        if not sink.has_columns:
+        if sink.ending == ".jsonl":
             kept = self._kept.rows(chunk)
             sink.write_rows([{**k, **r} for k, r in zip(kept, results.to_pylist(), strict=True)])
         elif (columns := self._kept.columns(chunk)) is None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from polar_ray.data.nested import rebuilt, retyped
+
 VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 """What Arrow (26) has few functions for, by what holds the same values."""
 
@@ -29,6 +31,14 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
     batches may have different ones, which no file can hold as one where their indices are small."""
     fields = [field.with_type(_plain(field.type)) for field in schema]
     return pa.schema(fields, metadata=schema.metadata)
+
+
+def sizes_of(batches: Iterable[pa.RecordBatch]) -> Iterator[int]:
+    """How many rows each has, which a file may say of one whose buffers are shorter. Touches no
+    values. Raises `ValueError`."""
+    for batch in batches:
+        batch.validate()
+        yield batch.num_rows
 
 
 def checked(batches: Iterable[pa.RecordBatch], row: int = 0) -> Iterator[pa.RecordBatch]:
@@ -71,46 +81,17 @@ def _plainly(batch: pa.RecordBatch) -> pa.RecordBatch:
     schema = plain_schema(batch.schema)
     if schema == batch.schema:
         return batch
-    columns = [_column(one, field.type) for one, field in zip(batch.columns, schema, strict=True)]
+    columns = [
+        rebuilt(column, field.type, _without_view)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _column(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    if column.type == wanted:
-        return column
-    if _has_views(column.type):
-        # A cast crashes at what stands in the place of a null: nobody has validated that.
-        return pa.array(column.to_pylist(), wanted)
-    return column.cast(wanted)
-
-
-def _has_views(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _has_views(kind.value_type)
-    return kind in VIEWS or any(_has_views(kind.field(i).type) for i in range(kind.num_fields))
-
-
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """A type without views and dictionaries."""
-    if kind in VIEWS:
-        return VIEWS[kind]
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(_plain(kind.key_type), _plain(kind.item_type), kind.keys_sorted)
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)), kind.list_size)
-    for of, make in LISTS:
-        if of(kind):
-            return make(kind.value_field.with_type(_plain(kind.value_type)))
-    return kind
+    return retyped(kind, lambda leaf: VIEWS.get(leaf, leaf))
 
 
-LISTS = (
-    (pa.types.is_list, pa.list_),
-    (pa.types.is_large_list, pa.large_list),
-    (pa.types.is_list_view, pa.list_),
-    (pa.types.is_large_list_view, pa.large_list),
-)
+def _without_view(column: pa.Array, wanted: pa.DataType) -> pa.Array:
+    # A cast crashes at what stands in the place of a null: nobody has validated that.
+    return pa.array(column.to_pylist(), wanted)

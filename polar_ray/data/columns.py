@@ -6,7 +6,8 @@ or lists of messages (`polar_ray.messages`), whether rows are Arrow's, JSON's, o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polar_ray.config import ColumnsConfig
-from polar_ray.data.kinds import from_json, is_json, json_field, to_json
+from polar_ray.data.json_columns import from_json, is_json, json_field, to_json
 from polar_ray.data.rows import Objects, Rows
-from polar_ray.errors import ConfigError, bad_wrapper, missing_field, row_error
+from polar_ray.errors import ConfigError, bad_wrapper, row_error
 from polar_ray.messages import NotText, is_messages, is_text, text_of, texts_of
 from polar_ray.records import TEXT_COLUMNS, Batch
 
@@ -29,6 +30,10 @@ GUESSES: dict[str, tuple[str, ...]] = {
 TEXT_ONLY = ("responses",)
 """Guesses that are token ids or lists of candidates elsewhere."""
 
+PLAIN = re.compile(r"[\w./:-]{1,80}")
+"""Names that need no quotes in a sentence."""
+
+MOST_LISTED = 50
 THINKING = r"(?s)<think>.*?</think>"
 
 
@@ -52,6 +57,11 @@ class Columns:
         """All of them."""
         found = (self.prompt, self.reference, self.output, self.wrapper)
         return [path for path in found if path is not None]
+
+    def within(self, schema: pa.Schema) -> pa.Schema:
+        """The columns that hold them."""
+        held = {path if path in schema.names else path.partition(".")[0] for path in self.paths}
+        return pa.schema([field for field in schema if field.name in held])
 
     def apply(self, rows: Table) -> Batch:
         """The request of some rows; a row that is no record is null and has its reason."""
@@ -108,7 +118,7 @@ def path_of(schema: pa.Schema, name: str, path: str | None) -> str:
             found = f"{' and '.join(usual)} might be it" if usual else "no usual column is it"
             raise ConfigError(
                 f"which column is the {name}? {found}; say {name}=COLUMN. "
-                f"There are {', '.join(paths(schema))}"
+                f"There are {listed(paths(schema))}"
             )
         path = usual[0]
     kind = field_at(schema, path).type
@@ -125,7 +135,7 @@ def find(rows: pa.Table, path: str) -> pa.ChunkedArray:
     head, *rest = path.split(".")
     column = rows[head]
     if is_json(rows.schema.field(head)):
-        values = (look_up({head: value}, path, None) for value in from_json(column))
+        values = (look_up({head: value}, path) for value in from_json(column))
         return pa.chunked_array([to_json(values)])
     for name in rest:
         column = pc.struct_field(column, name)
@@ -139,13 +149,13 @@ def field_at(schema: pa.Schema, path: str) -> pa.Field:
         return schema.field(path)
     head, *rest = path.split(".")
     if head not in schema.names:
-        raise ConfigError(f"no column {path!r}; there are {', '.join(paths(schema))}")
+        raise ConfigError(f"no column {path!r}; there are {listed(paths(schema))}")
     if is_json(schema.field(head)):
         return json_field(path)
     kind = schema.field(head).type
     for name in rest:
         if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
-            raise ConfigError(f"no field {path!r}; there are {', '.join(paths(schema))}")
+            raise ConfigError(f"no field {path!r}; there are {listed(paths(schema))}")
         kind = kind.field(name).type
     return pa.field(path, kind)
 
@@ -159,6 +169,14 @@ def paths(schema: pa.Schema) -> list[str]:
             inner = pa.schema(list(column.type))
             found += [f"{column.name}.{path}" for path in paths(inner)]
     return found
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of columns for a message: in quotes where they would not be seen as one, and not
+    more than `MOST_LISTED`."""
+    found = [name if PLAIN.fullmatch(name) else repr(name[:80]) for name in names]
+    more = f" and {len(found) - MOST_LISTED:,} more" if len(found) > MOST_LISTED else ""
+    return ", ".join(found[:MOST_LISTED]) + more
 
 
 def has(schema: pa.Schema, path: str) -> bool:
@@ -192,8 +210,6 @@ def _texts_of_objects(rows: Values, name: str, path: str) -> tuple[pa.Array, dic
         try:
             value = look_up(row, path)
             text = None if value is None else text_of(name, value)
-        except KeyError:
-            errors[index] = missing_field(name)
         except NotText as error:
             errors[index] = row_error("bad_message", str(error))
         found.append(text)
@@ -216,18 +232,15 @@ def _objects(rows: Table, path: str) -> Values | None:
     return [{name: value} for value in from_json(table[name])]
 
 
-def look_up(row: Mapping[str, Any], path: str, *default: Any) -> Any:
-    """`find` for a JSON row. Raises `KeyError` where there is no `default`."""
+def look_up(row: Mapping[str, Any], path: str, absent: Any = None) -> Any:
+    """`find` for a JSON row; `absent` for what it does not have. A field of a null is null, as in a
+    column."""
     if path in row:
         return row[path]
     value: Any = row
     for name in path.split("."):
-        if value is None:
-            return None  # as a field of a null is null in a column
         if not isinstance(value, Mapping) or name not in value:
-            if default:
-                return default[0]
-            raise KeyError(path)
+            return None if value is None else absent
         value = value[name]
     return value
 
@@ -239,7 +252,7 @@ def wrappers(rows: Table, path: str) -> tuple[pa.Array | pa.ChunkedArray, dict[i
         if not has(table.schema, path):
             return pa.nulls(table.num_rows, pa.string()), {}
         return find(table, path).cast(pa.string()), {}
-    values = [look_up(row, path, None) for row in objects]
+    values = [look_up(row, path) for row in objects]
     odd = {i: bad_wrapper(v) for i, v in enumerate(values) if not isinstance(v, str | None)}
     kept = [None if i in odd else value for i, value in enumerate(values)]
     return pa.array(kept, pa.string()), odd

@@ -12,21 +12,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polar_ray.data.arrow import checked, open_arrow, plain_schema
+from polar_ray.data.arrow import checked, open_arrow, plain_schema, sizes_of
+from polar_ray.data.csv_text import csv_rows, csv_schema
 from polar_ray.data.json_text import CHUNK_BYTES, objects
-from polar_ray.data.kinds import JSON_TEXT, Kinds, is_json
+from polar_ray.data.kinds import Kinds
 from polar_ray.data.lines import Lines, all_lines
-from polar_ray.data.rows import Objects, Rows, Unreadable, concat
+from polar_ray.data.parquet import group_sizes, open_parquet
+from polar_ray.data.rows import BATCH_ROWS, Objects, Rows, Unreadable, concat
 from polar_ray.data.schemas import Held
 from polar_ray.data.splits import Extent, Split
 from polar_ray.data.storage import InputFile, compression
 from polar_ray.data.stream import open_file
-from polar_ray.data.tabular import BATCH_ROWS, csv_rows, csv_schema, open_parquet
 
 __all__ = ["Held", "Reader", "Rows", "Unreadable", "extent", "held", "unreadable"]
 
 
 SAMPLE_ROWS = 8192
+MOST_ROWS = 1 << 30
+"""A file may say that it has any number; nothing is done for each before that is looked at."""
+
 FAILURES = (pa.ArrowException, OSError, ValueError)
 """What libraries raise for files that are not what they seem."""
 
@@ -36,31 +40,56 @@ def extent(
 ) -> tuple[Extent, Held]:
     """How much a file holds, and in which columns. JSON and CSV are read for that to their end;
     `seen` hears meanwhile of the bytes that were read of jsonl that is not compressed."""
+    held, found = _look(filesystem, file, whole=True, count=True, seen=seen)
+    return found, held
+
+
+def held(filesystem: Any, file: InputFile, *, whole: bool = False, name: str = "") -> Held:
+    """The columns of a file, with what it says of itself; those of JSON from its first rows, or
+    from the `whole`. `name`: what people call it, if not by its path."""
+    return _look(filesystem, file, whole=whole, count=False, name=name)[0]
+
+
+def _look(
+    filesystem: Any,
+    file: InputFile,
+    *,
+    whole: bool,
+    count: bool,
+    seen: Callable[[int], None] = lambda size_bytes: None,
+    name: str = "",
+) -> tuple[Held, Extent]:
+    """A file's columns and how much it holds, which is 0 unless there is to be a `count`."""
+    rows = 0
     try:
         if file.format == "parquet":
             with filesystem.open_input_file(file.path) as source:
                 parquet = pq.ParquetFile(source)
-                return Extent(file, parquet.metadata.num_rows), _bare(
-                    plain_schema(parquet.schema_arrow)
-                )
+                rows = sum(group_sizes(parquet.metadata)) if count else 0
+                return plain_schema(parquet.schema_arrow), _bounded(Extent(file, rows))
         if file.format == "arrow":
             with open_mapped(filesystem, file.path) as source:
                 schema, batches = open_arrow(source)
-                return Extent(file, sum(batch.num_rows for batch in batches)), _bare(schema)
+                rows = sum(sizes_of(batches)) if count else 0
+                return schema, _bounded(Extent(file, rows))
         if file.format == "csv":
-            rows = sum(part.num_rows for part in _from_stream(filesystem, file))
-            return Extent(file, rows), held(filesystem, file)
-        whole, kinds = _read_json(filesystem, file, seen)
-        if whole.rows and not kinds.columns:
-            raise ValueError("no row of it is a JSON object")
-        return whole, kinds
+            stream, raw = open_file(filesystem, file)
+            with raw:
+                schema = csv_schema(stream)[0]
+            if count:
+                rows = sum(part.num_rows for part in _from_stream(filesystem, file))
+            return schema, Extent(file, rows)
+        if whole:
+            return _read_json(filesystem, file, seen)
+        first = next(_from_stream(filesystem, file, SAMPLE_ROWS), Objects())
+        return Kinds(first.values if isinstance(first, Objects) else ()), Extent(file, 0)
     except FAILURES as error:
-        raise unreadable(file.path, error) from None
+        raise unreadable(name or file.path, error) from None
 
 
 def _read_json(
-    filesystem: Any, file: InputFile, seen: Callable[[int], None] = lambda size_bytes: None
-) -> tuple[Extent, Kinds]:
+    filesystem: Any, file: InputFile, seen: Callable[[int], None]
+) -> tuple[Kinds, Extent]:
     """Reads all rows: only so is it known what holds every value as it is."""
     plain = compression(file.path) is None
     rows = length = taken = 0
@@ -69,7 +98,7 @@ def _read_json(
         for part in _from_stream(filesystem, file):
             rows += part.num_rows
             kinds.add(part.to_pylist())
-        return Extent(file, rows), kinds
+        return kinds, _unless_rowless(kinds, Extent(file, rows))
     for at, line in all_lines(filesystem, file.path):
         chunk.add(line, "")
         rows, length = rows + 1, at + len(line)
@@ -78,29 +107,21 @@ def _read_json(
             seen(plain * (length - taken))
             chunk, taken = Objects(), length
     kinds.add(chunk.values)
-    return Extent(file, length, rows), kinds
+    return kinds, _unless_rowless(kinds, Extent(file, length, rows))
 
 
-def held(filesystem: Any, file: InputFile, *, whole: bool = False) -> Held:
-    """The columns of a file, with what it says of itself; those of JSON from its first rows, or
-    from the `whole`."""
-    try:
-        if file.format == "parquet":
-            with filesystem.open_input_file(file.path) as source:
-                return plain_schema(pq.ParquetFile(source).schema_arrow)
-        if file.format == "arrow":
-            with open_mapped(filesystem, file.path) as source:
-                return open_arrow(source)[0]
-        if file.format == "csv":
-            stream, raw = open_file(filesystem, file)
-            with raw:
-                return csv_schema(stream)[0]
-        if whole:
-            return _read_json(filesystem, file)[1]
-        first = next(_from_stream(filesystem, file, SAMPLE_ROWS), Objects())
-        return Kinds(first.values if isinstance(first, Objects) else ())
-    except FAILURES as error:
-        raise unreadable(file.path, error) from None
+def _bounded(found: Extent) -> Extent:
+    if found.rows > MOST_ROWS:
+        raise ValueError(
+            f"it says that it holds {found.rows:,} rows; at most {MOST_ROWS:,} are read of one file"
+        )
+    return found
+
+
+def _unless_rowless(kinds: Kinds, found: Extent) -> Extent:
+    if found.rows and not kinds.columns:
+        raise ValueError("no row of it is a JSON object")
+    return found
 
 
 def unreadable(what: str, error: Exception) -> Unreadable:
@@ -116,14 +137,6 @@ def open_mapped(filesystem: Any, path: str) -> Any:
     if filesystem.type_name == "local":
         return pa.memory_map(path)
     return filesystem.open_input_file(path)
-
-
-def _bare(schema: pa.Schema) -> pa.Schema:
-    """Without metadata, which differs between files that are alike (pandas puts an index there),
-    but for what tells JSON text."""
-    return pa.schema(
-        [pa.field(f.name, f.type, metadata=JSON_TEXT if is_json(f) else None) for f in schema]
-    )
 
 
 def _from_stream(

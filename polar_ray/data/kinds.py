@@ -12,8 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from polar_ray.data.json_values import dumps, loads
-from polar_ray.errors import ConfigError
+from polar_ray.data.json_columns import json_field
 
 STR, BOOL, INT, INEXACT, FLOAT, LIST, DICT, DEEP, TOO_DEEP = (1 << bit for bit in range(9))
 """What values were seen. INEXACT: integers so large that there may be no float64 for them."""
@@ -29,39 +28,6 @@ MOST_KEYS = 256
 """Of objects with differing keys that are looked into."""
 
 MOST_COLUMNS = 10_000
-
-JSON_TEXT = {b"polar_ray.json": b"1"}
-"""Metadata of the field of a column that holds JSON text."""
-
-
-def json_field(name: str) -> pa.Field:
-    """A column of JSON text."""
-    return pa.field(name, pa.string(), metadata=JSON_TEXT)
-
-
-def is_json(field: pa.Field) -> bool:
-    """Whether the values of a column are JSON text."""
-    return bool(JSON_TEXT.items() <= (field.metadata or {}).items())
-
-
-def to_json(values: Iterable[Any]) -> pa.Array:
-    """Values as JSON text, null for None."""
-    return pa.array([None if v is None else dumps(v).decode() for v in values], pa.string())
-
-
-def from_json(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """The values of JSON text."""
-    return [None if text is None else loads(text) for text in column.to_pylist()]
-
-
-def as_plain_text(table: pa.Table) -> pa.Table:
-    """With the strings of columns of JSON text as they are, for a format in which all is text."""
-    for at, field in enumerate(table.schema):
-        if is_json(field):
-            values = from_json(table.column(at))
-            texts = [v if isinstance(v, str | None) else dumps(v).decode() for v in values]
-            table = table.set_column(at, field.name, pa.array(texts, pa.string()))
-    return table
 
 
 class Kind:
@@ -230,18 +196,17 @@ class Kinds:
             (self.columns.get(name) or self._column(name)).merge(kind)
 
     def schema(self) -> pa.Schema:
-        """Columns in which every value leaves as it came; those without values are of type null.
-        Raises `ConfigError` that names a column of which no text is written."""
+        """Columns in which every value leaves as it came; those without values are of type null."""
         fields = []
         for name, kind in self.columns.items():
-            if kind.is_too_deep:
-                raise ConfigError(
-                    f"column {name!r:.80} has more than {MOST_TEXT_DEPTH} lists and objects within "
-                    "each other; take it out of the input"
-                )
             own = kind.type if kind.seen else pa.null()
             fields.append(json_field(name) if own is None else pa.field(name, own))
         return pa.schema(fields)
+
+    @property
+    def too_deep(self) -> str | None:
+        """A column of which no text can be written; None where there is none."""
+        return next((name for name, kind in self.columns.items() if kind.is_too_deep), None)
 
     def likely(self) -> pa.Schema:
         """The columns as they are most likely meant, to find those of a record."""

@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from polar_ray.data.columns import listed
+from polar_ray.data.json_columns import as_text
 from polar_ray.data.json_values import dumps
-from polar_ray.data.kinds import as_plain_text
-from polar_ray.data.schemas import check_written, open_writer
 from polar_ray.data.storage import PARTIAL
+from polar_ray.data.written import check_written, open_writer
 from polar_ray.errors import ConfigError, PolarRayError, RecordError
 from polar_ray.records import SCORE_SCHEMA
 
@@ -38,28 +38,22 @@ class ResultWriter:
         self._columns: Any = None
         self._lines: BinaryIO | None = None
 
-    @property
-    def has_columns(self) -> bool:
-        """Whether all rows must have the same columns, of one type each."""
-        return self._path.suffix != ".jsonl"
-
-    def check(self, schema: pa.Schema) -> None:
-        """Raises `ConfigError` that names a column which the file cannot hold."""
-        check_written(schema, self._path.suffix)
+        self.ending = self._path.suffix
+        """One of `ENDINGS`."""
 
     def write(self, table: pa.Table) -> None:
         """Appends a chunk's rows. Raises `PolarRayError` where the place does not take them."""
-        if not self.has_columns:
+        if self.ending == ".jsonl":
             self.write_rows(table.to_pylist())
             return
-        if self._path.suffix == ".csv":
-            table = as_plain_text(table)
+        if self.ending == ".csv":
+            table = as_text(table)
         if self._schema is None:
-            self.check(table.schema)
+            check_written(table.schema, self.ending)
         with writing_to(str(self._path)):
             if self._schema is None:
                 self._schema = table.schema
-                self._columns = open_writer(self._path.suffix, self._partial, table.schema)
+                self._columns = open_writer(self.ending, self._partial, table.schema)
             self._columns.write_table(table)
 
     def write_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -139,7 +133,7 @@ def check_columns(names: Iterable[str], prefix: str) -> None:
     """`ConfigError` where scores would take the names of columns that are there already."""
     if taken := sorted({prefix + name for name in SCORE_SCHEMA.names} & set(names)):
         raise ConfigError(
-            f"the input has column(s) {', '.join(taken)} already; give the scores other names "
+            f"the input has column(s) {listed(taken)} already; give the scores other names "
             "with prefix=NAME_"
         )
 
@@ -159,30 +153,3 @@ def write_jsonl(rows: Iterable[Mapping[str, Any]], file: BinaryIO) -> None:
         except (TypeError, ValueError) as error:
             raise RecordError(f"JSON lines cannot hold a row: {error}; write .parquet") from None
         file.write(line + b"\n")
-
-
-def check_finite(table: pa.Table) -> None:
-    """Raises `RecordError` that names a column with a number that JSON does not have: it would be
-    written as null."""
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        for chunk in column.chunks:
-            if not _is_finite(chunk):
-                raise RecordError(
-                    f"column {name!r:.80} holds NaN or infinity, which JSON lines cannot; write "
-                    ".parquet"
-                )
-
-
-def _is_finite(array: pa.Array) -> bool:
-    kind = array.type
-    if pa.types.is_floating(kind):
-        return bool(pc.all(pc.is_finite(array), min_count=0).as_py())
-    if pa.types.is_struct(kind):
-        return all(map(_is_finite, array.flatten()))
-    if pa.types.is_map(kind):
-        return _is_finite(array.keys) and _is_finite(array.items)
-    if pa.types.is_dictionary(kind):
-        return _is_finite(array.dictionary)
-    if pa.types.is_nested(kind) and hasattr(array, "flatten"):
-        return _is_finite(array.flatten())
-    return True

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 import pyarrow as pa
 
+from polar_ray.data.json_columns import from_json, is_json, json_values, to_json
 from polar_ray.data.json_values import loads
-from polar_ray.data.kinds import Kinds, from_json, is_json, to_json
+from polar_ray.data.kinds import Kinds
 from polar_ray.errors import RecordError
 from polar_ray.records import row_error
+
+BATCH_ROWS = 1024
+"""That are read at a time where nobody asks for another number."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -55,20 +57,19 @@ class Rows:
             return pa.nulls(self.num_rows, wanted.type)
         column = self.table[wanted.name]
         if is_json(wanted) and not is_json(self.schema.field(wanted.name)):
-            return to_json(column.to_pylist())
+            return to_json(json_values(column))
         return column if column.type == wanted.type else column.cast(wanted.type)
 
     def to_pylist(self) -> list[dict[str, Any]]:
-        """Row by row, what is JSON text as the values that it says. Raises `RecordError` for a time
-        that Python cannot tell, as one of nanoseconds."""
-        try:
-            found: list[dict[str, Any]] = self.table.to_pylist()
-        except ValueError as error:
-            raise RecordError(f"a row has no values in Python: {error}; write .parquet") from None
-        for name in (column.name for column in self.schema if is_json(column)):
-            for row, value in zip(found, from_json(self.table[name]), strict=True):
-                row[name] = value
-        return found
+        """Row by row, as values of JSON, which all columns must have (`why_not_json`); what is
+        JSON text as the values that it says."""
+        columns = [
+            from_json(column) if is_json(field) else json_values(column)
+            for field, column in zip(self.schema, self.table.columns, strict=True)
+        ]
+        names = self.schema.names
+        rows = zip(*columns, strict=True) if columns else ((),) * self.num_rows
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,23 +143,18 @@ class Objects:
 
 
 def _why_not_json(data: bytes | str, error: ValueError) -> str:
-    if not isinstance(error, orjson.JSONDecodeError):
-        return f"cannot be read: {error}"
     try:
         _ = data if isinstance(data, str) else data.decode()
     except UnicodeDecodeError as odd:
         return f"is not JSON: its byte {odd.start + 1} is no UTF-8; save the file as UTF-8"
-    constants: list[str] = []
-    with suppress(ValueError, RecursionError):
-        json.loads(data, parse_constant=constants.append)  # takes what JSON does not have
-    if constants:
-        return f"holds {constants[0]}, which is no JSON value; write null"
+    if not isinstance(error, json.JSONDecodeError):
+        return f"cannot be read: {error}"
     return f"is not JSON: {error.msg} at its character {error.pos + 1}"
 
 
 def concat(parts: Iterable[Rows], schema: pa.Schema) -> Rows:
     """Rows behind one another, all in the columns of `schema`."""
-    tables, at = [schema.empty_table()], 0
+    tables, at = [pa.Table.from_batches([], schema)], 0
     errors: dict[int, str] = {}
     for part in parts:
         tables.append(part.table)

@@ -1,23 +1,18 @@
-"""The columns of several files together, and whether a file can hold them. Knows no values."""
+"""The columns of several files together, in types in which no value changes. Knows no values."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
 
 import pyarrow as pa
-import pyarrow.csv as pcsv
-import pyarrow.parquet as pq
 
-from polar_ray.data.kinds import Kinds, is_json, json_field
+from polar_ray.data.json_columns import is_json, json_field, why_not_json
+from polar_ray.data.kinds import MOST_TEXT_DEPTH, Kinds
 from polar_ray.errors import ConfigError
 
 Held: TypeAlias = "pa.Schema | Kinds"
 """What is known of the columns of a file: of Arrow's types, or as JSON."""
-
-FAILURES = (pa.ArrowException, OSError, NotImplementedError, TypeError, ValueError)
-"""What Arrow raises for a type that a format does not have."""
 
 
 def together(found: Sequence[tuple[str, Held]], *, likely: bool = False) -> pa.Schema:
@@ -25,20 +20,26 @@ def together(found: Sequence[tuple[str, Held]], *, likely: bool = False) -> pa.S
     `likely`, those in which a record's are to be found. Raises `ConfigError` where there is no such
     type for a column."""
     kinds = Kinds()
-    for _, one in found:
+    for where, one in found:
         if isinstance(one, Kinds):
+            if not likely and one.too_deep is not None:
+                raise ConfigError(
+                    f"column {one.too_deep!r:.80} of {where} has more than {MOST_TEXT_DEPTH} lists "
+                    "and objects within each other; leave it out"
+                )
             kinds.merge(one)
     json = kinds.likely() if likely else kinds.schema()
     named = [(name, json if isinstance(one, Kinds) else one) for name, one in found]
     for name, schema in named:
         _check_names(name, schema)
     texts = {field.name for _, schema in named for field in schema if is_json(field)}
-    schemas = [
-        pa.schema([json_field(f.name) if f.name in texts else f for f in schema])
-        for _, schema in named
-    ]
     try:
-        whole = pa.unify_schemas(schemas, promote_options="permissive")
+        try:
+            whole = _unified(named, texts)
+        except pa.ArrowException:
+            if not likely:
+                raise
+            whole = _unified(named, texts | _of_several_kinds(named))
     except pa.ArrowException as error:
         names = ", ".join(name for name, _ in found[:3])
         raise ConfigError(
@@ -50,7 +51,53 @@ def together(found: Sequence[tuple[str, Held]], *, likely: bool = False) -> pa.S
         f.with_type(pa.string()) if f.type == pa.null() and f.name in kinds.columns else f
         for f in whole
     ]
-    return pa.schema(fields)
+    # A row that another file has, or that cannot be read, is null in every column.
+    return pa.schema([field.with_nullable(True) for field in fields])
+
+
+def refusal(field: pa.Field, why: str, files: Sequence[tuple[str, Held]]) -> ConfigError:
+    """The error for a column that would not leave as it came: its name, the first of the `files`
+    that has it, its type, and what to do."""
+    owner = next((f" of {name}" for name, held in files if field.name in _names_of(held)), "")
+    return ConfigError(
+        f"column {field.name!r:.80}{owner} is {field.type!s:.80}, {why}; cast it to another type "
+        "or leave it out there, or write another format"
+    )
+
+
+def _names_of(held: Held) -> Collection[str]:
+    """The columns that a file has."""
+    found: Collection[str] = held.names if isinstance(held, pa.Schema) else held.columns
+    return found
+
+
+def _unified(named: Sequence[tuple[str, pa.Schema]], texts: Collection[str]) -> pa.Schema:
+    schemas = [
+        pa.schema([json_field(f.name) if f.name in texts else f for f in schema])
+        for _, schema in named
+    ]
+    return pa.unify_schemas(schemas, promote_options="permissive")
+
+
+def _of_several_kinds(named: Sequence[tuple[str, pa.Schema]]) -> set[str]:
+    """Columns that have no type for all files, but JSON text for each."""
+    found: dict[str, list[pa.Field]] = {}
+    for _, schema in named:
+        for field in schema:
+            found.setdefault(field.name, []).append(field)
+    return {
+        name
+        for name, fields in found.items()
+        if not _unify(fields) and all(why_not_json(field.type) is None for field in fields)
+    }
+
+
+def _unify(fields: Sequence[pa.Field]) -> bool:
+    try:
+        pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive")
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _check_names(where: str, schema: pa.Schema) -> None:
@@ -63,7 +110,11 @@ def _check_lossless(named: Sequence[tuple[str, pa.Schema]], whole: pa.Schema) ->
     for where, schema in named:
         for field in schema:
             kind = whole.field(field.name).type
-            if not (is_json(whole.field(field.name)) or _always_fits(field.type, kind)):
+            if is_json(whole.field(field.name)):
+                if not is_json(field) and (reason := why_not_json(field.type)) is not None:
+                    why = f"and elsewhere of several kinds, which only JSON text holds ({reason})"
+                    raise refusal(field, why, [(where, schema)])
+            elif not _always_fits(field.type, kind):
                 raise ConfigError(
                     f"the files differ in their columns: {field.name!r:.80} is {field.type!s:.80} "
                     f"in {where} and elsewhere of a type with which it would become {kind!s:.80}; "
@@ -100,75 +151,3 @@ WIDENED = (
     lambda kind: kind in (pa.binary(), pa.large_binary()),
 )
 """Types of which Arrow makes only wider ones of their own."""
-
-
-def check_written(schema: pa.Schema, ending: str) -> None:
-    """Raises `ConfigError` that names a column which a file of this ending, one of
-    `results.ENDINGS`, cannot hold so that others can read it."""
-    try:
-        return _try(ending, schema)
-    except FAILURES as error:
-        reason = error
-    for field in schema:
-        if (odd := _odd(ending, field)) is not None:
-            way_out = "" if _odd(".parquet", field) else "write .parquet, or "
-            raise ConfigError(
-                f"column {field.name!r:.80} is {field.type!s:.80}, which a {ending} file cannot "
-                f"hold ({' '.join(str(odd).split()):.120}); "
-                f"{way_out}take it out of the input"
-            )
-    raise ConfigError(f"a {ending} file cannot hold the columns: {reason}")
-
-
-def _odd(ending: str, field: pa.Field) -> Exception | None:
-    """Why a file cannot hold a column, if it cannot."""
-    try:
-        _try(ending, pa.schema([field]))
-    except FAILURES as error:
-        return error
-    return None
-
-
-def _try(ending: str, schema: pa.Schema) -> None:
-    """Writes and reads a row of nulls, and none."""
-    if ending == ".jsonl":
-        for field in schema:
-            _check_json(field.type)
-        return
-    for rows in (1, 0):
-        file = io.BytesIO()
-        table = pa.table([pa.nulls(rows, field.type) for field in schema], schema=schema)
-        writer = open_writer(ending, file, schema)
-        writer.write_table(table)
-        writer.close()
-        file.seek(0)
-        if ending == ".parquet":
-            pq.ParquetFile(file).read(use_threads=False)
-        elif ending == ".arrow":
-            pa.ipc.open_file(file).read_all()
-
-
-def open_writer(ending: str, file: Any, schema: pa.Schema) -> Any:
-    """A writer of tables to a file, by its ending."""
-    if ending == ".parquet":
-        return pq.ParquetWriter(file, schema)
-    if ending == ".arrow":
-        return pa.ipc.new_file(file, schema)
-    return pcsv.CSVWriter(file, schema)
-
-
-def _check_json(kind: pa.DataType) -> None:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_nested(kind) and not pa.types.is_union(kind):
-        for at in range(kind.num_fields):
-            _check_json(kind.field(at).type)
-    elif not any(of(kind) for of in JSON_TYPES):
-        raise TypeError("JSON has no such values; .parquet has them")
-
-
-JSON_TYPES = (
-    pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_floating,
-    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_date,
-    pa.types.is_timestamp, pa.types.is_time,
-)  # fmt: skip

@@ -16,10 +16,12 @@ from pyarrow import fs as pafs
 
 from polar_ray.data.arrow import checked, open_arrow
 from polar_ray.data.columns import field_at, find
+from polar_ray.data.csv_text import csv_rows
 from polar_ray.data.formats import FAILURES, SAMPLE_ROWS, held, unreadable
 from polar_ray.data.json_text import CHUNK_BYTES, objects
+from polar_ray.data.parquet import open_parquet
 from polar_ray.data.rows import Objects, Rows, Unreadable
-from polar_ray.data.schemas import together
+from polar_ray.data.schemas import Held, together
 from polar_ray.data.storage import InputFile, list_files, place
 from polar_ray.data.stream import (
     STDIN,
@@ -30,7 +32,7 @@ from polar_ray.data.stream import (
     open_file,
     open_pipe,
 )
-from polar_ray.data.tabular import csv_rows, open_parquet
+from polar_ray.data.written import check_written
 
 Chunk: TypeAlias = Rows | Objects
 CHUNK_ROWS = 1024
@@ -75,22 +77,50 @@ class Source:
             Path(file.path).exists() and path.samefile(file.path) for file in self.files
         )
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether its columns are known only as its rows come: a pipe of text."""
+        return self._once is not None and self._kind(self._once) not in ("parquet", "arrow")
+
     def schema(self, *, whole: bool = False) -> pa.Schema:
         """The columns of all files together; those of JSON as they are most likely meant, by the
         first rows of each, or with `whole`, which reads all rows, as they can be written. What the
         first file says of itself is in the metadata."""
-        if self._once is not None:
-            self._spool(self._once, self._format or format_of(self._once))
-        found = [(self._name(f), held(self._filesystem, f, whole=whole)) for f in self.files]
+        found = self._held(whole=whole)
         metadata = getattr(found[0][1], "metadata", None)
         return together(found, likely=not whole).with_metadata(metadata)
+
+    def written(self, ending: str) -> pa.Schema | None:
+        """The columns in which all rows can be written to a file of this ending, one of
+        `results.ENDINGS`; None for JSON lines, whose rows have each their own. Raises `ConfigError`
+        that names file and column where such a file would not give the values back."""
+        if ending != ".jsonl":
+            found = self._held(whole=True)
+            schema = together(found)
+            check_written(schema, ending, found)
+            return schema
+        if self.is_stream:
+            return None
+        for name, schema in self._held():
+            if isinstance(schema, pa.Schema):
+                check_written(schema, ending, [(name, schema)])
+        return None
+
+    def _held(self, *, whole: bool = False) -> list[tuple[str, Held]]:
+        if self._once is not None:
+            self._spool(self._once, self._kind(self._once))
+        named = [(self._name(file), file) for file in self.files]
+        return [(n, held(self._filesystem, f, whole=whole, name=n)) for n, f in named]
+
+    def _kind(self, pipe: Stream) -> str:
+        return self._format or format_of(pipe)
 
     def chunks(self, sizes: Iterable[int] | None = None) -> Iterator[Chunk]:
         """The rows, as many at a time as `sizes` says, or fewer where they are long."""
         remaining = iter(sizes or chain(RAMP, repeat(CHUNK_ROWS)))
         if self._once is not None:
-            kind, name = self._format or format_of(self._once), self._title
-            if kind not in ("parquet", "arrow"):
+            kind, name = self._kind(self._once), self._title
+            if self.is_stream:
                 yield from self._read(name, self._text(self._once, name, kind, remaining))
                 return
             self._spool(self._once, kind)  # these are read from their end

@@ -38,6 +38,9 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Endings that may stand behind those of `LINES`, by Arrow's names for them. The other formats
 compress within."""
 
+UNREAD = (*COMPRESSIONS, ".xz", ".lzma", ".lz4", ".br", ".sz", ".snappy", ".zip", ".7z", ".z")
+"""Endings that tell, behind one of `FORMATS`, of data that is not read as it is."""
+
 ENDINGS = ", ".join(FORMATS) + f" (.jsonl, .csv and .json also with {', '.join(COMPRESSIONS)})"
 WILD = re.compile(r"[*?]")
 PARTIAL = ".partial"
@@ -66,7 +69,7 @@ class InputFile:
     @property
     def format(self) -> str:
         """One of the values of `FORMATS`."""
-        return self.given_format or FORMATS[_ending(self.path)]
+        return self.given_format or FORMATS[_ending(self.path) or _unread(self.path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +131,14 @@ def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
     """The files of a path, a glob (`**` crosses folders) or a folder, by name.
 
     In folders, names that begin with `_` or `.` and endings of other formats are left out; there
-    and for globs that do not say their ending, so are `NOTES`. Raises `ConfigError` where nothing
-    is left.
+    and for globs that do not say their ending, so are `NOTES`. What is there by its name is no
+    glob. Raises `ConfigError` where nothing is left, or a file of a format that is read is packed
+    as it must not be.
     """
     where = place(uri)
-    said = given_format is not None or any(sign in where.path for sign in (".csv", ".tsv", ".json"))
-    if WILD.search(where.path):
+    path = where.path.lower()
+    said = given_format is not None or any(sign in path for sign in (".csv", ".tsv", ".json"))
+    if _is_pattern(where):
         pattern = re.compile(_translate(where.path))
         inside = _walk(where.filesystem, _base(where.path))
         found = [i for i in inside if pattern.fullmatch(i.path)]
@@ -155,10 +160,15 @@ def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
     files = [
         InputFile(info.path, info.size, str(info.mtime_ns or ""), given_format)
         for info in sorted(found, key=lambda info: info.path)
-        if given_format is not None or _ending(info.path) in FORMATS
+        if given_format is not None or (_ending(info.path) or _unread(info.path)) in FORMATS
     ]
     if not said and (data := [file for file in files if file.format not in NOTES]):
         files = data
+    if given_format is None and (odd := [file.path for file in files if _unread(file.path)]):
+        raise ConfigError(
+            f"{odd[0]!r} is packed in a way that is not read; unpack it, or move it elsewhere "
+            f"(endings that are read: {ENDINGS})"
+        )
     if not files:
         raise ConfigError(f"no file {uri!r} that ends in one of {ENDINGS}")
     return files
@@ -166,7 +176,7 @@ def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
 
 def compression(path: str) -> str | None:
     """Arrow's name for how a file is compressed, by its ending; None for one that is not."""
-    return COMPRESSIONS.get(Path(path).suffix)
+    return COMPRESSIONS.get(Path(path).suffix.lower())
 
 
 def is_read_from_start(path: str) -> bool:
@@ -175,11 +185,33 @@ def is_read_from_start(path: str) -> bool:
 
 
 def _ending(path: str) -> str:
-    """The ending that tells the format; none where a format is compressed that may not be."""
-    if compression(path) is None:
-        return Path(path).suffix
-    inner = Path(path).with_suffix("").suffix
-    return inner if FORMATS.get(inner) in LINES else ""
+    """The ending that tells the format, or another's; none where a format is compressed that may
+    not be."""
+    if _unread(path):
+        return ""
+    last, inner = _suffixes(path)
+    return last if compression(path) is None else inner if FORMATS.get(inner) in LINES else ""
+
+
+def _unread(path: str) -> str:
+    """The ending that would tell the format of a file that is packed as it must not be; else
+    none."""
+    last, inner = _suffixes(path)
+    read = last in COMPRESSIONS and FORMATS.get(inner) in LINES
+    return inner if last in UNREAD and inner in FORMATS and not read else ""
+
+
+def _suffixes(path: str) -> tuple[str, str]:
+    """The last ending and the one before it, in small letters."""
+    name = Path(path.lower())
+    return name.suffix, name.with_suffix("").suffix
+
+
+def _is_pattern(where: Place) -> bool:
+    """Whether a path is a glob: it has its signs, and there is nothing of that name."""
+    return WILD.search(where.path) is not None and (
+        where.filesystem.get_file_info(where.path).type == pafs.FileType.NotFound
+    )
 
 
 def within_each_other(source: str, out: str) -> bool:
@@ -187,7 +219,7 @@ def within_each_other(source: str, out: str) -> bool:
     one, other = place(source), place(out)
     if one.filesystem.type_name != other.filesystem.type_name:
         return False
-    wild = WILD.search(one.path)
+    wild = _is_pattern(one)
     pattern = re.compile(_translate(one.path) if wild else f"{re.escape(one.path.rstrip('/'))}/.*")
     parts = [other.within("part-000000.parquet")]
     if isinstance(one.filesystem, pafs.LocalFileSystem):

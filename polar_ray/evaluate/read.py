@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from polar_ray import records
 from polar_ray.config_base import show
 from polar_ray.data.columns import THINKING, texts
-from polar_ray.data.kinds import as_plain_text, from_json, is_json
+from polar_ray.data.json_columns import as_text, from_json, is_json
 from polar_ray.errors import ConfigError
 from polar_ray.evaluate.estimate import Floats, Labels
 
@@ -146,7 +146,7 @@ def _refuse(table: pa.Table, name: str, odd: npt.NDArray[np.bool_], must: str) -
 
 def _as_text(table: pa.Table, name: str) -> pa.Array:
     """Strings by which the values of a column are told apart; null for null."""
-    column = as_plain_text(table.select([name])).column(0)
+    column = as_text(table.select([name])).column(0)
     try:
         return column.cast(pa.large_string()).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # lists, objects, bytes

@@ -17,9 +17,10 @@ from polar_ray.config import RescoreConfig
 from polar_ray.data.columns import Columns, columns_for
 from polar_ray.data.formats import Unreadable, extent
 from polar_ray.data.results import check_columns
-from polar_ray.data.schemas import Held, check_written, together
+from polar_ray.data.schemas import Held, together
 from polar_ray.data.splits import Extent
 from polar_ray.data.storage import InputFile, list_files, place
+from polar_ray.data.written import check_written
 from polar_ray.errors import ConfigError, JobStopped
 from polar_ray.offline.conservation import Problem
 from polar_ray.offline.state import Opened
@@ -123,7 +124,7 @@ def _read(
     if not len(schema):
         raise ConfigError(f"{source!r} holds no row: {len(good)} file(s), all of them empty")
     for ending in (".parquet", ".arrow"):  # of parts and of shuffle files
-        check_written(schema, ending)
+        check_written(schema, ending, held)
     return [one for one, _ in good], skipped, schema, together(held, likely=True)
 
 

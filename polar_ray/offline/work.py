@@ -81,7 +81,7 @@ class Worker:
         self._reader = Reader(self._source.filesystem, job.schema)
         self._reading = Lock()
         self._bucket = -1
-        self._sorted = Rows(job.schema.empty_table(), {})
+        self._sorted = Rows(pa.Table.from_batches([], job.schema), {})
 
     def do(self, call: Call) -> Any:
         """The result of the method below that a call names."""

@@ -85,6 +85,16 @@ def test_paths_name_columns_and_fields() -> None:
             choose(table.schema, {"prompt": "question", "reference": "a.b", "output": path})
 
 
+def test_names_that_would_not_be_seen_as_one_have_quotes() -> None:
+    schema = pa.schema([(name, pa.string()) for name in ("my text", "", "a,b", "c.d", "\u5317")])
+    with pytest.raises(ConfigError) as caught:
+        choose(schema, NOTHING)
+    assert str(caught.value).endswith("There are 'my text', '', 'a,b', c.d, \u5317")
+    many = pa.schema([(f"c{n}", pa.string()) for n in range(1000)])
+    with pytest.raises(ConfigError, match=r"c48, c49 and 950 more$"):
+        choose(many, NOTHING)
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -173,6 +183,6 @@ def test_json_rows_may_differ_in_their_kinds() -> None:
     codes = {i: text.partition(":")[0] for i, text in batch.errors.items()}
     assert codes == {
         0: "bad_wrapper", 1: "bad_wrapper", 2: "bad_wrapper", 3: "bad_message", 4: "bad_wrapper",
-        5: "missing_field", 6: "not_an_object",
+        6: "not_an_object",
     }  # fmt: skip
     assert "line 7 of f is not JSON" in batch.errors[6]

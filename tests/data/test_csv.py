@@ -6,12 +6,12 @@ import csv
 import io
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polar_ray.data import quotes as quotes_module
-from polar_ray.data import tabular
+from polar_ray.data import csv_text
 from polar_ray.data.rows import Unreadable
 from polar_ray.data.source import Source
 
@@ -73,7 +73,7 @@ def test_a_stray_quote_loses_no_row(
     at = len(",".join(NAMES)) + 2 + at % (len(text) - len(",".join(NAMES)) - 1)
     text = f'{text[:at]}"{text[at:]}'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tabular, "CSV_BLOCK_BYTES", block)
+        patch.setattr(csv_text, "BLOCK_BYTES", block)
         found = read(tmp_path_factory.mktemp("csv") / "in.csv", text)
     if found is not None:
         assert found == of_one_length(strict(text))
@@ -90,8 +90,8 @@ def test_stray_quotes_in_a_long_file_refuse_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: tuple[int, ...], line: int, what: str,
     block: int,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(tabular, "CSV_BLOCK_BYTES", block)
-    monkeypatch.setattr(quotes_module, "FIELD_BYTES", block)
+    monkeypatch.setattr(csv_text, "BLOCK_BYTES", block)
+    monkeypatch.setattr(csv_text, "ROW_BYTES", block)
     path = tmp_path / "in.csv"
     lines = written(ROWS).splitlines()
     for row in opened:
@@ -120,6 +120,45 @@ def test_windows_line_ends_in_a_field_may_be_where_blocks_meet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for block in range(30, 60):
-        monkeypatch.setattr(tabular, "CSV_BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_text, "BLOCK_BYTES", block)
         rows = [["a\r\nb", "r", "o"] for _ in range(20)]
         assert read(tmp_path / "in.csv", written(rows)) == rows
+
+
+def test_errors_name_the_line_of_the_file_and_blank_lines_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    text = '\n\nprompt,reference,output\n\n"a\n\nb",r,o\n\r\np,r\n\n,,\np,r,"o\r\nx"\np,r,o,\n'
+    path.write_bytes(text.encode())
+    [chunk] = Source(str(path)).chunks([1000])
+    assert [row["prompt"] for row in chunk.to_pylist()] == ["a\n\nb", None, None, "p", None]
+    said = {row: error.partition(": ")[2] for row, error in chunk.errors.items()}
+    assert said == {
+        1: f"line 9 of {path} has 2 field(s), its header 3",
+        4: f"line 14 of {path} has 4 field(s), its header 3",
+    }
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_an_endless_row_is_refused_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quote: str
+) -> None:
+    monkeypatch.setattr(csv_text, "ROW_BYTES", 1 << 20)
+    monkeypatch.setattr(csv_text, "BLOCK_BYTES", 1 << 16)
+    path = tmp_path / "in.csv.zst"
+    with pa.output_stream(path, compression="zstd") as stream:
+        stream.write(f"prompt,reference,output\np,r,o\np,r,{quote}".encode())
+        for _ in range(64):
+            stream.write(b"x" * (1 << 20))
+    message = "does not end" if quote else "the row in its line 3 is longer than 1 MiB"
+    with pytest.raises(Unreadable, match=rf"in\.csv\.zst .*{message}"):
+        list(Source(str(path)).chunks())
+
+
+def test_many_short_fields_are_a_long_row_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_text, "ROW_BYTES", 1 << 16)
+    monkeypatch.setattr(csv_text, "BLOCK_BYTES", 1 << 12)
+    (tmp_path / "in.csv").write_text("a,b,c\n" + "x," * (1 << 16))
+    with pytest.raises(Unreadable, match="the row in its line 2 is longer than 0 MiB"):
+        list(Source(str(tmp_path / "in.csv")).chunks())

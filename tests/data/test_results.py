@@ -77,7 +77,7 @@ def test_what_a_format_cannot_hold_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(
         ConfigError,
-        match=r"column 'a' is list<.*>, which a \.csv file cannot hold .*; write \.parquet",
+        match=r"column 'a' is list<.*>, which a \.csv file cannot hold .* or write another",
     ):
         write("out.csv", pa.array([["x"]]))
     with pytest.raises(RecordError, match=r"JSON lines cannot hold a row: .*; write \.parquet"):

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from examples import GROUPS
 
-from polar_ray.data import json_text, tabular
+from polar_ray.data import csv_text, json_text
 from polar_ray.data import source as source_module
 from polar_ray.data.columns import Columns
 from polar_ray.data.rows import Objects, Rows, Unreadable
@@ -167,14 +167,10 @@ def test_a_byte_order_mark_and_windows_lines_are_no_error(tmp_path: Path, kind: 
         (b"[1]", "line 3 of {path} is list, not an object"),
         (GOOD.replace(b"o", b"\xff"), "line 3 of {path} is not JSON"),
         (GOOD.replace(b'"o"', b'"\\ud800"'), "line 3 of {path} is not JSON"),
-        (
-            GOOD.replace(b'"o"', b"NaN"),
-            "line 3 of {path} holds NaN, which is no JSON value; write null",
-        ),
-        (GOOD.replace(b'"o"', b"[-Infinity]"), "line 3 of {path} holds -Infinity"),
+        (GOOD.replace(b'"o"', b"NaN"), "output is float"),
+        (GOOD.replace(b'"o"', b"NaN\xff"), "its byte 48 is no UTF-8"),
         (GOOD.replace(b'"o"', b"no"), "at its character 45"),
         (GOOD.replace(b'"o"', b"1.5"), "output is float"),
-        (b"{}", "prompt is missing"),
     ],
     ids=repr,
 )
@@ -183,7 +179,7 @@ def test_a_bad_line_is_an_error_of_its_row(tmp_path: Path, line: bytes, reason: 
     rows, errors = read(path, GOOD + b"\n \n" + line + b"\n" + GOOD)
     assert rows[0] == rows[2] == RECORD
     assert list(errors) == [1]
-    assert reason.format(path=path) in errors[1] or "is missing" in errors[1]
+    assert reason.format(path=path) in errors[1]
 
 
 def test_items_of_an_array_are_rows(tmp_path: Path) -> None:
@@ -239,16 +235,16 @@ def test_bad_rows_of_csv_keep_their_place(tmp_path: Path, monkeypatch: pytest.Mo
     lines = [b"prompt,reference,output", *(bad.get(n % 7, b"p,r,%d" % n) for n in range(200))]
     wanted = [n for n in range(200) if n % 7 < 3]
     for block in (64, 1 << 20):
-        monkeypatch.setattr(tabular, "CSV_BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_text, "BLOCK_BYTES", block)
         rows, errors = read(path, b"\n".join(lines))
         assert sorted(errors) == wanted
         assert [row["output"] for row in rows if row["output"]] == [
             str(n) for n in range(200) if n % 7 > 2
         ]
-        assert f"row 2 of {path} has 2 field(s), its header 3" in errors[0]
-        assert f"row 3 of {path} has 4 field(s), its header 3" in errors[1]
-        assert errors[2].startswith(f"bad_text: row 4 of {path} is not UTF-8")
-        assert f"row 199 of {path}" in errors[197]
+        assert f"line 2 of {path} has 2 field(s), its header 3" in errors[0]
+        assert f"line 3 of {path} has 4 field(s), its header 3" in errors[1]
+        assert errors[2].startswith(f"bad_text: line 4 of {path} is not UTF-8")
+        assert f"line 199 of {path}" in errors[197]
     assert [*read(path, b"prompt,reference,output\nalone")[1]] == [0]
     assert read(path, b"prompt,reference,output") == ([], {})
     assert read(path, b"prompt,reference,output\rp,r,o\r") == ([RECORD], {}), "an old Mac's"

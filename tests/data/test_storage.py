@@ -21,7 +21,7 @@ READ = [
     "sub/g.jsonl.zst",
 ]
 NOTES = ["e.csv", "e.csv.gz", "dataset_info.json"]
-NAMES = [*READ, *NOTES, "_notes.jsonl", "sub/.x.jsonl", "e.parquet.gz", "e.gz", "e.txt"]
+NAMES = [*READ, *NOTES, "_notes.jsonl", "sub/.x.jsonl", "e.gz", "e.txt"]
 
 
 @pytest.fixture
@@ -56,6 +56,42 @@ def test_tables_and_lists_are_read_where_a_folder_holds_nothing_else(tmp_path: P
     assert found(tmp_path) == ["a.csv", "b.json"]
 
 
+def test_endings_may_be_in_capitals(tmp_path: Path) -> None:
+    for name in ("A.JSONL", "b.Jsonl.GZ", "C.CSV"):
+        (tmp_path / name).write_bytes(b"x")
+    assert found(tmp_path) == ["A.JSONL", "b.Jsonl.GZ"]
+    assert found(tmp_path / "C.CSV") == ["C.CSV"]
+    assert found(tmp_path / "*.CSV") == ["C.CSV"]
+    assert [file.format for file in list_files(str(tmp_path))] == ["jsonl", "jsonl"]
+    assert places.compression("b.jsonl.GZ") == "gzip"
+
+
+@pytest.mark.parametrize("name", ["b.jsonl.xz", "b.parquet.gz", "b.JSONL.ZIP", "b.csv.lz4"])
+def test_what_is_packed_otherwise_is_named_and_not_left_out(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ConfigError, match=rf"{name}' is packed in a way .*; unpack it"):
+        list_files(str(tmp_path))
+    (tmp_path / "a.jsonl").write_bytes(b"x")
+    if "csv" in name:  # as other tables beside data are
+        assert found(tmp_path) == ["a.jsonl"]
+    else:
+        with pytest.raises(ConfigError, match=f"{name}' is packed"):
+            list_files(str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"{name}' (is packed|ends in none)"):
+        list_files(str(tmp_path / name))
+
+
+def test_a_name_that_is_there_is_no_glob(tmp_path: Path) -> None:
+    for name in ("b*.jsonl", "b1.jsonl", "in?/c.jsonl", "inx/d.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert found(tmp_path / "b*.jsonl") == ["b*.jsonl"]
+    assert found(tmp_path / "in?") == ["c.jsonl"]
+    assert found(tmp_path / "?1.jsonl") == ["b1.jsonl"]
+    assert places.within_each_other(str(tmp_path / "in?"), str(tmp_path / "in?" / "out"))
+    assert not places.within_each_other(str(tmp_path / "in?"), str(tmp_path / "inx" / "out"))
+
+
 def test_a_folder_is_looked_into_once_wherever_links_lead(folder: Path) -> None:
     (folder / "sub" / "up").symlink_to(folder)
     (folder / "sub" / "self").symlink_to(folder / "sub")
@@ -88,7 +124,7 @@ def test_relative_paths_are_this_folders(folder: Path, monkeypatch: pytest.Monke
         ("absent", "no file 'absent'"),
         ("{folder}/*.md", "no file"),
         ("{folder}/e.txt", "ends in none of .parquet"),
-        ("{folder}/e.parquet.gz", r"ends in none of .*\.jsonl, .* also with \.gz"),
+        ("{folder}/e.gz", r"ends in none of .*\.jsonl, .* also with \.gz"),
         ("nonsense://x", "nonsense"),
     ],
 )
