@@ -20,6 +20,7 @@ from polar_ray.hub import model_name
 from polar_ray.model import digest, fuse, load_config, load_model
 from polar_ray.model.attention import BlockedAttention, PathAttention, Recall
 from polar_ray.model.flash import find_varlen
+from polar_ray.model.linear import pack_linears
 from polar_ray.model.quantized import quantize
 from polar_ray.model.tensor_parallel import add_all_reduce, check_divisible
 from polar_ray.model.transfer import Integers, send
@@ -51,8 +52,12 @@ class NativeEngine:
             self.model = load_model(
                 model_dir, dtype=self.dtype, device=self.device, rank=rank, world_size=world_size
             )
+            self.model.model.blocks[-1].attention.split_projection()
+            products = ""
             if config.dtype in ("int8", "fp8"):
                 quantize(self.model, config.dtype)
+            elif self.device == "cpu":
+                products = pack_linears(self.model)
         if world_size > 1:
             add_all_reduce(self.model)
         if config.compile or (config.compile is None and self.device == "cuda"):
@@ -92,6 +97,8 @@ class NativeEngine:
             keeps_prefixes=self.cache is not None,
         )
         logger.info("loaded %s on %s in %s", model_dir, self.device, dtype_name)
+        if products:
+            logger.info("matrix products: %s", products)
 
     @torch.inference_mode()
     def submit(self, pack: Pack) -> Pending:

@@ -10,7 +10,8 @@ K key/value heads, G query heads for each key/value head, H head dim.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -27,8 +28,13 @@ Enough for its matrix products; few enough to bound the widest activations, and 
 that they stay in its cache and that the allocator asks for no fresh pages.
 """
 
+QUERIES, KEYS_VALUES = slice(None, -2), slice(-2, None)
+"""Parts of the fused projection, of what it has for each key/value head."""
+
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines, both [T, 1, H]."""
+
+LinearMap = Callable[[Tensor], Tensor]
 
 
 class Attention(nn.Module):
@@ -44,6 +50,8 @@ class Attention(nn.Module):
         self.rotary = Rotary()
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
         self.wqkv = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.bias)
+        self.wq: nn.Module | None = None
+        self.wkv: nn.Module | None = None
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
     def project(self, x_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,29 +65,37 @@ class Attention(nn.Module):
         self, x_TD: Tensor, rotation: Rotation, paths: PathAttention, ends_R: Tensor
     ) -> Tensor:
         """[R, D], before `wo`: keys and values of all tokens, queries of the ends alone."""
-        q_RNH = self._project(x_TD[ends_R], slice(None, -2))
-        kv_TKGH = self._project(x_TD, slice(-2, None)).unflatten(1, (-1, 2))
+        queries, keys_values = self._ends_maps()
+        q_RNH = queries(x_TD[ends_R]).unflatten(-1, (-1, self.head_dim))
+        kv_TKGH = keys_values(x_TD).unflatten(-1, (-1, 2, self.head_dim))
         cos, sin = rotation
         q_RNH = self.rotary(q_RNH, (cos[ends_R], sin[ends_R]))
         k_TKH = self.rotary(kv_TKGH[:, :, 0], rotation)
         out_RNH = paths.attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], self.layer)
         return out_RNH.flatten(1)
 
-    def _project(self, x_TD: Tensor, part: slice) -> Tensor:
-        """Only some of the fused projection: `part` of what each key/value head has."""
-        wqkv: nn.Module = self.wqkv
-        if not isinstance(wqkv, nn.Linear):
-            # A layer in 8 bits does not take its weight apart.
-            whole_TKGH = wqkv(x_TD).unflatten(-1, (-1, self.num_slots, self.head_dim))
-            return torch.flatten(whole_TKGH[:, :, part], 1, 2)
+    def split_projection(self) -> None:
+        """Takes `wqkv` apart for good: a layer that scores at the ends alone never needs it whole.
+        Its weights then no longer have the checkpoint's names."""
+        self.wq, self.wkv = (_frozen(*self._part(part)) for part in (QUERIES, KEYS_VALUES))
+        del self.wqkv
+
+    def _ends_maps(self) -> tuple[LinearMap, LinearMap]:
+        """Those of `attend_ends`: to queries, and to keys and values."""
+        if self.wq is not None and self.wkv is not None:
+            return self.wq, self.wkv
+        (wq, bq), (wkv, bkv) = map(self._part, (QUERIES, KEYS_VALUES))
+        return partial(F.linear, weight=wq, bias=bq), partial(F.linear, weight=wkv, bias=bkv)
+
+    def _part(self, part: slice) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of a part of the fused projection. Differentiable."""
 
         def rows(whole: Tensor) -> Tensor:
             split = whole.unflatten(0, (-1, self.num_slots, self.head_dim))
             return torch.flatten(split[:, part], 0, 2)
 
-        bias = None if wqkv.bias is None else rows(wqkv.bias)
-        projected = F.linear(x_TD, rows(wqkv.weight), bias)
-        return torch.unflatten(projected, -1, (-1, self.head_dim))
+        bias = self.wqkv.bias
+        return rows(self.wqkv.weight), None if bias is None else rows(bias)
 
 
 class Rotary(nn.Module):
@@ -199,6 +215,16 @@ class RewardModel(nn.Module):
         x_RD = self.model.norm(last.forward_ends(x_TD, rotation, paths, ends_R))
         scores_R: Tensor = F.linear(x_RD.float(), self.v_head.weight.float())[:, 0]
         return scores_R
+
+
+def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer of given weights."""
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
 
 
 def _chunks(*per_token: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -10,6 +10,7 @@ import pytest
 from checkpoints import make_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from products import products_by
 from varlen_plain import plain
 
 from polar_ray.config import NativeEngineConfig
@@ -41,7 +42,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NativeEngine]
         for size in (1 << 20, 30_000)
     )
     both._varlen = plain
+    with products_by("oneDNN"):
+        packed = NativeEngine(NativeEngineConfig(device="cpu"), folder)
     return {
+        "oneDNN": packed,
         "blocked": NativeEngine(NativeEngineConfig(device="cpu"), folder),
         "varlen": varlen,
         "cached": cached,
@@ -68,7 +72,7 @@ PLANS: dict[str, Callable[[list[np.ndarray]], Iterable[Pack]]] = {
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("mode", ["blocked", "varlen", "cached", "varlen, cached"])
+@pytest.mark.parametrize("mode", ["blocked", "varlen", "cached", "varlen, cached", "oneDNN"])
 @given(records=tries())
 @settings(max_examples=15)
 def test_all_modes_agree(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from products import PRODUCTS, products_by
 
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.device import choose_device, choose_dtype
@@ -30,11 +31,13 @@ def test_a_missing_device_is_a_clear_error() -> None:
     assert choose_device("auto") == "cpu"
 
 
-def test_scores_equal_transformers_llama_on_the_same_weights(tiny_dir: Path) -> None:
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_scores_equal_transformers_llama_on_the_same_weights(tiny_dir: Path, product: str) -> None:
     # InternLM2 is Llama with a fused projection: an implementation that we did not write.
     random = np.random.default_rng(0)
     records = [random.integers(5, 400, n).astype(np.int32) for n in (3, 40, 200)]
-    engine = NativeEngine(NativeEngineConfig(device="cpu"), tiny_dir)
+    with products_by(product):
+        engine = NativeEngine(NativeEngineConfig(device="cpu"), tiny_dir)
     found = engine.submit(build_pack(records, [-1] * 3, range(3))).result()
     expected = LlamaReference(tiny_dir).score(records)
     np.testing.assert_allclose(found, expected, atol=1e-5)

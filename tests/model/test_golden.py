@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from products import PRODUCTS, products_by
 
 from polar_ray.model import RewardModel, load_model
 from polar_ray.model.attention import BlockedAttention
+from polar_ray.model.linear import pack_linears
 from polar_ray.planning import Pack, build_pack, pack
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "model"
@@ -37,9 +39,27 @@ def test_all_checkpoints_are_covered() -> None:
     assert sorted(path.name for path in GOLDEN.iterdir()) == NAMES
 
 
+def as_engines_have_it(name: str, product: str) -> RewardModel:
+    """Ready to score, with linear maps by `product`."""
+    model = load_model(GOLDEN / name)
+    model.model.blocks[-1].attention.split_projection()
+    with products_by(product):
+        pack_linears(model)
+    return model
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_rewards_equal_internlms_code(name: str) -> None:
-    model = load_model(GOLDEN / name)
+    assert_internlms_rewards(load_model(GOLDEN / name), name)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("name", NAMES)
+def test_rewards_are_the_same_by_either_product(name: str, product: str) -> None:
+    assert_internlms_rewards(as_engines_have_it(name, product), name)
+
+
+def assert_internlms_rewards(model: RewardModel, name: str) -> None:
     ids, rewards = cases(name)
     assert len(ids) >= 10
     assert np.ptp(rewards) > 0.1
@@ -47,11 +67,12 @@ def test_rewards_equal_internlms_code(name: str) -> None:
     np.testing.assert_allclose(found, rewards, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("max_tokens", [50, 10_000])
 @pytest.mark.parametrize("name", NAMES)
-def test_packed_rewards_are_the_same(name: str, max_tokens: int) -> None:
+def test_packed_rewards_are_the_same(name: str, max_tokens: int, product: str) -> None:
     # Dynamic RoPE goes by each record's own length, whatever is scored beside it.
-    model = load_model(GOLDEN / name)
+    model = as_engines_have_it(name, product)
     ids, rewards = cases(name)
     found = np.full(len(ids), np.nan, dtype=np.float32)
     bound = model.config.scaled_above
