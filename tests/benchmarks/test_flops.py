@@ -8,6 +8,7 @@ import torch
 from checkpoints import make_checkpoint
 from engines.cost import Cost, Shape, cost, unshared
 from engines.flops import count_flops
+from products import PRODUCTS, products_by
 
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.native import NativeEngine
@@ -23,10 +24,13 @@ WIDE = {
 }
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> NativeEngine:
+@pytest.fixture(scope="module", params=PRODUCTS)
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> NativeEngine:
     folder = make_checkpoint(tmp_path_factory.mktemp("flops") / "model", **WIDE)
-    return NativeEngine(NativeEngineConfig(device="cpu"), folder)
+    with products_by(request.param):
+        return NativeEngine(NativeEngineConfig(device="cpu"), folder)
 
 
 def groups(seed: int = 0) -> list[Ids]:
