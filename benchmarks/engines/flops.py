@@ -6,7 +6,6 @@ Against `engines.cost`, which says beforehand what there should be.
 from __future__ import annotations
 
 import math
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from polar_ray.model.linear import find_onednn
 
-from polar_ray.model.linear import find_onednn
-
 
 def count_flops(run: Callable[[], object]) -> int:
     """Operations of the matrix products and attention calls within `run`, masked pairs included."""
     # torch knows the flash kernels of CUDA, not the one of the CPU, and no product of oneDNN.
-    known: dict[Any, Any] = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention
-    }
+    known: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
     if (onednn := find_onednn()) is not None:
         known[onednn.linear] = _linear
     with FlopCounterMode(display=False, custom_mapping=known) as counter:
