@@ -94,6 +94,7 @@ class NativeEngine:
             vocab_size=shape.vocab_size,
             dtype=dtype_name,
             max_tokens=fit_tokens(shape, self.dtype.itemsize, free - cache_bytes, self.device),
+            products=products,
             keeps_prefixes=self.cache is not None,
         )
         logger.info("loaded %s on %s in %s", model_dir, self.device, dtype_name)

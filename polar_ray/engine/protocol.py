@@ -39,6 +39,10 @@ class ModelInfo:
     max_tokens: int
     """Tokens of a pack that the device has room for, where nobody asks for another number."""
 
+    products: str = ""
+    """By which library a CPU computes the layers' matrix products, and how fast: for people. It may
+    differ between two replicas of one model and is in no result."""
+
     keeps_prefixes: bool = False
     """Whether the engine caches the spans in `Pack.reusable`."""
 

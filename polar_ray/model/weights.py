@@ -192,10 +192,10 @@ def _index(folder: Path) -> dict[str, str] | None:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for path in weight_files(folder):
+    for name, _, _, path in _headers(folder):
+        # Opened anew, so that each has a mapping of its own: its pages go when it is dropped.
         with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118  (not a dict)
-                yield name, file.get_tensor(name)
+            yield name, file.get_tensor(name)
 
 
 def _headers(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str, Path]]:

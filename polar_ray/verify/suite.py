@@ -42,7 +42,8 @@ def verify_model(config: ScorerConfig, golden: Path | None = None) -> Iterator[C
     except PolarRayError as error:
         yield Check("loads", "fail", str(error))
         return
-    yield Check("loads", "pass", f"{engine.name} engine, {engine.info.dtype}")
+    products = f"; matrix products: {engine.info.products}" if engine.info.products else ""
+    yield Check("loads", "pass", f"{engine.name} engine, {engine.info.dtype}{products}")
     served = f"{engine.info.digest}, as /v1/models of a pool in {engine.info.dtype} says"
     yield Check("digest", "pass", served)
     proven = False

@@ -130,6 +130,24 @@ def test_no_plain_weight_is_left(tiny_dir: Path) -> None:
     assert not [name for name in model.state_dict() if "attention.w" in name or "forward.w" in name]
 
 
+def test_the_pages_of_packed_weights_are_given_back(tiny_dir: Path) -> None:
+    """While another weight of the same file stays mapped."""
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("needs Linux")
+
+    def mapped() -> int:
+        return maps.read_text().count(str(tiny_dir / "model.safetensors"))
+
+    before = mapped()
+    model = load_model(tiny_dir)
+    assert mapped() == before + len(model.state_dict())
+    with products_by("oneDNN"):
+        pack_linears(model)
+    assert mapped() == before + len(model.state_dict())
+    assert len(model.state_dict()) == 7
+
+
 def test_packed_weights_go_with_their_engine(tiny_dir: Path, other_dir: Path) -> None:
     with products_by("oneDNN"):
         first, second = (
