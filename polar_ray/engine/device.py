@@ -24,7 +24,7 @@ def choose_dtype(wanted: str, device: str) -> torch.dtype:
     """What is not rounded to 8 bits: auto is bfloat16 on cuda and float32 on a CPU, whatever the
     checkpoint is stored in, so that a CPU's scores are the same on every machine.
 
-    16-bit arithmetic is some hundred times slower than float32 on CPUs that only emulate it, and
+    16-bit products are some hundred times slower than float32's on CPUs that only emulate them, and
     twice as fast on those that do not.
     """
     if (wanted, device) in (("int8", "cuda"), ("fp8", "cpu")):

@@ -55,7 +55,7 @@ class _Linear8(nn.Module):
 
 
 class Int8Linear(_Linear8):
-    """Integer products on a CPU: two to four times float32 there."""
+    """Integer products on a CPU: two to three times float32 where it has VNNI."""
 
     @staticmethod
     def round(x: Tensor) -> tuple[Tensor, Tensor]:

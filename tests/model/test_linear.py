@@ -81,6 +81,12 @@ def test_what_takes_no_time_is_repeated() -> None:
     assert time_in_turns([product], clock=lambda: now) == [pytest.approx(linear.TRIAL_S / 10)]
 
 
+def test_a_trial_leaves_nothing_behind(onednn: OneDNN) -> None:
+    before = torch.random.get_rng_state()
+    assert min(linear.trial(onednn, 32, 48, torch.float32)) > 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 96), (100, 77), (1024, 704), (5, 1)])
 @torch.inference_mode()
@@ -186,9 +192,15 @@ def test_a_process_decides_once(
         pack_linears(load_model(tiny_dir))
     assert len(tried) == len(set(tried)) == 3
     monkeypatch.setattr(linear, "trial", lambda *shape: (2.0, 1.0))
-    model = load_model(tiny_dir)
+    assert is_packed(tiny_dir)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
+    assert not is_packed(tiny_dir)  # other threads, other rates
+
+
+def is_packed(folder: Path) -> bool:
+    model = load_model(folder)
     pack_linears(model)
-    assert any(isinstance(layer, PackedLinear) for layer in model.modules())
+    return any(isinstance(layer, PackedLinear) for layer in model.modules())
 
 
 def missing(*args: object) -> Tensor:
