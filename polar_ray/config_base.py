@@ -69,7 +69,8 @@ def parse_overrides(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, sign, value = pair.partition("=")
         if not sign or not key:
-            raise ConfigError(f"{pair!r} is not key=value")
+            first = "; a file of settings goes first" if pair.endswith((".yaml", ".yml")) else ""
+            raise ConfigError(f"{pair!r} is not key=value{first}")
         overrides[key] = value
     return overrides
 

@@ -120,7 +120,7 @@ def test_a_lost_device_ends_the_command_and_writes_no_row(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["absent.jsonl"], 2, "no file 'absent.jsonl'"),
+        (["absent.jsonl"], 2, "no file or folder 'absent.jsonl'"),
         (["{rows}", "--model", "no/such"], 2, "'no/such' is not a directory"),
         (["{rows}", "max_tokens=many"], 2, "max_tokens='many'"),
         (["{rows}", "tokens=5"], 2, "tokens='5'"),

@@ -47,7 +47,8 @@ def test_a_dataset_becomes_parts_and_two_kinds_of_words(
     kinds = [event["event"] for event in events]
     assert kinds.index("grouping") < kinds.index("start") < kinds.index("done")
     assert events[-1]["event"] == "done"
-    assert events[-1]["rows"] == 12
+    assert (events[-1]["rows"], events[-1]["share"], events[-1]["eta_s"]) == (12, 1.0, 0.0)
+    assert max(event.get("share", 0) for event in events) <= 1
     assert len(list((tmp_path / "out").glob("part-*"))) == 3
 
 
@@ -92,7 +93,7 @@ def test_a_dry_run_writes_nothing(source: Path, tmp_path: Path, tiny_dir: Path) 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["absent", "out"], 2, "no file 'absent'"),
+        (["absent", "out"], 2, "no file or folder 'absent'"),
         (["{source}", "out"], 2, "which column is the prompt?"),
         (["{source}", "out", "prompt=q"], 2, "which column is the reference?"),
         (["{source}", "{folder}", "prompt=q", "reference=q"], 2, "holds other files"),

@@ -27,7 +27,7 @@ C = TypeVar("C", bound=Config)
 SETTINGS_FILE = "A YAML file of settings, then key=value:"
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help=f"{SETTINGS_FILE} engine.type=stub.", show_default=False),
+    typer.Argument(help=f"{SETTINGS_FILE} engine.device=cpu.", show_default=False),
 ]
 
 

@@ -40,7 +40,7 @@ File = Annotated[str, typer.Argument(help="- for stdin, or " + INPUT_HELP)]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
-        help=f"{SETTINGS_FILE} columns (prompt=question), engine.type=stub.",
+        help=f"{SETTINGS_FILE} columns (prompt=question), engine.device=cpu.",
         show_default=False,
     ),
 ]
@@ -195,7 +195,7 @@ def eval_groups(
 @evaluate.command("agreement")
 def eval_agreement(
     one: File,
-    other: Annotated[str, typer.Argument(help="The same rows, in the same order.")],
+    other: Annotated[str, typer.Argument(help="The same rows, in the same order, or --key.")],
     settings: Settings = None,
     score: Annotated[str, typer.Option(help="Column of scores in the first.")] = "score",
     other_score: Annotated[
@@ -214,9 +214,10 @@ def eval_agreement(
     """Two scorings of the same rows: Pearson, Spearman, Kendall, and who is first in a group."""
     with errors_on_stderr("eval"):
         from polar_ray.data.columns import has
-        from polar_ray.data.source import Source, load
+        from polar_ray.data.source import Source
         from polar_ray.evaluate import agreement, read
         from polar_ray.evaluate.report import report_agreement
+        from polar_ray.records import TEXT_COLUMNS
 
         sources = [Source(file, format=format) for file in (one, other)]
         _check_places(sources, json, html)
@@ -229,9 +230,17 @@ def eval_agreement(
             getattr(config, name) or has(schemas[0], name) for name in ("prompt", "reference")
         )
         groups = _group_columns(config, schemas[0], group) if has_groups else []
-        keys = [] if key is None else [key]
-        first = load(sources[0], [columns[0], *keys, *groups])
-        second = read.matched(first, load(sources[1], [columns[1], *keys]), key)
+        paths = ["id", *(getattr(config, name) or name for name in TEXT_COLUMNS)]
+        same = [name for name in paths if all(has(schema, name) for schema in schemas)]
+        keys = same if key is None else [key]
+        first, second = (
+            _load(source, file, [column, *keys, *more])
+            for source, file, column, more in (
+                (sources[0], one, columns[0], groups),
+                (sources[1], other, columns[1], []),
+            )
+        )
+        second = read.matched(first, second, key, same)
         a, b = (read.scores(t, name) for t, name in zip((first, second), columns, strict=True))
         facts = {}
         for side, file, table, column in (
@@ -243,6 +252,16 @@ def eval_agreement(
         names = read.names(first, groups) if groups else None
         found = agreement(a, b, names, tie_within=tie_within)
         _show(report_agreement(found, a, b, facts, title or "Agreement"), json, html)
+
+
+def _load(source: Source, file: str, columns: Sequence[str]) -> pa.Table:
+    """`load`, with the file's name in what is wrong with its columns."""
+    from polar_ray.data.source import load
+
+    try:
+        return load(source, columns)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
 
 
 def _check_places(sources: Sequence[Source], json: Path | None, html: Path | None) -> None:

@@ -31,7 +31,7 @@ def rescore(
         list[str] | None,
         typer.Argument(
             help="A YAML file of settings, then key=value: columns (output=solution), "
-            "num_workers=8 num_gpus=1, engine.type=stub.",
+            "num_workers=8 num_gpus=1, engine.device=cpu.",
             show_default=False,
         ),
     ] = None,

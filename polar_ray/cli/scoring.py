@@ -27,7 +27,7 @@ def score(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            help=f"{SETTINGS_FILE} columns (output=solution), engine.type=stub.",
+            help=f"{SETTINGS_FILE} columns (output=solution), engine.device=cpu.",
             show_default=False,
         ),
     ] = None,

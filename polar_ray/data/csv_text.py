@@ -37,13 +37,16 @@ def csv_schema(stream: Stream) -> tuple[pa.Schema, str]:
     head = stream.text_head(enough=b"\n")
     if len(head) >= HEAD_BYTES and not LINE_END.search(head):
         raise ValueError(f"its header row is longer than {HEAD_BYTES >> 10} KiB")
-    text = head.removeprefix(BOM).decode(errors="replace")
+    text = head.removeprefix(BOM).decode(errors="surrogateescape")
     bare = QUOTED.sub("", text).strip().partition("\n")[0]
     delimiter = max(DELIMITERS, key=bare.count)  # of equals, the first
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     names = next((row for row in rows if row), [])
     if not names:
         raise ValueError("it has no header row that names its columns")
+    for column in names:
+        if not column.isascii() and any("\udc80" <= sign <= "\udcff" for sign in column):
+            raise ValueError(f"its header names a column {column[:80]!r}, which is not UTF-8")
     if twice := sorted({column for column in names if names.count(column) > 1}):
         raise ValueError(f"its header names {', '.join(twice)[:80]!r} twice")
     return pa.schema([(column, pa.string()) for column in names]), delimiter

@@ -120,7 +120,7 @@ def _bounded(found: Extent) -> Extent:
 
 def _unless_rowless(kinds: Kinds, found: Extent) -> Extent:
     if found.rows and not kinds.columns:
-        raise ValueError("no row of it is a JSON object")
+        raise ValueError("no row of it is a JSON object with a field")
     return found
 
 

@@ -44,6 +44,9 @@ UNREAD = (*COMPRESSIONS, ".xz", ".lzma", ".lz4", ".br", ".sz", ".snappy", ".zip"
 ENDINGS = ", ".join(FORMATS) + f" (.jsonl, .csv and .json also with {', '.join(COMPRESSIONS)})"
 WILD = re.compile(r"[*?]")
 PARTIAL = ".partial"
+MOST_BYTES = 1 << 28
+"""Of what is read at once: some 300 for each part of a job."""
+
 NOT_UTF8 = (
     "a name that is not UTF-8 can neither be opened nor be named in what is written; rename it"
 )
@@ -154,8 +157,10 @@ def list_files(uri: str, given_format: str | None = None) -> list[InputFile]:
                 raise ConfigError(
                     f"{uri!r} is a pipe, which can be read once only; write it to a file first"
                 )
-            found = [info] if info.type == pafs.FileType.File else []
-            if found and given_format is None and _ending(where.path) not in FORMATS:
+            if info.type == pafs.FileType.NotFound:
+                raise ConfigError(f"no file or folder {uri!r}")
+            found = [info]
+            if given_format is None and _ending(where.path) not in FORMATS:
                 raise ConfigError(f"{uri!r} ends in none of {ENDINGS}")
     files = [
         InputFile(info.path, info.size, str(info.mtime_ns or ""), given_format)
@@ -343,10 +348,14 @@ def _linked(beside: str, path: str) -> bool:
 
 
 def read_whole(where: Place, name: str) -> bytes | None:
-    """A small file's bytes; None where there is none."""
+    """A small file's bytes; None where there is none. Raises `ConfigError` for one that is not
+    small."""
     path = where.within(name)
-    if where.filesystem.get_file_info(path).type != pafs.FileType.File:
+    info = where.filesystem.get_file_info(path)
+    if info.type != pafs.FileType.File:
         return None
+    if info.size > MOST_BYTES:
+        raise ConfigError(f"{path} has {info.size:,} bytes, which no job writes; take it away")
     try:
         with where.filesystem.open_input_stream(path) as stream:
             data: bytes = stream.read()

@@ -79,16 +79,25 @@ def equal(one: pa.Array, other: pa.Array) -> npt.NDArray[np.bool_]:
     return same
 
 
-def matched(one: pa.Table, other: pa.Table, key: str | None) -> pa.Table:
-    """The rows of `other` in the order of `one`: by a column of unique values, or as they are.
-    Values are compared as text, for CSV holds nothing else."""
+def matched(one: pa.Table, other: pa.Table, key: str | None, same: Sequence[str] = ()) -> pa.Table:
+    """The rows of `other` in the order of `one`: by a column of unique values, or as they are, if
+    columns that must be the `same` are. Values are compared as text, for CSV holds nothing else."""
     if one.num_rows != other.num_rows:
         raise ConfigError(f"{one.num_rows} rows on one side, {other.num_rows} on the other")
     if key is None:
+        for name in same:
+            fields = [table.schema.field(name) for table in (one, other)]
+            if any(pa.types.is_nested(field.type) or is_json(field) for field in fields):
+                continue  # as text, the same messages of two formats may differ
+            here, there = _as_text(one, name), _as_text(other, name)
+            differ = here.is_valid().to_numpy(False) & ~equal(here, there)
+            if differ.any():
+                raise ConfigError(
+                    f"the {name!r} of row {int(np.flatnonzero(differ)[0])} (counted from 0) is not "
+                    "the same on both sides, so their rows are not in the same order (rescore may "
+                    "group them); name a column of unique values with --key"
+                )
         return other
-    for table in (one, other):
-        if key not in table.column_names:
-            raise ConfigError(f"no column {key!r} to match rows by")
     here, there = (_as_text(table, key) for table in (one, other))
     places = pc.index_in(here, there)
     if places.null_count or len(pc.unique(places)) != one.num_rows:
@@ -125,6 +134,8 @@ def _number(value: Any, bools: bool) -> float:
         value = {"true": True, "false": False}.get(value.strip().lower(), value)
     if isinstance(value, bool) and not bools:
         return np.inf
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        return np.inf  # Python takes these for numbers
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):

@@ -100,9 +100,20 @@ def load_config(model_dir: str | Path) -> ModelConfig:
             f"{path} has rope_parameters, as transformers 5 writes it, and no rope_theta; write "
             "rope_theta and rope_scaling, as InternLM2's own config.json has them"
         )
+    if raw.get("quantization_config") is not None:
+        raise ConfigError(
+            f"{path} has a quantization_config: such weights are not read; give the checkpoint "
+            "that was quantized, with engine.dtype=int8 or fp8"
+        )
     values = {name: raw[name] for name in ModelConfig.model_fields if raw.get(name) is not None}
     values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
-    return parse(ModelConfig, {**values, **_rope(raw, path)}, path)
+    config = parse(ModelConfig, {**values, **_rope(raw, path)}, path)
+    if raw.get("head_dim", config.head_dim) not in (None, config.head_dim):
+        raise ConfigError(
+            f"{path}: head_dim={show(raw['head_dim'])}, but hidden_size over num_attention_heads "
+            f"is {config.head_dim}"
+        )
+    return config
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
@@ -127,6 +138,11 @@ def _rope(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(scaling, dict):
         raise ConfigError(f"{path}: rope_scaling={show(scaling)} is no object with type and factor")
     kind = scaling.get("type", scaling.get("rope_type"))
+    if scaling.get("rope_type", kind) != kind:
+        raise ConfigError(
+            f"{path}: rope_scaling is both of type {show(kind)} and of rope_type "
+            f"{show(scaling['rope_type'])}"
+        )
     if kind not in ("linear", "dynamic"):
         raise ConfigError(
             f"{path}: rope_scaling type {show(kind)}; known are 'linear' and 'dynamic'"

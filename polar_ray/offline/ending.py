@@ -43,7 +43,9 @@ def finish(run: Run, layout: Layout, progress: Progress) -> dict[str, Any]:
         for name in names_in(run.where):
             if name.startswith(grouping.SHUFFLE):
                 remove(run.where, name)
-    run.listen({**progress.snapshot(time.monotonic()), **summary, "event": "done"})
+    # Bytes of splits are rounded; what was skipped is over, too.
+    last = {**progress.snapshot(time.monotonic()), "share": 1.0, "eta_s": 0.0}
+    run.listen({**last, **summary, "event": "done"})
     return manifest
 
 

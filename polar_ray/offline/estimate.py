@@ -36,9 +36,9 @@ def estimate(config: RescoreConfig, given: Input, tokens_per_s: float | None) ->
         "columns": asdict(given.columns),
         "kept_columns": given.schema.names,
         "parts": len(splits),
-        "most_rows_redone_after_a_kill": config.rows_per_part
-        * config.in_flight
-        * max(1, THREADS * config.num_workers),
+        "most_rows_redone_after_a_kill": min(
+            rows, config.rows_per_part * config.in_flight * max(1, THREADS * config.num_workers)
+        ),
     }
     if config.uses_pool or not splits:
         return found

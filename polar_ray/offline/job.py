@@ -72,11 +72,20 @@ def _stopping() -> Iterator[None]:
     """The disk, this process's device and the pool end the run, not the job."""
     try:
         yield
+    except IsADirectoryError as error:
+        raise JobStopped(
+            f"{error.filename} is a folder, where a job keeps a file; take it away, and run this "
+            "again"
+        ) from None
     except (OSError, DeviceLost, PoolError) as error:
         reason = str(error).rstrip(".")
         if isinstance(error, OSError) and error.filename and error.strerror:
             reason = f"{error.filename}: {error.strerror}"
         raise JobStopped(f"{reason}. Parts that were written stay; run this again") from None
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        raise JobStopped(f"{error}: a limit of memory or processes; raise it") from None
 
 
 def _open(
@@ -127,7 +136,9 @@ def _known(out: str, wanted: Mapping[str, Any], claim: Claim | None) -> JobFile 
         part_names(where)
         check_same(known.identity.model_dump(), wanted, out)
     elif found := parquet_files(where):
-        raise ConfigError(f"{out} holds other files, such as {found[0]}")
+        raise ConfigError(
+            f"{out} holds other files, such as {found[0]}, and no {JOB} that says whose they are"
+        )
     elif claim is None:
         raise ConfigError(f"{out} is read-only here, and holds no {JOB}")
     return known

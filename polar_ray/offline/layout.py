@@ -17,7 +17,6 @@ from polar_ray.offline.conservation import Problem
 from polar_ray.offline.identity import fingerprint
 from polar_ray.offline.inputs import in_parallel, keep, stop_unless_skipped
 from polar_ray.offline.parts import part_name, part_names
-from polar_ray.offline.progress import Progress
 from polar_ray.offline.run import Layout, Run
 from polar_ray.offline.state import JOB, read_account, write_job
 from polar_ray.offline.work import Call, Job
@@ -89,17 +88,18 @@ def _choose_buckets(run: Run, splits: list[Split]) -> int:
         return 0
     if run.config.group == "always":
         return count
-    progress = run.progress("measure")
-    first = _samples(run, progress, splits[:: max(1, len(splits) // 16)][:16])
+    few = splits[:: max(1, len(splits) // 16)][:16]
+    first = list(_samples(run, few))
     # No split can lose more than what all its prompts and references cost it.
     saving = grouping.most_saving(first)
     if saving >= grouping.PAYS_FROM:
-        saving = grouping.saving(_samples(run, progress, splits))
+        saving = grouping.saving(first if len(few) == len(splits) else _samples(run, splits))
     run.listen({"event": "grouping", "saving": round(saving, 4)})
     return count if saving >= grouping.PAYS_FROM else 0
 
 
-def _samples(run: Run, progress: Progress, splits: Sequence[Split]) -> Iterator[grouping.Sample]:
+def _samples(run: Run, splits: Sequence[Split]) -> Iterator[grouping.Sample]:
+    progress = run.progress("measure")
     for call, result in run.work(progress, [Call("sample", (split,)) for split in splits]):
         progress.add(None, call.size_bytes)
         if isinstance(result, Problem):

@@ -75,9 +75,11 @@ def read_job(where: Place) -> JobFile | None:
     """The job of a folder; None where there is none. Raises `ConfigError` for a file that is not as
     it was written."""
     for name in (JOB, MANIFEST):
-        if where.filesystem.get_file_info(where.within(name)).type == FileType.Directory:
+        kind = where.filesystem.get_file_info(where.within(name)).type
+        if kind not in (FileType.File, FileType.NotFound):
+            what = "a folder" if kind == FileType.Directory else "no plain file"
             raise ConfigError(
-                f"{where.within(name)} is a folder, where a job keeps a file; take it away"
+                f"{where.within(name)} is {what}, where a job keeps a file; take it away"
             )
     data = read_whole(where, JOB)
     if data is None:

@@ -162,3 +162,10 @@ def test_many_short_fields_are_a_long_row_as_well(
     (tmp_path / "in.csv").write_text("a,b,c\n" + "x," * (1 << 16))
     with pytest.raises(Unreadable, match="the row in its line 2 is longer than 0 MiB"):
         list(Source(str(tmp_path / "in.csv")).chunks())
+
+
+def test_a_header_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "in.csv"
+    path.write_bytes(b"prompt,reference,output,\xe9\np,r,o,1\n")
+    with pytest.raises(Unreadable, match=r"a column '\\udce9', which is not UTF-8"):
+        Source(str(path)).schema()

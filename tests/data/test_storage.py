@@ -121,7 +121,7 @@ def test_relative_paths_are_this_folders(folder: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("absent", "no file 'absent'"),
+        ("absent", "no file or folder 'absent'"),
         ("{folder}/*.md", "no file"),
         ("{folder}/e.txt", "ends in none of .parquet"),
         ("{folder}/e.gz", r"ends in none of .*\.jsonl, .* also with \.gz"),

@@ -47,6 +47,8 @@ ROW = {"prompt": "p", "reference": "r", "output": "o", "score": 1.0, "correct": 
         ("preferences", {"rejected_score": {}}, "column 'rejected_score', row 1"),
         ("groups", {"score": -1e308}, "column 'score', row 1"),
         ("groups", {"score": "high"}, "column 'score', row 1 (counted from 0): 'high'"),
+        ("groups", {"score": "1_000"}, "column 'score', row 1"),
+        ("groups", {"score": "\u0661"}, "column 'score', row 1"),
         ("groups", {"correct": 1e308}, "column 'correct', row 1"),
         ("groups", {"correct": None}, "column 'correct', row 1"),
         ("groups", {"correct": "right"}, "column 'correct', row 1"),

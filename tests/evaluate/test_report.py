@@ -157,9 +157,15 @@ def test_agreement_matches_rows_by_order_or_by_key(labelled: Path, tmp_path: Pat
     )
     assert keyed["figures"]["pearson"] == pytest.approx(1.0)
     assert keyed["figures"]["top1"]["value"] == 1.0
+    refused = run("agreement", one, other, "--other-score", "s")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "the 'id' of row 0 (counted from 0) is not the same on both sides" in refused.stderr
+    pq.write_table(table.drop_columns("id"), one)
     by_order = json.loads(run("agreement", one, other, "--other-score", "s").stdout)
     assert by_order["figures"]["pearson"] == pytest.approx(3 / 7)
     assert by_order["figures"]["top1"] is None
+    unnamed = run("agreement", one, other)
+    assert f"{other}: no column 'score'" in unnamed.stderr
 
 
 def test_agreement_says_what_made_either_side(tmp_path: Path, scorer: Scorer) -> None:

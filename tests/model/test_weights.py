@@ -149,6 +149,12 @@ def test_the_digest_changes_with_anything_that_makes_a_score(
         ({"architectures": ["LlamaForCausalLM"]}, "polar_ray scores with InternLM2ForRewardModel"),
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling type 'yarn'"),
         ({"rope_scaling": {"type": "linear"}}, "rope_factor=None"),
+        (
+            {"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}},
+            "both of type 'linear' and of rope_type 'dynamic'",
+        ),
+        ({"quantization_config": {"bits": 4}}, "has a quantization_config"),
+        ({"head_dim": 7}, "head_dim=7, but hidden_size over num_attention_heads is"),
         ({"rope_scaling": 5}, "rope_scaling=5 is no object"),
         ({"rope_scaling": "linear"}, "rope_scaling='linear' is no object"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'"),

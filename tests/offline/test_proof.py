@@ -451,3 +451,49 @@ def test_json_is_read_to_its_end_once_for_its_columns(
     with pytest.raises(ConfigError, match=r"input file \S*a\.jsonl had"):
         rescore(config(), str(source), str(out))
     assert len(readings) == 4, "of other files it says nothing"
+
+
+def test_a_folder_in_a_parts_place_is_named_with_the_way_out(
+    config: Config, source: Path, out: Path
+) -> None:
+    rescore(config(), str(source), str(out))
+    (out / "part-000001.parquet").unlink()
+    (out / "part-000001.parquet").mkdir()
+    with pytest.raises(JobStopped, match=r"part-000001\.parquet is a folder, .*; take it away"):
+        rescore(config(), str(source), str(out))
+    (out / "part-000001.parquet").rmdir()
+    assert rescore(config(), str(source), str(out))["rows"] == ROWS
+
+
+@pytest.mark.parametrize("name", ["_job.json", "_manifest.json", "_driver.json"])
+def test_a_file_of_a_job_is_not_read_whatever_its_size(
+    config: Config, source: Path, out: Path, name: str
+) -> None:
+    rescore(config(), str(source), str(out))
+    with (out / name).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match=rf"{name} has 1,099,511,627,776 bytes, which no job"):
+        rescore(config(), str(source), str(out))
+
+
+def test_a_pipe_in_the_place_of_a_jobs_file_is_named(
+    config: Config, source: Path, out: Path
+) -> None:
+    rescore(config(), str(source), str(out))
+    (out / "_job.json").unlink()
+    with pytest.raises(ConfigError, match=r"such as part-.*, and no _job\.json that says whose"):
+        rescore(config(), str(source), str(out))
+    os.mkfifo(out / "_job.json")
+    with pytest.raises(ConfigError, match=r"_job\.json is no plain file, .*; take it away"):
+        rescore(config(), str(source), str(out))
+
+
+def test_no_thread_to_score_with_is_one_line(
+    config: Config, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("polar_ray.offline.executor.ThreadPoolExecutor.submit", refuse)
+    with pytest.raises(JobStopped, match="can't start new thread: a limit of memory or processes"):
+        rescore(config(), str(source), str(out))

@@ -216,6 +216,15 @@ def test_cut_weights_fail_and_say_so(copy: Path) -> None:
     assert found["tokenizer"]["status"] == "pass"
 
 
+def test_weights_that_are_none_are_not_hashed(copy: Path) -> None:
+    with (copy / "model.safetensors").open("wb") as file:
+        file.truncate(1 << 36)
+    done = run(copy)
+    found = {one["name"]: one for one in map(json.loads, done.stdout.splitlines())}
+    assert (done.exit_code, found["weights"]["status"]) == (1, "fail")
+    assert found["published config"]["status"] == "skip"
+
+
 def test_a_vocabulary_beyond_the_embeddings_fails(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "small", vocab_size=390)
     found = statuses(folder)
