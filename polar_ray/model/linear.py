@@ -30,6 +30,10 @@ MARGIN = 1.1
 """How many times faster oneDNN must be, so that trials on one machine end alike and nothing is
 packed for nothing: plain float32 weights are mapped from their file, which processes share."""
 
+LEAST_WEIGHTS = 1 << 19
+"""Of a map that is tried. Smaller ones are torch's: there is little to gain, and by trials that end
+as chance has it two processes would give other last digits."""
+
 TRIAL_ROWS = 256
 TRIAL_OUTPUTS = 512
 """Of a wider map so many are tried: as fast as all, and a fraction of a second for POLAR-7B."""
@@ -111,6 +115,8 @@ def choose(linear: nn.Linear) -> Choice:
     onednn, dtype = find_onednn(), linear.weight.dtype
     if onednn is None or dtype not in TOLERANCES:
         return Choice(None, "by torch alone")
+    if linear.weight.numel() < LEAST_WEIGHTS:
+        return Choice(None, "small ones by torch")
     outputs = min(linear.out_features, TRIAL_OUTPUTS)
     return _tried(onednn, outputs, linear.in_features, dtype, torch.get_num_threads())
 

@@ -21,6 +21,7 @@ from polar_ray.model import linear, load_model
 from polar_ray.model.linear import (
     OneDNN,
     PackedLinear,
+    choose,
     find_onednn,
     pack_linears,
     time_in_turns,
@@ -30,7 +31,8 @@ from polar_ray.planning import Pack, build_pack
 
 
 @pytest.fixture(autouse=True)
-def _tried_anew() -> Iterator[None]:
+def _tried_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 0)
     linear._tried.cache_clear()
     yield
     linear._tried.cache_clear()
@@ -195,6 +197,16 @@ def test_a_process_decides_once(
     assert is_packed(tiny_dir)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
     assert not is_packed(tiny_dir)  # other threads, other rates
+
+
+def test_small_maps_are_torchs_in_every_process(
+    onednn: OneDNN, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 1 << 19)
+    monkeypatch.setattr(linear, "trial", lambda *shape: (1.0, 9.0))
+    assert not is_packed(tiny_dir)
+    assert choose(nn.Linear(511, 1024, bias=False)).onednn is None
+    assert choose(nn.Linear(512, 1024, bias=False)).onednn == onednn
 
 
 def is_packed(folder: Path) -> bool:

@@ -117,7 +117,7 @@ def test_preferences_are_read_from_parquet_too(tmp_path: Path) -> None:
     [
         (b"{", "is not JSON"),
         ([1], "is list, not an object"),
-        ({"prompt": "p", "reference": "r", "chosen": "c"}, "rejected is missing"),
+        ({"prompt": "p", "reference": "r", "chosen": "c"}, "rejected is null or not there"),
         ({**GOOD, "chosen": None}, "chosen is null"),
         ({**GOOD, "chosen": 5}, "chosen is int; send a string or a list of messages"),
         ({**GOOD, "prompt": [{"role": "user"}]}, "message 0 of prompt has no text content"),
