@@ -80,7 +80,7 @@ def test_a_number_that_no_score_can_be_is_refused(value: float) -> None:
     [
         (pa.array([1, None], pa.int8()), [1, np.nan]),
         (pa.array([2**60 + 1], pa.int64()), [2.0**60]),
-        (pa.array([1.5, np.nan], pa.float16()), [1.5, np.nan]),
+        (pa.array(np.array([1.5, np.nan], np.float16)), [1.5, np.nan]),
         (pa.array([Decimal("1.25")], pa.decimal128(5, 2)), [1.25]),
         (pa.array([None, None], pa.null()), [np.nan, np.nan]),
         (pa.array(["1.5", None, " -2e3 "]), [1.5, np.nan, -2000]),
