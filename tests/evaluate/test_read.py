@@ -139,7 +139,7 @@ def test_what_a_tie_is_can_be_said_and_is_reported(
 @pytest.mark.parametrize(
     "column",
     [
-        pa.array([1.5, None], pa.float16()),
+        pa.array([np.float16(1.5), None], pa.float16()),
         pa.array([Decimal("1.25"), None]),
         pa.array([b"a", None]),
         pa.array([[1], None]),
