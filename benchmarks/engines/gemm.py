@@ -38,8 +38,8 @@ def gemm_rate(
     for outputs, inputs in made:
         weight_OI = torch.randn(outputs, inputs, device=like.device).to(like.dtype)
         x_of = {n: torch.randn(n, inputs, device=like.device).to(like.dtype) for n in set(rows)}
-        best = [float("inf")] * len(candidates := products(weight_OI))
-        tried = 0.0
+        candidates = products(weight_OI)
+        best, tried = [float("inf")] * len(candidates), 0.0
         while tried < seconds / len(made):
             for number, product in enumerate(candidates):
                 started = clock()

@@ -21,6 +21,7 @@ from polar_ray.cli.backend import (
 )
 from polar_ray.config import ColumnsConfig, EvalConfig, PreferencesConfig
 from polar_ray.errors import ConfigError
+from polar_ray.scores import BATCHING_TOLERANCE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +73,7 @@ def eval_preferences(
     category: Annotated[
         str | None, typer.Option(help="Column; else category, where there is one.")
     ] = None,
-    tie_within: TieWithin = 1e-5,
+    tie_within: TieWithin = BATCHING_TOLERANCE,
     format: Format = None,
     timeout_s: TimeoutS = None,
     token_file: TokenFile = None,
@@ -144,7 +145,7 @@ def eval_groups(
     ] = None,
     model: Model = None,
     address: Address = None,
-    tie_within: TieWithin = 1e-5,
+    tie_within: TieWithin = BATCHING_TOLERANCE,
     format: Format = None,
     timeout_s: TimeoutS = None,
     token_file: TokenFile = None,
@@ -205,7 +206,7 @@ def eval_agreement(
         str | None, typer.Option(help="Column by which rows are matched instead of their order.")
     ] = None,
     group: GroupBy = None,
-    tie_within: TieWithin = 1e-5,
+    tie_within: TieWithin = BATCHING_TOLERANCE,
     format: Format = None,
     title: Title = None,
     json: Json = None,

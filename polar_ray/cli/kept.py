@@ -112,7 +112,7 @@ class Kept:
         if not isinstance(chunk, Objects):
             return  # of these, all columns are known from the beginning
         for row, place in zip(chunk.values, chunk.places, strict=True):
-            if look_up(row, self._path, None) is not None:
+            if look_up(row, self._path) is not None:
                 raise ConfigError(
                     f"{place} has an id, which the rows before it have not; say id={self._path} "
                     "to keep them"

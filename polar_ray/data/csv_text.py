@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from polar_ray.data.json_text import CHUNK_BYTES, LINE_BYTES
 from polar_ray.data.rows import BATCH_ROWS, BOM, Rows
+from polar_ray.data.storage import is_utf8
 from polar_ray.data.stream import HEAD_BYTES, Stream
 from polar_ray.records import row_error
 
@@ -45,7 +46,7 @@ def csv_schema(stream: Stream) -> tuple[pa.Schema, str]:
     if not names:
         raise ValueError("it has no header row that names its columns")
     for column in names:
-        if not column.isascii() and any("\udc80" <= sign <= "\udcff" for sign in column):
+        if not is_utf8(column):
             raise ValueError(f"its header names a column {column[:80]!r}, which is not UTF-8")
     if twice := sorted({column for column in names if names.count(column) > 1}):
         raise ValueError(f"its header names {', '.join(twice)[:80]!r} twice")

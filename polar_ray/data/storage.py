@@ -89,7 +89,7 @@ class Place:
 
 def place(uri: str) -> Place:
     """A local path or a URI. S3, GCS, HDFS and file by Arrow itself, other schemes by fsspec."""
-    if not _is_utf8(uri):
+    if not is_utf8(uri):
         raise ConfigError(f"{uri!r}: {NOT_UTF8}")
     scheme, sign, _ = uri.partition("://")
     if not sign:
@@ -255,7 +255,7 @@ def _local(base: str) -> Iterator[str]:
     for folder, names in _folders(base):
         for name in names:
             path = f"{folder.rstrip('/')}/{name}"
-            if _is_utf8(path):
+            if is_utf8(path):
                 yield path
             elif _ending(path) in FORMATS:
                 raise ConfigError(f"{path!r}: {NOT_UTF8}")
@@ -281,9 +281,10 @@ def _folders(base: str) -> Iterator[tuple[str, list[str]]]:
         yield folder, names
 
 
-def _is_utf8(path: str) -> bool:
-    """Python has a place for the bytes of other names, and Arrow has none."""
-    return not any("\ud800" <= char <= "\udfff" for char in path)
+def is_utf8(text: str) -> bool:
+    """Whether a name, or what was decoded with `surrogateescape`, was UTF-8: Python has a place for
+    other bytes, and Arrow has none."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _hidden(path: str, base: str) -> bool:

@@ -90,6 +90,7 @@ class Run:
         self.written |= {part.name: part for part in found if part is not None}
 
     def check_writable(self, why: str) -> None:
+        """Raises `ConfigError` where something is to be written, and nothing can be."""
         if self.claim is None:
             raise ConfigError(
                 f"{self.job.out} is read-only here, and its job is not done: {why}. Make it "
@@ -97,12 +98,15 @@ class Run:
             )
 
     def distrust(self, name: str, why: str) -> None:
+        """Says of a file of the folder that it was not what it should be."""
         self.listen({"event": "distrusted", "what": name, "reason": f"{name} {why}"})
 
     def tell(self, progress: Progress) -> None:
+        """Says how far a stage is."""
         self.listen(progress.snapshot(time.monotonic()))
 
     def progress(self, stage: str) -> Progress:
+        """That of a stage which begins now."""
         return Progress(stage, self.given.size_bytes, self.given.rows, time.monotonic())
 
     def work(
@@ -117,6 +121,7 @@ class Run:
                 self.tell(progress)
 
     def skip(self, problem: Problem) -> None:
+        """Leaves out what cannot be read and says so. Raises `JobStopped` unless that is wanted."""
         stop_unless_skipped(self.config, [problem])
         self.skipped.append(problem)
         self.listen({"event": "skipped", **asdict(problem)})

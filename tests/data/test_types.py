@@ -211,6 +211,14 @@ def score(tiny_dir: Path, source: Path, out: Path) -> Any:
     return CliRunner().invoke(cli, ["score", str(source), *options])
 
 
+def kept(tmp_path: Path, tiny_dir: Path, output: str) -> tuple[dict[str, pa.Array], Path]:
+    """All columns that such a file can hold, and the one to which they were scored."""
+    columns, out = kept_by(output), tmp_path / f"out.{output}"
+    done = score(tiny_dir, written(tmp_path / "in.arrow", columns), out)
+    assert done.exit_code == 0, done.output
+    return columns, out
+
+
 @pytest.mark.parametrize("group", ["never", "always"])
 def test_parts_hold_every_column_that_is_not_refused(
     tmp_path: Path, tiny_dir: Path, group: str
@@ -226,9 +234,7 @@ def test_parts_hold_every_column_that_is_not_refused(
 def test_files_of_columns_hold_every_column_that_is_not_refused(
     tmp_path: Path, tiny_dir: Path, output: str
 ) -> None:
-    columns, out = kept_by(output), tmp_path / f"out.{output}"
-    done = score(tiny_dir, written(tmp_path / "in.arrow", columns), out)
-    assert done.exit_code == 0, done.output
+    columns, out = kept(tmp_path, tiny_dir, output)
     found = pq.read_table(out) if output == "parquet" else pa.ipc.open_file(out).read_all()
     assert [name for name, column in columns.items() if not same(found[name], column)] == []
 
@@ -237,9 +243,7 @@ def test_files_of_columns_hold_every_column_that_is_not_refused(
 def test_text_says_every_value_that_is_not_refused(
     tmp_path: Path, tiny_dir: Path, output: str
 ) -> None:
-    columns, out = kept_by(output), tmp_path / f"out.{output}"
-    done = score(tiny_dir, written(tmp_path / "in.arrow", columns), out)
-    assert done.exit_code == 0, done.output
+    columns, out = kept(tmp_path, tiny_dir, output)
     if output == "jsonl":
         rows = [json.loads(line) for line in out.read_text().splitlines()]
     else:
