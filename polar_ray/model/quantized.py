@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from polar_ray.model.internlm2 import RewardModel
 
@@ -21,6 +22,10 @@ INT8_MOST = 127.0
 FP8 = torch.float8_e4m3fn
 FP8_MOST = 448.0
 SMALLEST = 1e-12
+
+LEAST_ROWS = 272
+"""cuBLAS refuses row-wise scaled products of 256 rows or fewer where there are many inputs: those
+get rows of zeros, for which the device takes no longer."""
 
 Kind = Literal["int8", "fp8"]
 
@@ -71,6 +76,13 @@ class Int8Linear(_Linear8):
 
 class Fp8Linear(_Linear8):
     """Row-wise scaled float8 products: tensor cores of Hopper and later."""
+
+    def forward(self, x_TI: Tensor) -> Tensor:
+        """See `nn.Linear`."""
+        missing = LEAST_ROWS - len(x_TI)
+        if missing <= 0:
+            return super().forward(x_TI)
+        return super().forward(F.pad(x_TI, (0, 0, 0, missing)))[: len(x_TI)]
 
     @staticmethod
     def round(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def test_all_layers_of_a_published_shape(device: FakeCuda, folder: Folder, shape
         assert calls == len(engine.model.model.layers), "attention is one call in each layer"
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "fp8"])
 def test_every_dtype(device: FakeCuda, folder: Folder, dtype: str) -> None:
     engine = device.engine(folder("7B"), dtype=dtype)
     for case, ids in PACKS.items():
@@ -63,6 +63,7 @@ def test_every_dtype(device: FakeCuda, folder: Folder, dtype: str) -> None:
             continue  # there is no flash attention for it: thousands of calls
         names = {op.name for op in submit(device, engine, first(ids)).ops}
         assert ("_varlen_attn" in names) == (dtype != "float32")
+        assert ("_scaled_mm" in names) == (dtype == "fp8")
 
 
 def test_a_dtype_that_the_device_has_not_is_refused(folder: Folder) -> None:

@@ -13,7 +13,7 @@ from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.engine.device import choose_dtype
 from polar_ray.errors import ConfigError
 from polar_ray.model import load_model
-from polar_ray.model.quantized import KINDS, Fp8Linear, Int8Linear, quantize
+from polar_ray.model.quantized import KINDS, LEAST_ROWS, Fp8Linear, Int8Linear, quantize
 from polar_ray.scorer import Scorer
 
 GOOD = {"int8": 0.02, "fp8": 0.06}
@@ -30,6 +30,25 @@ def test_a_layer_is_near_its_original(kind: str, bias: bool) -> None:
     found, wanted = KINDS[kind](linear)(x), linear(x)
     error = (found - wanted).norm(dim=1) / wanted.norm(dim=1)
     assert error.max() < GOOD[kind]
+
+
+@pytest.mark.parametrize("rows", [1, LEAST_ROWS - 1, LEAST_ROWS, LEAST_ROWS + 1])
+def test_float8_products_have_the_rows_that_cublas_wants(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, x = Fp8Linear(nn.Linear(32, 48).requires_grad_(False)), torch.randn(rows, 32)
+    multiplied = []
+
+    def multiply(self: Fp8Linear, x_TI: torch.Tensor, *rest: object) -> torch.Tensor:
+        multiplied.append(len(x_TI))
+        return real(self, x_TI, *rest)
+
+    real = Fp8Linear.multiply
+    monkeypatch.setattr(Fp8Linear, "multiply", multiply)
+    found = layer(x)
+    assert found.shape == (rows, 48)
+    assert multiplied == [max(rows, LEAST_ROWS)]
+    torch.testing.assert_close(found[:1], layer(x[:1]))
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
