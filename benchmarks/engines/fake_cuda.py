@@ -281,15 +281,17 @@ def checkpoint(folder: Path, shape: str, **changes: Any) -> Path:
 
 class _Event:
     def __init__(self, device: FakeCuda) -> None:
-        self._device = device
+        self._device, self._recorded = device, False
 
     def record(self, *_: Any) -> None:
-        pass
+        self._recorded = True
 
     def query(self) -> bool:
         return True
 
     def synchronize(self) -> None:
+        if not self._recorded:
+            raise Fault("an event that was never recorded is waited for: nothing is")
         self._device.wait("an event")
 
 

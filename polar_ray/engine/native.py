@@ -23,7 +23,7 @@ from polar_ray.model.flash import find_varlen
 from polar_ray.model.linear import pack_linears
 from polar_ray.model.quantized import quantize
 from polar_ray.model.tensor_parallel import add_all_reduce, check_divisible
-from polar_ray.model.transfer import Integers, send
+from polar_ray.model.transfer import Fetched, Integers, send
 from polar_ray.model.varlen import VarlenAttention, plan_runs
 from polar_ray.planning import Pack
 
@@ -166,13 +166,13 @@ class _OnDevice:
     """Scores that a device may still be computing."""
 
     def __init__(self, scores_R: Tensor, engine: NativeEngine, pack: Pack) -> None:
-        self._scores_R = scores_R
+        self._scores = Fetched(scores_R)
         self._engine, self._pack = engine, pack
 
     def result(self) -> Scores:
         """Waits for the device. See `Pending`."""
         try:
-            scores: Scores = self._scores_R.float().cpu().numpy()
+            scores: Scores = self._scores.result().numpy()
         except RuntimeError as error:
             raise self._engine.failed(error, self._pack) from error
         return scores

@@ -1,4 +1,4 @@
-"""Host arrays to a device in a single copy, from pinned memory where that makes it asynchronous."""
+"""Between host and device: copies that neither waits for, by pinned memory."""
 
 from __future__ import annotations
 
@@ -18,3 +18,26 @@ def send(arrays: Sequence[Integers], device: torch.device | str) -> list[Tensor]
     if torch.device(device).type == "cuda":
         whole = whole.pin_memory().to(device, non_blocking=True)
     return list(torch.split(whole, [len(array) for array in arrays]))
+
+
+class Fetched:
+    """A tensor on its way to the host.
+
+    The copy is queued with what made the tensor, so that it waits for nothing that the device is
+    given later.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+        self._copied: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._tensor.copy_(tensor, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def result(self) -> Tensor:
+        """Waits for the copy."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._tensor.cpu()

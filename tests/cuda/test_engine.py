@@ -83,6 +83,17 @@ def test_a_rank_has_its_part_and_sums_twice_a_layer(device: FakeCuda, folder: Fo
     assert any(op.shapes[0][1] == 16 for op in trace.ops if op.name == "_varlen_attn")
 
 
+def test_a_result_waits_for_its_own_pack_alone(device: FakeCuda, folder: Folder) -> None:
+    engine = device.engine(folder("7B"))
+    (one, sent), (other, _) = (device.submit(engine, first(lone(n))) for n in (300, 400))
+    assert sent.downloads == [4], "the copy was queued with the pack"
+    for pending in (one, other):
+        with device.tracing() as trace:
+            pending.result()
+        assert trace.waits == ["an event"]
+        assert not trace.downloads, "it would come behind the packs that were sent meanwhile"
+
+
 # What must not pass: faults planted into the engine.
 
 
