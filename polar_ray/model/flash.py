@@ -33,8 +33,13 @@ def flash_window(*args: Any) -> Tensor:
     return _varlen_attn(*args, window_size=(-1, 0), enable_gqa=True)
 
 
+def flash_window_alone(*args: Any) -> Tensor:
+    """torch 2.11: the window, and no option; whether GQA works shows in the trial."""
+    return _varlen_attn(*args, window_size=(-1, 0))
+
+
 def flash_causal(*args: Any) -> Tensor:
-    """torch 2.10 and 2.11: causal is a flag; whether GQA works shows in the trial."""
+    """torch 2.10: causal is a flag; whether GQA works shows in the trial."""
     return _varlen_attn(*args, is_causal=True)
 
 
@@ -44,7 +49,10 @@ def flash_aten(*args: Any) -> Tensor:
     return out
 
 
-CANDIDATES: tuple[Varlen, ...] = (flash_window, flash_causal, flash_aten)
+CANDIDATES: tuple[Varlen, ...] = (flash_window, flash_window_alone, flash_causal, flash_aten)
+
+IMPLEMENTATIONS = ("FA4", "FA3", None)
+"""What torch's entry points can be made to call, newest first; None: torch's own."""
 
 
 def find_varlen(
@@ -56,19 +64,34 @@ def find_varlen(
     head_dim: int,
     candidates: Sequence[Varlen] = CANDIDATES,
 ) -> Varlen | None:
-    """The first of `candidates` that computes path attention rightly here; None if none does."""
-    activate_newest_flash()
-    for candidate in candidates:
-        name = getattr(candidate, "__name__", "varlen")
-        try:
-            error = trial(candidate, device, dtype, num_heads, num_kv_heads, head_dim)
-        except (RuntimeError, TypeError, ValueError, ImportError, AttributeError) as refusal:
-            logger.debug("%s does not run here: %s", name, refusal)
+    """The first of `candidates` that computes path attention rightly here, on the newest flash
+    attention with which one does; None, and a warning, if none does."""
+    for implementation in IMPLEMENTATIONS:
+        if not activate(implementation):
             continue
-        if error <= TRIAL_TOLERANCE:
-            logger.info("attention by %s", name)
-            return candidate
-        logger.warning("%s is off by %.3g on this device and is not used", name, error)
+        by = implementation or "torch's own flash attention"
+        for candidate in candidates:
+            name = getattr(candidate, "__name__", "varlen")
+            try:
+                error = trial(candidate, device, dtype, num_heads, num_kv_heads, head_dim)
+            except (RuntimeError, TypeError, ValueError, ImportError, AttributeError) as refusal:
+                logger.debug("%s does not run here on %s: %s", name, by, refusal)
+                continue
+            if error <= TRIAL_TOLERANCE:
+                logger.info("attention by %s on %s", name, by)
+                return candidate
+            logger.warning("%s on %s is off by %.3g here and is not used", name, by, error)
+        if implementation is not None:
+            logger.warning("%s is installed and does not work here: it is not used", implementation)
+    logger.warning(
+        "no flash attention works here (%s, %s, %d and %d heads of %d): attention is computed in "
+        "blocks, which takes several times as long",
+        device,
+        str(dtype).removeprefix("torch."),
+        num_heads,
+        num_kv_heads,
+        head_dim,
+    )
     return None
 
 
@@ -108,18 +131,21 @@ def trial(
     return float(torch.maximum(error, end_error))
 
 
-def activate_newest_flash() -> None:
-    """FA4 or FA3 under torch's entry points, where torch knows them and their kernels are there."""
+def activate(implementation: str | None) -> bool:
+    """Puts an implementation under torch's entry points, or torch's own back (None). False where
+    torch does not know it, or its kernels are not there."""
     from torch.nn import attention
 
-    activate = getattr(attention, "activate_flash_attention_impl", None)
-    if activate is None or not torch.cuda.is_available():
-        return
-    for name in ("FA4", "FA3"):
-        try:
-            activate(name)
-        except (RuntimeError, ImportError, ValueError) as refusal:
-            logger.debug("%s is not available: %s", name, refusal)
-            continue
-        logger.info("flash attention by %s", name)
-        return
+    if implementation is None:
+        current = getattr(attention, "current_flash_attention_impl", lambda: None)
+        if current() is not None:
+            attention.restore_flash_attention_impl()
+        return True
+    if not hasattr(attention, "activate_flash_attention_impl") or not torch.cuda.is_available():
+        return False
+    try:
+        attention.activate_flash_attention_impl(implementation)
+    except (RuntimeError, ImportError, ValueError) as refusal:
+        logger.debug("%s is not available: %s", implementation, refusal)
+        return False
+    return True

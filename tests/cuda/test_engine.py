@@ -172,7 +172,7 @@ def test_a_pack_that_has_no_room_is_found(folder: Folder) -> None:
 def test_a_kernel_that_is_off_is_not_used(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     with FakeCuda(error=1.0) as device:
         engine = device.engine(folder("7B"))
-        assert "flash_aten is off by 1" in caplog.text
+        assert "flash_aten on torch's own flash attention is off by 1" in caplog.text
         assert "scaled_dot_product_attention" in {
             op.name for op in submit(device, engine, first(lone(300))).ops
         }
