@@ -48,15 +48,16 @@ class NativeEngineConfig(Config):
 
     prefix_cache_bytes: int | None = Field(default=None, ge=0)
     """Keys and values of prompts and references that are kept for candidates which come later.
-    None: a tenth of the free device memory on cuda, nothing on a CPU or with tensor parallelism."""
+    None: on cuda what the largest packs leave of the device's memory, and a second model beside
+    this one; nothing on a CPU or with tensor parallelism."""
 
     tensor_parallel_size: int = Field(default=1, ge=1)
     """Devices (on a CPU: processes) of one node among which every layer is divided, for a model
     that does not fit into one."""
 
-    compile: bool | None = None
-    """Fuse norms, rotations and activations with torch.compile. None: on cuda only; on a CPU they
-    hide behind the matrix products."""
+    kernels: bool = True
+    """On cuda, use this project's Triton kernels where a trial at load finds them right and faster
+    than torch: for attention, rotations, activations and norms. A CPU never uses them."""
 
 
 class StubEngineConfig(Config):

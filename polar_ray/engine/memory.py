@@ -65,8 +65,11 @@ def available(meminfo: Path, cgroup: Path) -> int:
     return min(machine, int(most) - used + int(cached["inactive_file"]))
 
 
-def free_bytes(device: str) -> int:
-    """Memory of the device, or of the machine, that nothing uses at this moment."""
+def free_bytes(device: str, held: int) -> int:
+    """Memory that a model of `held` bytes has beside itself, once it is alone in this process.
+
+    On a GPU, what torch has reserved and what another model holds are free then.
+    """
     if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
+        return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved() - held
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

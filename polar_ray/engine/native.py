@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.device import choose_device, choose_dtype
 from polar_ray.engine.failure import explain, explained
-from polar_ray.engine.memory import free_bytes
+from polar_ray.engine.memory import HEADROOM, free_bytes
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
-from polar_ray.engine.token_budget import fit_tokens
+from polar_ray.engine.token_budget import divide, fit_tokens, prefix_token_bytes
 from polar_ray.errors import EngineError, OutOfMemory
 from polar_ray.hub import model_name
-from polar_ray.model import digest, fuse, load_config, load_model
-from polar_ray.model.attention import BlockedAttention, PathAttention, Recall
+from polar_ray.model import digest, load_config, load_model
+from polar_ray.model.attention import Recall
+from polar_ray.model.attention_choice import choose_attention
 from polar_ray.model.flash import find_varlen
 from polar_ray.model.linear import pack_linears
+from polar_ray.model.paths import Prepare, blocked, by_varlen
 from polar_ray.model.quantized import quantize
+from polar_ray.model.step_choice import choose_steps
 from polar_ray.model.tensor_parallel import add_all_reduce, check_divisible
-from polar_ray.model.transfer import Fetched, Integers, send
-from polar_ray.model.varlen import VarlenAttention, plan_runs
+from polar_ray.model.transfer import Fetched, send
+from polar_ray.model.weights import check_model
 from polar_ray.planning import Pack
 
 logger = logging.getLogger(__name__)
-
-CACHE_SHARE = 0.1
-"""Of a GPU's free memory that the prefix cache takes unless told otherwise."""
 
 
 class NativeEngine:
@@ -53,6 +54,8 @@ class NativeEngine:
                 model_dir, dtype=self.dtype, device=self.device, rank=rank, world_size=world_size
             )
             self.model.model.blocks[-1].attention.split_projection()
+            if self.device == "cuda":
+                self.model.join_gates()
             products = ""
             if config.dtype in ("int8", "fp8"):
                 quantize(self.model, config.dtype)
@@ -60,26 +63,41 @@ class NativeEngine:
                 products = pack_linears(self.model)
         if world_size > 1:
             add_all_reduce(self.model)
-        if config.compile or (config.compile is None and self.device == "cuda"):
-            fuse(self.model)
-        self._varlen = None
+        self._prepare: Prepare = blocked
         if self.device == "cuda" and self.dtype != torch.float32:
-            self._varlen = find_varlen(
+            varlen = find_varlen(
                 self.device,
                 self.dtype,
                 num_heads=shape.num_attention_heads // world_size,
                 num_kv_heads=shape.num_key_value_heads // world_size,
                 head_dim=shape.head_dim,
             )
-        free = free_bytes(self.device)
+            if varlen is not None:
+                self._prepare = by_varlen(varlen)
+            if config.kernels:
+                self._prepare = choose_attention(
+                    shape, self.device, self.dtype, world_size, self._prepare
+                )
+        if config.kernels and self.device == "cuda":
+            self.model.steps = choose_steps(shape, self.device, self.dtype, world_size)
+        size = self.dtype.itemsize
+        free = free_bytes(self.device, _held_bytes(self.model))
         cache_bytes = config.prefix_cache_bytes
         if cache_bytes is None:
+            spare = int(check_model(model_dir) * size // world_size * HEADROOM)
+            max_tokens, cache_bytes = divide(shape, size, free, spare, self.device)
             # The ranks' caches could come to differ.
-            fits = self.device == "cuda" and world_size == 1
-            cache_bytes = int(free * CACHE_SHARE) if fits else 0
+            if self.device != "cuda" or world_size > 1:
+                cache_bytes = 0
+        else:
+            max_tokens = fit_tokens(shape, size, free - cache_bytes, self.device)
         self.cache: PrefixCache | None = None
         if cache_bytes:
-            self.cache = PrefixCache(cache_bytes, scaled_above=shape.scaled_above)
+            self.cache = PrefixCache(
+                cache_bytes,
+                token_bytes=prefix_token_bytes(shape, size, world_size),
+                scaled_above=shape.scaled_above,
+            )
         self._tokens_computed = 0
         self._packs = 0
         dtype_name = str(self.dtype).removeprefix("torch.")
@@ -93,7 +111,7 @@ class NativeEngine:
             scaled_above=shape.scaled_above,
             vocab_size=shape.vocab_size,
             dtype=dtype_name,
-            max_tokens=fit_tokens(shape, self.dtype.itemsize, free - cache_bytes, self.device),
+            max_tokens=max_tokens,
             products=products,
             keeps_prefixes=self.cache is not None,
         )
@@ -130,18 +148,11 @@ class NativeEngine:
     def _run(self, pack: Pack, recall: Recall) -> Tensor:
         self._packs += 1
         self._tokens_computed += pack.num_tokens
-        arrays: list[Integers] = [pack.ids, pack.positions, pack.ends, pack.lengths]
-        paths: PathAttention
-        if self._varlen is None:
-            ids, positions, ends, lengths = send(arrays, self.device)
-            paths = BlockedAttention(pack.spans, pack.ends.tolist(), recall)
-        else:
-            known = {number: len(layers[0].k_SKH) for number, layers in recall.known.items()}
-            runs = plan_runs(pack.spans, pack.ends.tolist(), known)
-            arrays += [array for run in runs for array in run.arrays]
-            ids, positions, ends, lengths, *rest = send(arrays, self.device)
-            paths = VarlenAttention(self._varlen, runs, rest, recall)
-        scores: Tensor = self.model(ids, positions, paths, ends, lengths)
+        arrays, attention = self._prepare(pack.spans, pack.ends.tolist(), recall)
+        ids, positions, ends, lengths, *sent = send(
+            [pack.ids, pack.positions, pack.ends, pack.lengths, *arrays], self.device
+        )
+        scores: Tensor = self.model(ids, positions, attention(sent), ends, lengths)
         return scores
 
     @property
@@ -157,9 +168,16 @@ class NativeEngine:
         return counts
 
     def close(self) -> None:
-        """Drops the weights and the cache."""
+        """Drops the weights and the cache, and gives the device its memory back."""
         del self.model
         self.cache = None
+        gc.collect()  # modules refer to each other
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _held_bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
 
 
 class _OnDevice:

@@ -28,10 +28,12 @@ class _Entry:
 
 
 class PrefixCache:
-    """At most `capacity_bytes` of keys and values."""
+    """At most `capacity_bytes` of keys and values, of `token_bytes` each; those that a forward is
+    to leave are counted before it begins."""
 
-    def __init__(self, capacity_bytes: int, *, scaled_above: int | None) -> None:
+    def __init__(self, capacity_bytes: int, *, token_bytes: int, scaled_above: int | None) -> None:
         self.capacity_bytes = capacity_bytes
+        self._token_bytes = token_bytes
         self.size_bytes = 0
         self.hits = 0
         self.misses = 0
@@ -55,11 +57,29 @@ class PrefixCache:
         self.misses += len(keys) - len(cached)
         rest = without_spans(pack, cached) if cached else pack
         new = {number: key for number, key in keys.items() if number not in cached}
+        new = self._make_room(rest, new, {keys[number] for number in cached})
         keep = {number: slice(*rest.spans[number][:2]) for number in new}
         return rest, Recall(cached, keep), new
 
+    def _make_room(self, pack: Pack, new: dict[int, bytes], in_use: set[bytes]) -> dict[int, bytes]:
+        """Those of `new` that fit beside the entries in use, after the least recently used of the
+        others were dropped for them."""
+        room = self.capacity_bytes - sum(self._entries[key].size_bytes for key in in_use)
+        fitting, wanted = {}, 0
+        for number, key in new.items():
+            start, stop, _ = pack.spans[number]
+            size = (stop - start) * self._token_bytes
+            if wanted + size <= room:
+                fitting[number] = key
+                wanted += size
+        # An entry in use was touched last, so that none of them is dropped.
+        while self.size_bytes + wanted > self.capacity_bytes:
+            _, dropped = self._entries.popitem(last=False)
+            self.size_bytes -= dropped.size_bytes
+        return fitting
+
     def keep(self, pack: Pack, recall: Recall, keys: dict[int, bytes]) -> None:
-        """Stores what the forward over `pack` left in `recall`; evicts the least recently used."""
+        """Stores what the forward over `pack` left in `recall`, for which `recall` made room."""
         for number, key in keys.items():
             first = int(pack.positions[pack.spans[number].start])
             self._store(key, _Entry(first, recall.kept[number]))
@@ -79,12 +99,7 @@ class PrefixCache:
         return [SpanKV(kv.k_SKH[skipped:], kv.v_SKH[skipped:]) for kv in entry.layers]
 
     def _store(self, key: bytes, entry: _Entry) -> None:
-        if entry.size_bytes > self.capacity_bytes:
-            return
         if (old := self._entries.pop(key, None)) is not None:
             self.size_bytes -= old.size_bytes
         self._entries[key] = entry
         self.size_bytes += entry.size_bytes
-        while self.size_bytes > self.capacity_bytes:
-            _, dropped = self._entries.popitem(last=False)
-            self.size_bytes -= dropped.size_bytes

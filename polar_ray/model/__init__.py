@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 from polar_ray.model.config import ModelConfig, load_config
 
 if TYPE_CHECKING:
-    from polar_ray.model.internlm2 import RewardModel, fuse
+    from polar_ray.model.internlm2 import RewardModel
     from polar_ray.model.weights import digest, load_model, save_model, weights_digest
 
 __all__ = [
     "ModelConfig",
     "RewardModel",
     "digest",
-    "fuse",
     "load_config",
     "load_model",
     "save_model",
@@ -22,7 +21,6 @@ __all__ = [
 
 _LAZY = {
     "RewardModel": "internlm2",
-    "fuse": "internlm2",
     "digest": "weights",
     "load_model": "weights",
     "save_model": "weights",

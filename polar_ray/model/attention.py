@@ -4,8 +4,8 @@
 scaled_dot_product_attention, runs on any device and can be trained. K and V of spans
 that were computed before come from a `Recall`.
 
-Shape suffixes: T packed tokens, S tokens of one span, C tokens that a span sees, R records,
-N query heads, K key/value heads, G query heads for each key/value head, H head dim.
+Shape suffixes: T packed tokens, S tokens of one span, C tokens that a span sees, or rows of K and
+V, R records, N query heads, K key/value heads, G query heads for each key/value head, H head dim.
 """
 
 from __future__ import annotations
@@ -48,21 +48,43 @@ class Recall:
         self.kept: dict[int, list[SpanKV]] = {number: [] for number in self.keep}
         """By span, layer after layer, filled by the forward."""
 
+        self.known_sizes = {number: len(layers[0].k_SKH) for number, layers in self.known.items()}
+        """Tokens of the known spans."""
+
+    @property
+    def num_known(self) -> int:
+        """Tokens of all known spans."""
+        return sum(self.known_sizes.values())
+
     def note(self, k_TKH: Tensor, v_TKH: Tensor) -> None:
         """Keeps what is to be kept of one layer."""
         for number, where in self.keep.items():
             # A copy: the part is a view of a tensor as large as the pack.
             self.kept[number].append(SpanKV(k_TKH[where].clone(), v_TKH[where].clone()))
 
+    def pass_on(self, k_CKH: Tensor, v_CKH: Tensor, layer: int) -> None:
+        """`note`, and what is known of one layer written into the last `num_known` rows."""
+        self.note(k_CKH, v_CKH)
+        if self.known:
+            at = len(k_CKH) - self.num_known
+            known = [layers[layer] for layers in self.known.values()]
+            torch.cat([kv.k_SKH for kv in known], out=k_CKH[at:])
+            torch.cat([kv.v_SKH for kv in known], out=v_CKH[at:])
+
 
 class PathAttention(Protocol):
     """Softmax attention along the path from a token's root span to the token itself."""
 
-    def attend(self, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
-        """[T, N, H]; nothing of T x T is built."""
+    @property
+    def room(self) -> int:
+        """Rows that K and V must have behind those of the stream, for what is known already."""
         ...
 
-    def attend_ends(self, q_RNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+    def attend(self, q_TNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, layer: int) -> Tensor:
+        """[T, N, H]; nothing of T x T is built. C is T and `room`, whose rows are filled here."""
+        ...
+
+    def attend_ends(self, q_RNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, layer: int) -> Tensor:
         """The rows of `attend` for the records' last tokens alone, [R, N, H], from their queries.
 
         Each of them is the last token of a span.
@@ -73,6 +95,9 @@ class PathAttention(Protocol):
 class BlockedAttention:
     """One call of SDPA for every `BLOCK` rows of a span. Differentiable."""
 
+    room = 0
+    """Known spans stay where they are."""
+
     def __init__(
         self, spans: Sequence[SpanTuple], ends: Sequence[int], recall: Recall | None = None
     ) -> None:
@@ -81,23 +106,23 @@ class BlockedAttention:
         self.end_spans = spans_ending_at(spans, ends)
         self.recall = recall or Recall()
 
-    def attend(self, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+    def attend(self, q_TNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, layer: int) -> Tensor:
         """See `PathAttention`."""
-        parts = self._parts(k_TKH, v_TKH, layer)
+        parts = self._parts(k_CKH, v_CKH, layer)
         out = []
         for q_SNH, line in zip(torch.split(q_TNH, self.sizes), self.lines, strict=True):
             if not len(q_SNH):
                 continue
-            k_CKH, v_CKH = _gather(parts, line)
-            reach = len(k_CKH) - len(q_SNH)
+            seen = _gather(parts, line)
+            reach = len(seen.k_SKH) - len(q_SNH)
             for q_block in torch.split(q_SNH, BLOCK):
                 reach += len(q_block)
-                out.append(_block(q_block, k_CKH[:reach], v_CKH[:reach]))
+                out.append(_block(q_block, seen.k_SKH[:reach], seen.v_SKH[:reach]))
         return torch.cat(out)
 
-    def attend_ends(self, q_RNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+    def attend_ends(self, q_RNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, layer: int) -> Tensor:
         """See `PathAttention`."""
-        parts = self._parts(k_TKH, v_TKH, layer)
+        parts = self._parts(k_CKH, v_CKH, layer)
         out = [
             _block(q_1NH, *_gather(parts, self.lines[span]))
             for q_1NH, span in zip(torch.split(q_RNH, 1), self.end_spans, strict=True)

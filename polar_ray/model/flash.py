@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from polar_ray.model.attention import BlockedAttention, Recall, SpanTuple
-from polar_ray.model.varlen import Varlen, VarlenAttention, plan_runs
+from polar_ray.model.paths import Prepare, by_varlen
+from polar_ray.model.varlen import Varlen
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ def find_varlen(
         for candidate in candidates:
             name = getattr(candidate, "__name__", "varlen")
             try:
-                error = trial(candidate, device, dtype, num_heads, num_kv_heads, head_dim)
+                found = by_varlen(candidate)
+                error = trial(found, device, dtype, num_heads, num_kv_heads, head_dim)
             except (RuntimeError, TypeError, ValueError, ImportError, AttributeError) as refusal:
                 logger.debug("%s does not run here on %s: %s", name, by, refusal)
                 continue
@@ -103,14 +105,14 @@ TRIAL_ENDS = (74, 204, 204, 205)
 
 
 def trial(
-    varlen: Varlen,
+    prepare: Prepare,
     device: str,
     dtype: torch.dtype,
     num_heads: int,
     num_kv_heads: int,
     head_dim: int,
 ) -> float:
-    """The largest error of `varlen` on a small tree, against `BlockedAttention` in float32."""
+    """The largest error of an attention on a small tree, against `BlockedAttention` in float32."""
     random = torch.Generator().manual_seed(0)
     total = TRIAL_SPANS[-1][1]
     q_TNH, k_TKH, v_TKH = (
@@ -118,10 +120,8 @@ def trial(
         for heads in (num_heads, num_kv_heads, num_kv_heads)
     )
     ends = list(TRIAL_ENDS)
-    runs = plan_runs(TRIAL_SPANS, ends, {})
-    arrays = [array for run in runs for array in run.arrays]
-    tensors = [torch.from_numpy(array).to(device, torch.int32) for array in arrays]
-    fast = VarlenAttention(varlen, runs, tensors, Recall())
+    arrays, attention = prepare(TRIAL_SPANS, ends, Recall())
+    fast = attention([torch.from_numpy(array).to(device, torch.int32) for array in arrays])
     slow = BlockedAttention(TRIAL_SPANS, ends)
     q, k, v = (x.float() for x in (q_TNH, k_TKH, v_TKH))
     found = fast.attend(q_TNH, k_TKH, v_TKH, 0).float()

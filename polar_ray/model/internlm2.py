@@ -5,12 +5,12 @@ at a time; knows nothing of text, padding or batching. Source of the architectur
 InternLM2 model card and configuration; numbers checked against golden/model.
 
 Shape suffixes: T packed tokens, R records, D model dim, F feed-forward dim, N query heads,
-K key/value heads, G query heads for each key/value head, H head dim.
+K key/value heads, S slots of each of these in the fused projection, H head dim, C rows of K and V.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import cast
 
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from polar_ray.model.attention import PathAttention
 from polar_ray.model.config import ModelConfig
+from polar_ray.model.steps import PLAIN, Rotation, Steps, add_product, adds_by_itself, rotate
 
 ROWS = {"cpu": 512, "cuda": 8192}
 """Tokens that a device takes through a layer's linear maps at once.
@@ -31,10 +32,9 @@ that they stay in its cache and that the allocator asks for no fresh pages.
 QUERIES, KEYS_VALUES = slice(None, -2), slice(-2, None)
 """Parts of the fused projection, of what it has for each key/value head."""
 
-Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines, both [T, 1, H]."""
-
 LinearMap = Callable[[Tensor], Tensor]
+QKV = tuple[Tensor, Tensor, Tensor]
+"""Queries [T, N, H], keys and values [C, K, H]; C is T and what `PathAttention.room` asks for."""
 
 
 class Attention(nn.Module):
@@ -47,32 +47,53 @@ class Attention(nn.Module):
         """Of each key/value head in the projection: its query heads, then k, then v."""
 
         self.head_dim = config.head_dim
-        self.rotary = Rotary()
         heads = config.num_attention_heads + 2 * config.num_key_value_heads
         self.wqkv = nn.Linear(config.hidden_size, heads * self.head_dim, bias=config.bias)
         self.wq: nn.Module | None = None
         self.wkv: nn.Module | None = None
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
 
-    def project(self, x_TD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [T, N, H], keys and values [T, K, H]."""
+    def project(
+        self, x_TD: Tensor, norm: nn.RMSNorm, rotation: Rotation, room: int, steps: Steps
+    ) -> QKV:
+        """Queries, keys and values of all tokens; of the last two, `room` more rows."""
+        if torch.is_grad_enabled():
+            return _apart(self._project(norm(x_TD)), rotation)
+        cos, sin = rotation
+        out: QKV | None = None
+        for rows in _runs(x_TD):
+            qkv_TKSH = self._project(norm(x_TD[rows]))
+            out = out or _buffers(qkv_TKSH, len(x_TD), room)
+            steps.rope(qkv_TKSH, cos[rows], sin[rows], *(whole[rows] for whole in out))
+        assert out is not None  # a pack has tokens
+        return out
+
+    def _project(self, x_TD: Tensor) -> Tensor:
         # The number of heads is read off the weights: a tensor-parallel rank has only some.
-        qkv_TKGH = self.wqkv(x_TD).unflatten(-1, (-1, self.num_slots, self.head_dim))
-        q_TNH = self.rotary(qkv_TKGH[:, :, :-2].flatten(1, 2), rotation)
-        return q_TNH, self.rotary(qkv_TKGH[:, :, -2], rotation), qkv_TKGH[:, :, -1]
+        qkv_TD: Tensor = self.wqkv(x_TD)
+        return torch.unflatten(qkv_TD, -1, (-1, self.num_slots, self.head_dim))
 
     def attend_ends(
-        self, x_TD: Tensor, rotation: Rotation, paths: PathAttention, ends_R: Tensor
+        self,
+        x_TD: Tensor,
+        rotation: Rotation,
+        paths: PathAttention,
+        ends_R: Tensor,
+        steps: Steps,
     ) -> Tensor:
         """[R, D], before `wo`: keys and values of all tokens, queries of the ends alone."""
         queries, keys_values = self._ends_maps()
-        q_RNH = queries(x_TD[ends_R]).unflatten(-1, (-1, self.head_dim))
-        kv_TKGH = keys_values(x_TD).unflatten(-1, (-1, 2, self.head_dim))
         cos, sin = rotation
-        q_RNH = self.rotary(q_RNH, (cos[ends_R], sin[ends_R]))
-        k_TKH = self.rotary(kv_TKGH[:, :, 0], rotation)
-        out_RNH = paths.attend_ends(q_RNH, k_TKH, kv_TKGH[:, :, 1], self.layer)
-        return out_RNH.flatten(1)
+        q_RNH = queries(x_TD[ends_R]).unflatten(-1, (-1, self.head_dim))
+        q_RNH = rotate(q_RNH, (cos[ends_R], sin[ends_R]))
+        kv_TKSH = keys_values(x_TD).unflatten(-1, (-1, 2, self.head_dim))
+        total = len(x_TD)
+        if torch.is_grad_enabled():
+            _, k_CKH, v_CKH = _apart(kv_TKSH, rotation)
+        else:
+            _, k_CKH, v_CKH = _buffers(kv_TKSH, total, paths.room)
+            steps.rope(kv_TKSH, cos, sin, None, k_CKH[:total], v_CKH[:total])
+        return paths.attend_ends(q_RNH, k_CKH, v_CKH, self.layer).flatten(1)
 
     def split_projection(self) -> None:
         """Takes `wqkv` apart for good: a layer that scores at the ends alone never needs it whole.
@@ -98,22 +119,6 @@ class Attention(nn.Module):
         return rows(self.wqkv.weight), None if bias is None else rows(bias)
 
 
-class Rotary(nn.Module):
-    """Rotary embedding: dimension i is paired with i + H / 2. A module, so that it can be fused."""
-
-    def forward(self, x_TNH: Tensor, rotation: Rotation) -> Tensor:
-        cos_T1H, sin_T1H = rotation
-        left, right = x_TNH.chunk(2, dim=-1)
-        return x_TNH * cos_T1H + torch.cat((-right, left), dim=-1) * sin_T1H
-
-
-class Gate(nn.Module):
-    """silu(gate) * up. A module, so that it can be fused."""
-
-    def forward(self, gate_TF: Tensor, up_TF: Tensor) -> Tensor:
-        return F.silu(gate_TF) * up_TF
-
-
 class FeedForward(nn.Module):
     """SwiGLU."""
 
@@ -123,11 +128,20 @@ class FeedForward(nn.Module):
         self.w1 = nn.Linear(narrow, wide, bias=False)
         self.w2 = nn.Linear(wide, narrow, bias=False)
         self.w3 = nn.Linear(narrow, wide, bias=False)
-        self.gate = Gate()
+        self.w13: nn.Module | None = None
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        out_TD: Tensor = self.w2(self.gate(self.w1(x_TD), self.w3(x_TD)))
-        return out_TD
+    def gated(self, x_TD: Tensor, steps: Steps) -> Tensor:
+        """[T, F], what `w2` is given."""
+        if self.w13 is None:
+            return steps.gate(self.w1(x_TD), self.w3(x_TD))
+        gate_TF, up_TF = self.w13(x_TD).chunk(2, dim=-1)
+        return steps.gate(gate_TF, up_TF)
+
+    def join_gate(self) -> None:
+        """Makes `w1` and `w3` one product for good, without a second copy of either. Its weights
+        then no longer have the checkpoint's names."""
+        self.w13 = _frozen(torch.cat([self.w1.weight, self.w3.weight]), None)
+        del self.w1, self.w3
 
 
 class Block(nn.Module):
@@ -140,29 +154,53 @@ class Block(nn.Module):
         self.attention_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.ffn_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x_TD: Tensor, rotation: Rotation, paths: PathAttention) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, rotation: Rotation, paths: PathAttention, steps: Steps
+    ) -> Tensor:
+        """The next layer's `x_TD`, written over this one's where no gradients are asked for."""
         attention = self.attention
-        projected = [
-            attention.project(self.attention_norm(x), (cos, sin))
-            for x, cos, sin in _chunks(x_TD, *rotation)
-        ]
-        q_TNH, k_TKH, v_TKH = map(_join, zip(*projected, strict=True))
-        mixed_TD = paths.attend(q_TNH, k_TKH, v_TKH, attention.layer).flatten(1)
-        return _join([self._finish(x, mixed) for x, mixed in _chunks(x_TD, mixed_TD)])
+        q_TNH, k_CKH, v_CKH = attention.project(
+            x_TD, self.attention_norm, rotation, paths.room, steps
+        )
+        mixed_TD = paths.attend(q_TNH, k_CKH, v_CKH, attention.layer).flatten(1)
+        if torch.is_grad_enabled():
+            return self._finish(x_TD, mixed_TD)
+        for rows in _runs(x_TD):
+            self._finish_in_place(x_TD[rows], mixed_TD[rows], steps)
+        return x_TD
 
     def _finish(self, x_TD: Tensor, mixed_TD: Tensor) -> Tensor:
-        """What follows attention, token by token."""
+        """What follows attention, token by token. Differentiable."""
         x_TD = x_TD + self.attention.wo(mixed_TD)
-        out_TD: Tensor = x_TD + self.feed_forward(self.ffn_norm(x_TD))
+        gated_TF = self.feed_forward.gated(self.ffn_norm(x_TD), PLAIN)
+        out_TD: Tensor = x_TD + self.feed_forward.w2(gated_TF)
         return out_TD
 
+    def _finish_in_place(self, x_TD: Tensor, mixed_TD: Tensor, steps: Steps) -> None:
+        """The same, added into `x_TD`."""
+        wo, norm = self.attention.wo, self.ffn_norm
+        if adds_by_itself(wo):
+            normed_TD = norm(add_product(x_TD, wo, mixed_TD))
+        else:
+            normed_TD = steps.add_norm(x_TD, wo(mixed_TD), norm.weight, cast(float, norm.eps))
+        add_product(x_TD, self.feed_forward.w2, self.feed_forward.gated(normed_TD, steps))
+
     def forward_ends(
-        self, x_TD: Tensor, rotation: Rotation, paths: PathAttention, ends_R: Tensor
+        self,
+        x_TD: Tensor,
+        rotation: Rotation,
+        paths: PathAttention,
+        ends_R: Tensor,
+        steps: Steps,
     ) -> Tensor:
         """The rows `ends_R` of `forward`, for little more than the cost of their keys."""
         normed_TD = self.attention_norm(x_TD)
-        mixed_RD = self.attention.attend_ends(normed_TD, rotation, paths, ends_R)
-        return self._finish(x_TD[ends_R], mixed_RD)
+        mixed_RD = self.attention.attend_ends(normed_TD, rotation, paths, ends_R, steps)
+        x_RD = x_TD[ends_R]
+        if torch.is_grad_enabled():
+            return self._finish(x_RD, mixed_RD)
+        self._finish_in_place(x_RD, mixed_RD, steps)
+        return x_RD
 
 
 class Decoder(nn.Module):
@@ -190,6 +228,13 @@ class RewardModel(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.v_head = nn.Linear(config.hidden_size, 1, bias=False)
+        self.steps = PLAIN
+        """What is done between the matrix products, where no gradients are asked for."""
+
+    def join_gates(self) -> None:
+        """See `FeedForward.join_gate`; block by block, so that no second copy is ever whole."""
+        for block in self.model.blocks:
+            block.feed_forward.join_gate()
 
     def forward(
         self,
@@ -210,9 +255,10 @@ class RewardModel(nn.Module):
         rotation = angles_TH.cos().to(x_TD.dtype), angles_TH.sin().to(x_TD.dtype)
         *layers, last = self.model.blocks
         for layer in layers:
-            x_TD = layer(x_TD, rotation, paths)
+            x_TD = layer(x_TD, rotation, paths, self.steps)
         # A score is read at the ends alone, so the last layer computes nothing else.
-        x_RD = self.model.norm(last.forward_ends(x_TD, rotation, paths, ends_R))
+        x_RD = last.forward_ends(x_TD, rotation, paths, ends_R, self.steps)
+        x_RD = self.model.norm(x_RD)
         scores_R: Tensor = F.linear(x_RD.float(), self.v_head.weight.float())[:, 0]
         return scores_R
 
@@ -227,25 +273,25 @@ def _frozen(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return linear
 
 
-def _chunks(*per_token: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same runs of rows of each tensor."""
-    rows = ROWS[per_token[0].device.type]
-    return zip(*(torch.split(tensor, rows) for tensor in per_token), strict=True)
+def _runs(x_TD: Tensor) -> Iterator[slice]:
+    """The rows that go through a layer's linear maps together."""
+    total, most = len(x_TD), ROWS[x_TD.device.type]
+    return (slice(start, min(start + most, total)) for start in range(0, total, most))
 
 
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def _apart(qkv_TKSH: Tensor, rotation: Rotation) -> QKV:
+    """Queries, keys and values of a projection. Differentiable."""
+    q_TNH = rotate(qkv_TKSH[:, :, :-2].flatten(1, 2), rotation)
+    return q_TNH, rotate(qkv_TKSH[:, :, -2], rotation), qkv_TKSH[:, :, -1]
 
 
-def fuse(model: RewardModel) -> None:
-    """Compiles what lies between the matrix products, in place; gives up on what does not compile.
-
-    On a GPU these steps are bound by memory, about a sixth of a forward when run one by one.
-    """
-    torch._dynamo.config.suppress_errors = True
-    for module in model.modules():
-        if isinstance(module, nn.RMSNorm | Rotary | Gate):
-            module.compile(dynamic=True)
+def _buffers(qkv_TKSH: Tensor, total: int, room: int) -> QKV:
+    """Where the queries, keys and values of `total` tokens come to stand, of which `qkv_TKSH` has
+    some. There is `room` behind the keys and the values."""
+    _, kv_heads, slots, size = qkv_TKSH.shape
+    q_TNH = qkv_TKSH.new_empty(total, kv_heads * (slots - 2), size)
+    k_CKH, v_CKH = qkv_TKSH.new_empty(2, total + room, kv_heads, size)
+    return q_TNH, k_CKH, v_CKH
 
 
 def rope_angles(config: ModelConfig, positions_T: Tensor, lengths_T: Tensor | None) -> Tensor:

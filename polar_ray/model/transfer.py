@@ -14,6 +14,8 @@ Integers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 def send(arrays: Sequence[Integers], device: torch.device | str) -> list[Tensor]:
     """int32 tensors of one-dimensional integer arrays, all views of one buffer on `device`."""
+    if not arrays:
+        return []
     whole = torch.from_numpy(np.concatenate(arrays).astype(np.int32, copy=False))
     if torch.device(device).type == "cuda":
         whole = whole.pin_memory().to(device, non_blocking=True)

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,10 @@ Varlen = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
 attention, run by run, where a run's last query sees all of its keys."""
 
 Numbers = npt.NDArray[np.int64]
+
+GATHERED_KEYS = 1 << 17
+"""Of one call: bounds the copy of K and V, in which a prefix stands once for each of its runs. The
+longest run may have more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +44,6 @@ class Runs:
 
     key_borders: Numbers
     """int64 [runs + 1], the same for `keys`."""
-
-    @property
-    def most_queries(self) -> int:
-        """Of any run."""
-        return int(np.diff(self.query_borders).max())
-
-    @property
-    def most_keys(self) -> int:
-        """Of any run."""
-        return int(np.diff(self.key_borders).max())
 
     @property
     def arrays(self) -> list[Numbers]:
@@ -93,25 +88,79 @@ class VarlenAttention:
         self._varlen = varlen
         self._recall = recall
         all_runs, end_runs = runs
-        self._all = (*tensors[:3], all_runs.most_queries, all_runs.most_keys)
-        self._ends = (*tensors[3:], end_runs.most_queries, end_runs.most_keys)
+        self._all = _calls(all_runs, *tensors[:3])
+        self._ends = _calls(end_runs, *tensors[3:])
 
-    def attend(self, q_TNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+    @property
+    def room(self) -> int:
         """See `PathAttention`."""
-        return self._call(self._all, q_TNH, k_TKH, v_TKH, layer)
+        return self._recall.num_known
 
-    def attend_ends(self, q_RNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int) -> Tensor:
+    def attend(self, q_TNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, layer: int) -> Tensor:
         """See `PathAttention`."""
-        return self._call(self._ends, q_RNH, k_TKH, v_TKH, layer)
+        return self._call(self._all, q_TNH, k_CKH, v_CKH, layer)
+
+    def attend_ends(self, q_RNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, layer: int) -> Tensor:
+        """See `PathAttention`."""
+        return self._call(self._ends, q_RNH, k_CKH, v_CKH, layer)
 
     def _call(
-        self, runs: Sequence[Any], q_XNH: Tensor, k_TKH: Tensor, v_TKH: Tensor, layer: int
+        self, calls: Sequence[_Call], q_XNH: Tensor, k_CKH: Tensor, v_CKH: Tensor, layer: int
     ) -> Tensor:
-        keys_C, *borders_and_sizes = runs
-        self._recall.note(k_TKH, v_TKH)
-        known = [layers[layer] for layers in self._recall.known.values()]
-        if known:
-            k_TKH = torch.cat([k_TKH, *(kv.k_SKH for kv in known)])
-            v_TKH = torch.cat([v_TKH, *(kv.v_SKH for kv in known)])
-        k_CKH, v_CKH = (x.index_select(0, keys_C) for x in (k_TKH, v_TKH))
-        return self._varlen(q_XNH.contiguous(), k_CKH, v_CKH, *borders_and_sizes)
+        self._recall.pass_on(k_CKH, v_CKH, layer)
+        out = [call.run(self._varlen, q_XNH, k_CKH, v_CKH) for call in calls]
+        return out[0] if len(out) == 1 else torch.cat(out)
+
+
+class _Call(NamedTuple):
+    """Some of the runs, one after the other."""
+
+    queries: slice
+    keys_C: Tensor
+    arguments: tuple[Tensor, Tensor, int, int]
+    """Of a `Varlen`, behind K and V."""
+
+    def run(self, varlen: Varlen, q_XNH: Tensor, k_CKH: Tensor, v_CKH: Tensor) -> Tensor:
+        """The outputs of these runs; what was gathered for them is gone with it."""
+        k, v = (x_CKH.index_select(0, self.keys_C) for x_CKH in (k_CKH, v_CKH))
+        return varlen(q_XNH[self.queries].contiguous(), k, v, *self.arguments)
+
+
+def _calls(runs: Runs, keys_C: Tensor, query_borders: Tensor, key_borders: Tensor) -> list[_Call]:
+    """Runs in calls of at most `GATHERED_KEYS` keys, or of one run. The tensors are `runs.arrays`
+    on the device."""
+    borders = split_runs(runs.key_borders, GATHERED_KEYS)
+    return [
+        _Call(
+            slice(*runs.query_borders[[first, last]].tolist()),
+            keys_C[slice(*runs.key_borders[[first, last]].tolist())],
+            (
+                _from_zero(query_borders, first, last),
+                _from_zero(key_borders, first, last),
+                _longest(runs.query_borders[first : last + 1]),
+                _longest(runs.key_borders[first : last + 1]),
+            ),
+        )
+        for first, last in pairwise(borders)
+    ]
+
+
+def _longest(borders: Numbers) -> int:
+    return int(np.diff(borders).max())
+
+
+def _from_zero(borders: Tensor, first: int, last: int) -> Tensor:
+    """The borders of the runs first..last, counted from the first of them."""
+    if first == 0:
+        return borders[: last + 1]
+    return borders[first : last + 1] - borders[first]
+
+
+def split_runs(borders: Numbers, most: int) -> list[int]:
+    """Numbers of runs between which to split, so that each part has at most `most` of what
+    `borders` counts, or is one run."""
+    parts = [0]
+    for run, stop in enumerate(borders[1:].tolist()):
+        if run > parts[-1] and stop - borders[parts[-1]] > most:
+            parts.append(run)
+    return [*parts, len(borders) - 1]

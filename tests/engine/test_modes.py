@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from varlen_plain import plain
 
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.native import NativeEngine
+from polar_ray.model.paths import by_varlen
 from polar_ray.planning import Pack, build_pack, pack
 
 TOLERANCE = 1e-5
@@ -36,16 +36,19 @@ def tries(draw: st.DrawFn) -> list[np.ndarray]:
 def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NativeEngine]:
     folder = make_checkpoint(tmp_path_factory.mktemp("modes") / "model", seed=3)
     varlen = NativeEngine(NativeEngineConfig(device="cpu"), folder)
-    varlen._varlen = plain
+    varlen._prepare = by_varlen(plain)
     cached, both = (
         NativeEngine(NativeEngineConfig(device="cpu", prefix_cache_bytes=size), folder)
         for size in (1 << 20, 30_000)
     )
-    both._varlen = plain
+    both._prepare = by_varlen(plain)
+    joined = NativeEngine(NativeEngineConfig(device="cpu"), folder)
+    joined.model.join_gates()
     with products_by("oneDNN"):
         packed = NativeEngine(NativeEngineConfig(device="cpu"), folder)
     return {
         "oneDNN": packed,
+        "joined": joined,
         "blocked": NativeEngine(NativeEngineConfig(device="cpu"), folder),
         "varlen": varlen,
         "cached": cached,
@@ -72,7 +75,9 @@ PLANS: dict[str, Callable[[list[np.ndarray]], Iterable[Pack]]] = {
 
 
 @pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("mode", ["blocked", "varlen", "cached", "varlen, cached", "oneDNN"])
+@pytest.mark.parametrize(
+    "mode", ["blocked", "varlen", "cached", "varlen, cached", "oneDNN", "joined"]
+)
 @given(records=tries())
 @settings(max_examples=15)
 def test_all_modes_agree(
@@ -82,16 +87,3 @@ def test_all_modes_agree(
     expected = scores(engines["blocked"], alone, len(records))
     found = scores(engines[mode], PLANS[plan](records), len(records))
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
-def test_fused_steps_change_no_score(tiny_dir: Path) -> None:
-    records = [np.arange(5, 5 + size, dtype=np.int32) for size in (3, 40, 200)]
-    plain_engine, fused = (
-        NativeEngine(NativeEngineConfig(device="cpu", compile=on), tiny_dir) for on in (False, True)
-    )
-    for count in (1, 3, 2):
-        packs = list(pack(records[:count], max_tokens=1000))
-        found, expected = (scores(one, packs, count) for one in (fused, plain_engine))
-        np.testing.assert_allclose(found, expected, atol=TOLERANCE)

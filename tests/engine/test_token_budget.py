@@ -12,7 +12,13 @@ from examples import GROUPS
 from polar_ray.config import ScorerConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Pending
-from polar_ray.engine.token_budget import MAX_TOKENS, MIN_TOKENS, activation_bytes, fit_tokens
+from polar_ray.engine.token_budget import (
+    MAX_TOKENS,
+    MIN_TOKENS,
+    activation_bytes,
+    divide,
+    fit_tokens,
+)
 from polar_ray.errors import OutOfMemory
 from polar_ray.model import ModelConfig, RewardModel, internlm2
 from polar_ray.model.attention import BlockedAttention
@@ -33,13 +39,30 @@ POLAR_7B = ModelConfig(
 
 
 def test_a_pack_fits_into_the_memory_that_it_was_chosen_for() -> None:
-    per_token, fixed = activation_bytes(POLAR_7B, 2, "cuda")
-    for free in (2 << 30, 8 << 30, 60 << 30):
+    for free in (1 << 30, 2 << 30, 8 << 30, 60 << 30):
         tokens = fit_tokens(POLAR_7B, 2, free, "cuda")
-        assert tokens == MAX_TOKENS["cuda"] or tokens * per_token + fixed <= free
+        taken = activation_bytes(POLAR_7B, 2, "cuda", tokens)
+        assert 0.6 * free < taken <= free or tokens == MAX_TOKENS["cuda"]
     assert fit_tokens(POLAR_7B, 2, 0, "cuda") == MIN_TOKENS
     assert fit_tokens(POLAR_7B, 2, 60 << 30, "cuda") == MAX_TOKENS["cuda"]
     assert fit_tokens(POLAR_7B, 4, 60 << 30, "cpu") == MAX_TOKENS["cpu"]
+
+
+WEIGHTS = 14 << 30
+
+
+@pytest.mark.parametrize(
+    ("free", "tokens", "cached"),
+    [(2, 3500, 0.2), (7, 32768, 0.9), (25, 32768, 16), (64, 32768, 20), (125, 32768, 70)],
+)
+def test_the_cache_takes_what_packs_leave(free: int, tokens: int, cached: float) -> None:
+    """A 7B: GiB that are free beside it, tokens of a pack, and GiB of the cache at least."""
+    found = divide(POLAR_7B, 2, free << 30, 2 * WEIGHTS, "cuda")
+    taken = activation_bytes(POLAR_7B, 2, "cuda", found.max_tokens)
+    assert found.max_tokens >= tokens
+    assert found.cache_bytes >= cached * 2**30
+    copied = found.cache_bytes / POLAR_7B.num_hidden_layers
+    assert taken + found.cache_bytes + copied <= free << 30
 
 
 def test_layers_in_chunks_are_the_same(tiny_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,16 @@ def test_a_layer_is_near_its_original(kind: str, bias: bool) -> None:
     assert error.max() < GOOD[kind]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_largest_value_of_a_row_is_the_largest_of_float8(dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 16, generator=random) * torch.logspace(-30, 30, 2000)[:, None]
+    rounded, scale = Fp8Linear.round(x.to(dtype))
+    wide = rounded.float()
+    assert torch.isfinite(wide).all()
+    assert (wide.abs().amax(dim=1)[scale[:, 0] > 1e-12] == 448).all()
+
+
 @pytest.mark.parametrize("rows", [1, LEAST_ROWS - 1, LEAST_ROWS, LEAST_ROWS + 1])
 def test_float8_products_have_the_rows_that_cublas_wants(
     rows: int, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ before it is trusted."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,18 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from varlen_plain import plain
 
-from polar_ray.model.attention import BlockedAttention, Recall, SpanTuple, lineages
+from polar_ray.model import varlen as model_varlen
+from polar_ray.model.attention import (
+    BlockedAttention,
+    PathAttention,
+    Recall,
+    SpanTuple,
+    lineages,
+)
 from polar_ray.model.flash import TRIAL_ENDS, TRIAL_SPANS, find_varlen
+from polar_ray.model.paths import by_varlen
 from polar_ray.model.transfer import send
-from polar_ray.model.varlen import VarlenAttention, plan_runs
+from polar_ray.model.varlen import Varlen, split_runs
 
 N, K, H = 4, 2, 8
 
@@ -35,11 +44,11 @@ def trees(draw: st.DrawFn) -> tuple[list[SpanTuple], list[int]]:
     return spans, draw(st.lists(st.sampled_from(stops), min_size=1, max_size=6))
 
 
-def varlen(spans: Sequence[SpanTuple], ends: Sequence[int], recall: Recall) -> VarlenAttention:
-    known = {number: len(layers[0].k_SKH) for number, layers in recall.known.items()}
-    runs = plan_runs(spans, ends, known)
-    tensors = send([array for one in runs for array in one.arrays], "cpu")
-    return VarlenAttention(plain, runs, tensors, recall)
+def varlen(
+    spans: Sequence[SpanTuple], ends: Sequence[int], recall: Recall, by: Varlen = plain
+) -> PathAttention:
+    arrays, attention = by_varlen(by)(spans, ends, recall)
+    return attention(send(arrays, "cpu"))
 
 
 def qkv(total: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,6 +68,46 @@ def test_one_call_equals_many(tree: tuple[list[SpanTuple], list[int]]) -> None:
     torch.testing.assert_close(wanted, slow.attend(q, k, v, 0)[ends])
 
 
+@given(trees(), st.integers(1, 40))
+def test_keys_are_gathered_within_bounds(
+    tree: tuple[list[SpanTuple], list[int]], most: int
+) -> None:
+    spans, ends = tree
+    q, k, v = qkv(spans[-1][1])
+    gathered = []
+
+    def counted(q_XNH: Tensor, k_CKH: Tensor, *rest: Any) -> Tensor:
+        gathered.append(len(k_CKH))
+        return plain(q_XNH, k_CKH, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_varlen, "GATHERED_KEYS", most)
+        fast = varlen(spans, ends, Recall(), counted)
+    slow = BlockedAttention(spans, ends)
+    torch.testing.assert_close(fast.attend(q, k, v, 0), slow.attend(q, k, v, 0))
+    torch.testing.assert_close(
+        fast.attend_ends(q[ends], k, v, 0), slow.attend_ends(q[ends], k, v, 0)
+    )
+    longest = max(sum(spans[i][1] - spans[i][0] for i in line) for line in lineages(spans))
+    assert max(gathered) <= max(most, longest)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most", "parts"),
+    [
+        ([3, 4], 7, [0, 2]),
+        ([3, 5], 7, [0, 1, 2]),
+        ([9], 7, [0, 1]),
+        ([1, 9, 1, 1], 7, [0, 1, 2, 4]),
+        ([9, 9], 7, [0, 1, 2]),
+    ],
+)
+def test_runs_are_split_where_they_are_too_many(
+    sizes: list[int], most: int, parts: list[int]
+) -> None:
+    assert split_runs(np.cumsum([0, *sizes]), most) == parts
+
+
 @given(trees())
 def test_what_was_kept_stands_in_for_its_tokens(tree: tuple[list[SpanTuple], list[int]]) -> None:
     spans, ends = tree
@@ -75,9 +124,12 @@ def test_what_was_kept_stands_in_for_its_tokens(tree: tuple[list[SpanTuple], lis
             continue
         known = Recall(known={0: recall.kept[0]})
         again = make(rest, later, known)
-        out = again.attend(q[size:], k[size:], v[size:], 0)
+        rest_k, rest_v = (
+            torch.cat([x[size:], x.new_full((again.room, K, H), torch.nan)]) for x in (k, v)
+        )
+        out = again.attend(q[size:], rest_k, rest_v, 0)
         torch.testing.assert_close(out, whole[size:])
-        ends_out = again.attend_ends(q[size:][later], k[size:], v[size:], 0)
+        ends_out = again.attend_ends(q[size:][later], rest_k, rest_v, 0)
         torch.testing.assert_close(ends_out, whole[size:][later])
 
 
