@@ -8,7 +8,6 @@ recorded: each kernel with its operations and bytes, copies, events, and the byt
 
 from __future__ import annotations
 
-import json
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -30,26 +29,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from engines.checkpoint import SHAPES, VOCABULARY
+from engines.made import made_by
+from engines.refusals import Fault, check_flash, check_scaled_product
 from polar_ray.config import NativeEngineConfig
+from polar_ray.engine import failure
 from polar_ray.engine.native import NativeEngine
-from polar_ray.model import ModelConfig, RewardModel
-from polar_ray.model.config import to_json
 from polar_ray.planning import Pack
 
 GIB = 1 << 30
 FLASH = ("_flash_attention_forward", "_varlen_attn")
-PRODUCTS = ("mm", "addmm", "linear", "matmul", "_scaled_mm")
+PRODUCTS = ("mm", "addmm", "addmm_", "linear", "matmul", "_scaled_mm")
 NUMBERS = (Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.item, Tensor.tolist)
 GATHERS = ("index_select", "index", "embedding")
-
-REFUSED_ROWS, REFUSED_INPUTS = 256, 3072
-"""Row-wise scaled products of at most so many rows, and more inputs than that, are refused by
-cuBLAS on Hopper (github.com/pytorch/ao/issues/4582: 9216 inputs fail, 3072 do not)."""
-
-
-class Fault(AssertionError):
-    """What would fail, or wait, on a real device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +56,6 @@ class Op:
 
     flops: int
     """Of products: two for each multiply-add."""
-
-    within: str
-    """The module whose forward it is part of, of those that are compiled; else empty."""
 
 
 @dataclass(slots=True)
@@ -104,14 +92,12 @@ class FakeCuda:
         self.total_bytes, self.capability, self.error = total_bytes, capability, error
         self.live = self.reserved = 0
         self.trace = Trace()
-        self.compiled: list[str] = []
         self.reduced: list[tuple[int, ...]] = []
         """Shapes of what was summed over ranks."""
 
         self.strict = False
         """Whether waiting is a fault: while packs are submitted."""
 
-        self.within: list[str] = []
         self._sizes: dict[int, weakref.ref[Any]] = {}
         self._pinned: dict[int, Tensor] = {}
         self._stack = ExitStack()
@@ -131,7 +117,6 @@ class FakeCuda:
         patch(torch.cuda, "Event", lambda **_: _Event(self))
         patch(torch.Tensor, "pin_memory", lambda tensor, *_: self.pin(tensor))
         patch(torch.distributed, "all_reduce", self._all_reduce)
-        patch(nn.Module, "compile", lambda module, **_: self._compile(module))
         self._patch_loading()
         self._stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         self._stack.enter_context(_Kernels(self))
@@ -145,44 +130,16 @@ class FakeCuda:
         self._stack.enter_context(mock.patch.object(where, name, put))
 
     def _patch_loading(self) -> None:
-        """Checkpoints of `checkpoint` have no files of weights."""
-        from polar_ray.engine import failure, native
-        from polar_ray.model import weights
+        """Checkpoints of `config_alone` have no files of weights."""
 
-        def names(folder: Path) -> dict[str, tuple[int, ...]]:
-            with torch.device("meta"):
-                state = RewardModel(weights.load_config(folder)).state_dict()
-            return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-        def headers(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str, Path]]:
-            for name, shape in names(folder).items():
-                yield name, shape, "BF16", folder / "model.safetensors"
-
-        def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-            for name, shape in names(folder).items():
-                yield name, torch.empty(shape, dtype=torch.bfloat16)
+        def make(name: str, shape: tuple[int, ...]) -> Tensor:
+            return torch.empty(shape, dtype=torch.bfloat16)
 
         def find_loss(device: str) -> None:
             return None  # it asks the device, which may wait after a failure
 
-        self._patch(weights, "_headers", headers)
-        self._patch(weights, "_tensors", tensors)
-        self._patch(native, "digest", lambda *_: "fake")
+        self._stack.enter_context(made_by(make))
         self._patch(failure, "find_loss", find_loss)
-
-    def _compile(self, module: nn.Module) -> None:
-        """Runs as it is, and its kernels say that they are within it."""
-        name, forward = type(module).__name__, module.forward
-        self.compiled.append(name)
-
-        def run(*args: Any, **options: Any) -> Any:
-            self.within.append(name)
-            try:
-                return forward(*args, **options)
-            finally:
-                self.within.pop()
-
-        module.forward = run
 
     def _all_reduce(self, tensor: Tensor, **_: Any) -> None:
         if tensor.device.type != "cuda" or not tensor.is_contiguous():
@@ -254,7 +211,8 @@ class FakeCuda:
 
     def engine(self, folder: Path, *, rank: int = 0, world_size: int = 1, **settings: Any) -> Any:
         """A `NativeEngine` on this device."""
-        config = NativeEngineConfig(**{"device": "cuda", **settings})
+        # No kernel runs here, and no trial of one can be timed.
+        config = NativeEngineConfig(**{"device": "cuda", "kernels": False, **settings})
         return NativeEngine(config, folder, rank=rank, world_size=world_size)
 
     def submit(self, engine: Any, pack: Pack) -> tuple[Any, Trace]:
@@ -262,21 +220,6 @@ class FakeCuda:
         with self.tracing() as trace, self.hurrying():
             pending = engine.submit(pack)
         return pending, trace
-
-
-def checkpoint(folder: Path, shape: str, **changes: Any) -> Path:
-    """A checkpoint directory of a named shape without weights: `FakeCuda` makes them."""
-    values: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 32768,
-        "reward_token_id": 92527,
-        "rope_theta": 1e6,
-        **SHAPES[shape],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    config = ModelConfig(**{**values, **changes})
-    (folder / "config.json").write_text(json.dumps(to_json(config)), encoding="utf-8")
-    return folder
 
 
 class _Event:
@@ -323,6 +266,8 @@ class _Calls(TorchFunctionMode):
             if args[0].device.type != "cpu":
                 raise Fault("numpy() of a tensor on the device")
             return np.zeros(args[0].shape, dtype=np.float32)
+        if func is torch.Tensor.copy_:
+            return torch.ops.aten.copy_(*args, **kwargs)
         if func in NUMBERS and args[0].device.type == "cuda":
             self._device.wait("a number")
             return self._device.error
@@ -393,7 +338,8 @@ class _Kernels(TorchDispatchMode):
         outputs = _tensors(out)
         for tensor in outputs:
             device.watch(tensor)
-        self._note(func, name, inputs, outputs, kwargs)
+        goes_on = bool(kwargs.get("non_blocking") or (name == "copy_" and any(args[2:])))
+        self._note(func, name, inputs, outputs, goes_on)
         return out
 
     def _note(
@@ -402,64 +348,29 @@ class _Kernels(TorchDispatchMode):
         name: str,
         inputs: Sequence[Tensor],
         outputs: Sequence[Tensor],
-        kwargs: dict[str, Any],
+        goes_on: bool,
     ) -> None:
         here = [x.device.type == "cuda" for x in outputs]
-        before = [x.device.type == "cuda" for x in inputs]
+        sources = inputs[1:] if name == "copy_" else inputs
+        before = [x.device.type == "cuda" for x in sources]
         trace, size = self._device.trace, sum(map(_size, outputs))
-        if any(here) and inputs and not any(before):
+        if any(here) and sources and not any(before):
             trace.uploads.append(size)
-            self._check_copy(name, "to the device", inputs[-1], kwargs)
+            self._check_copy("to the device", inputs[-1], goes_on)
         elif outputs and not any(here) and any(before):
             trace.downloads.append(size)
-            self._check_copy(name, "to the host", outputs[0], kwargs)
+            self._check_copy("to the host", outputs[0], goes_on)
         elif any(here) and not _is_view(func, inputs, outputs) and "empty" not in name:
             read = sum(min(_size(x), x.untyped_storage().nbytes()) for x in inputs)
             if name in GATHERS:
                 read = size + sum(_size(x) for x in inputs if not x.is_floating_point())
-            within = self._device.within[-1] if self._device.within else ""
             shapes = tuple(tuple(x.shape) for x in inputs)
-            trace.ops.append(Op(name, shapes, read + size, _flops(name, inputs), within))
+            trace.ops.append(Op(name, shapes, read + size, _flops(name, inputs)))
 
-    def _check_copy(self, name: str, way: str, host: Tensor, kwargs: dict[str, Any]) -> None:
+    def _check_copy(self, way: str, host: Tensor, goes_on: bool) -> None:
         """Only pinned memory is copied while the host goes on."""
-        device = self._device
-        if not (device.is_pinned(host) and (kwargs.get("non_blocking") or name == "copy_")):
-            device.wait(f"a copy {way}")
-
-
-def check_flash(
-    q: Tensor, k: Tensor, v: Tensor, q_borders: Tensor, k_borders: Tensor, most_q: Any, most_k: Any
-) -> None:
-    """Raises `Fault` for what variable-length flash attention refuses."""
-    checks = {
-        "16-bit floats, all alike": q.dtype in (torch.float16, torch.bfloat16)
-        and k.dtype == v.dtype == q.dtype,
-        "[tokens, heads, dim]": q.dim() == k.dim() == v.dim() == 3 and k.shape == v.shape,
-        "whole rows of dims": q.stride(-1) == k.stride(-1) == v.stride(-1) == 1,
-        "query heads a multiple of the others": q.shape[1] % k.shape[1] == 0,
-        "a dim of at most 256, a multiple of 8": q.shape[2] <= 256 and q.shape[2] % 8 == 0,
-        "int32 borders": q_borders.dtype == k_borders.dtype == torch.int32,
-        "contiguous borders": q_borders.is_contiguous() and k_borders.is_contiguous(),
-        "as many runs of queries as of keys": q_borders.numel() == k_borders.numel() > 1,
-        "lengths known to the host": isinstance(most_q, int) and isinstance(most_k, int),
-        "something in every run": most_q > 0 and most_k > 0,
-        "all on the device": all(x.device.type == "cuda" for x in (q, k, v, q_borders, k_borders)),
-    }
-    for wanted, holds in checks.items():
-        if not holds:
-            raise Fault(f"flash attention wants {wanted}")
-
-
-def check_scaled_product(a: Tensor, b: Tensor) -> None:
-    """Raises what cuBLAS answers to float8 products that it refuses."""
-    rows, inputs = a.shape
-    if a.stride(-1) != 1 or b.stride(0) != 1:
-        raise Fault("a float8 product wants a in rows and b in columns")
-    if inputs % 16 or b.shape[1] % 16:
-        raise Fault(f"a float8 product wants multiples of 16, not {inputs} x {b.shape[1]}")
-    if rows <= REFUSED_ROWS and inputs > REFUSED_INPUTS:
-        raise RuntimeError(f"CUDA error: CUBLAS_STATUS_NOT_SUPPORTED, {rows} rows of {inputs}")
+        if not (goes_on and self._device.is_pinned(host)):
+            self._device.wait(f"a copy {way}")
 
 
 def _tensors(tree: Any) -> list[Tensor]:
@@ -481,6 +392,6 @@ def _flops(name: str, inputs: Sequence[Tensor]) -> int:
     """Of products; attention's depend on its borders, which nobody knows here."""
     if name not in PRODUCTS:
         return 0
-    left, right = inputs[-2:] if name == "addmm" else inputs[:2]
+    left, right = inputs[-2:] if name.startswith("addmm") else inputs[:2]
     outputs = right.shape[0] if name == "linear" else right.shape[-1]
     return 2 * left.numel() * outputs
