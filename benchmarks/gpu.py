@@ -67,6 +67,9 @@ def correctness(arguments: argparse.Namespace, folder: Path) -> list[str]:
             report.step(f"{shape} attention {case}", partial(checks.attention, shape, case))
         report.step(f"{shape} attention of a layer", partial(checks.whole_engine, shape))
         report.step(f"{shape} prefix cache", partial(checks.prefix_cache, shape))
+        report.step(
+            f"{shape} prefix cache, graphs", partial(checks.prefix_cache, shape, graphs=True)
+        )
         report.step(f"{shape} fp8 by rows", partial(checks.fp8_rows, shape))
         report.step(f"{shape} out of memory", partial(checks.out_of_memory, shape))
     if arguments.device == "cuda":
@@ -90,6 +93,7 @@ def figures(arguments: argparse.Namespace, folder: Path) -> list[str]:
                 kind = "shared" if shared else "unshared"
                 report.step(f"{shape} {name} {kind}", partial(rates.throughput, name, shared))
         report.step(f"{shape} latency", rates.latency)
+        report.step(f"{shape} latency by graphs", partial(rates.latency, graphs=True))
         report.step(f"{shape} time by kernel", rates.time_by_kernel)
         report.step(f"{shape} peak memory", rates.peak_memory)
         report.step(f"{shape} row by row", rates.row_by_row)

@@ -59,6 +59,10 @@ class NativeEngineConfig(Config):
     """On cuda, use this project's Triton kernels where a trial at load finds them right and faster
     than torch: for attention, rotations, activations and norms. A CPU never uses them."""
 
+    graphs: bool = False
+    """On cuda, launch the forward of a small pack (below 1,792 tokens for a 1.8B, 512 for a 7B) as
+    one CUDA graph. Each load takes seconds longer; not measured yet. A CPU has none."""
+
 
 class StubEngineConfig(Config):
     """Scores that are a pure function of the token ids: for tests and to measure the pool alone."""

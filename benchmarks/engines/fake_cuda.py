@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ GIB = 1 << 30
 FLASH = ("_flash_attention_forward", "_varlen_attn")
 PRODUCTS = ("mm", "addmm", "addmm_", "linear", "matmul", "_scaled_mm")
 NUMBERS = (Tensor.__float__, Tensor.__int__, Tensor.__bool__, Tensor.item, Tensor.tolist)
+GRAPH = "a graph"
+"""The name of a replay among the kernels of a trace."""
+
 GATHERS = ("index_select", "index", "embedding")
 
 
@@ -115,6 +118,11 @@ class FakeCuda:
         patch(torch.cuda, "synchronize", lambda *_: self.wait("the whole device"))
         patch(torch.cuda, "current_stream", lambda *_: _Stream(self))
         patch(torch.cuda, "Event", lambda **_: _Event(self))
+        patch(torch.cuda, "Stream", lambda **_: _Stream(self))
+        patch(torch.cuda, "stream", lambda stream: nullcontext(stream))
+        patch(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+        patch(torch.cuda, "CUDAGraph", lambda: _Graph(self))
+        patch(torch.cuda, "graph", lambda graph, **_: graph.recording())
         patch(torch.Tensor, "pin_memory", lambda tensor, *_: self.pin(tensor))
         patch(torch.distributed, "all_reduce", self._all_reduce)
         self._patch_loading()
@@ -247,6 +255,28 @@ class _Stream:
 
     def synchronize(self) -> None:
         self._device.wait("a stream")
+
+    def wait_stream(self, other: _Stream) -> None:
+        pass
+
+
+class _Graph:
+    """A CUDA graph: kernels alone, on memory that stays."""
+
+    def __init__(self, device: FakeCuda) -> None:
+        self._device, self._trace = device, Trace()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        with self._device.tracing() as self._trace, self._device.hurrying():
+            yield
+        if self._trace.uploads or self._trace.downloads:
+            raise Fault("a graph is recorded with a copy from or to the host")
+
+    def replay(self) -> None:
+        if not self._trace.ops:
+            raise Fault("a graph is replayed that holds no kernels")
+        self._device.trace.ops.append(Op(GRAPH, (), 0, 0))
 
 
 class _Calls(TorchFunctionMode):

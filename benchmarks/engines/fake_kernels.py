@@ -11,19 +11,23 @@ from torch import Tensor
 from engines.fake_cuda import FakeCuda, Op
 from engines.refusals import Fault
 from polar_ray.model.paths import Prepare, TiledKernel, by_tiles
-from polar_ray.model.steps import Steps
+from polar_ray.model.quantized import Fp8Linear
+from polar_ray.model.steps import FP8, Steps
 
 ROWS, ENDS_ROWS = 128, 16
 """Of a tile of all tokens, and of the ends."""
 
 
-OWN = ("add_norm", "gate", "rope", "path_attention")
+OWN = ("add_norm", "gate", "rope", "round_rows", "path_attention")
 
 
 def give_kernels(device: FakeCuda, engine: Any, group: int) -> None:
     """Has an engine use them, for `group` query heads to a key/value head."""
     kernels = FakeKernels(device)
     engine.model.steps, engine._prepare = kernels.steps, kernels.prepare(group)
+    for layer in engine.model.modules():
+        if isinstance(layer, Fp8Linear):
+            layer.round_activations = kernels.steps.round_rows
 
 
 class FakeKernels:
@@ -31,7 +35,7 @@ class FakeKernels:
 
     def __init__(self, device: FakeCuda) -> None:
         self._device = device
-        self.steps = Steps(self._add_norm, self._gate, self._rope)
+        self.steps = Steps(self._add_norm, self._gate, self._rope, self._round_rows)
 
     def prepare(self, group: int) -> Prepare:
         """Attention by tiles, for `group` query heads to a key/value head."""
@@ -68,6 +72,13 @@ class FakeKernels:
             shape = (tokens, heads * (slots - 2), size)
             _check(rows_for_queries=q.shape == shape and _heads_in_rows(q))
         self._note("rope", [qkv, cos, sin], [x for x in (q, k, v) if x is not None])
+
+    def _round_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _check(whole_rows=x.stride(-1) == 1)
+        out = torch.empty(x.shape, dtype=FP8, device=x.device)
+        scale = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
+        self._note("round_rows", [x], [out, scale])
+        return out, scale
 
     def _path_attention(self, q: Tensor, k: Tensor, v: Tensor, *plan: Tensor) -> Tensor:
         _check(

@@ -136,12 +136,15 @@ class Checks:
             "alone": _within(lone, scores["own"][:1], 0.15 * spread),
         }
 
-    def prefix_cache(self, shape: str) -> dict[str, float]:
+    def prefix_cache(self, shape: str, *, graphs: bool = False) -> dict[str, float]:
         """Scores of a group that comes row by row, against the group at once."""
         ids = group_of(4, 32, 32, 32) if self.quick else group_of(16, 256, 256, 256)
         prefix = len(ids[0]) - (33 if self.quick else 257)
         where = self.shaped(shape, 2)
-        plain, cached = self.engine(where), self.engine(where, prefix_cache_bytes=1 << 28)
+        plain, cached = (
+            self.engine(where),
+            self.engine(where, prefix_cache_bytes=1 << 28, graphs=graphs),
+        )
         wanted, found = np.empty(len(ids), np.float32), np.empty(len(ids), np.float32)
         for one in pack(ids, max_tokens=32768):
             wanted[one.records] = plain.submit(one).result()

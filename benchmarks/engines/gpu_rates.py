@@ -25,7 +25,7 @@ from polar_ray.planning import Ids, Pack, pack
 from polar_ray.planning.pack import MIN_SHARE
 
 IN_FLIGHT = 2
-LATENCY_TOKENS = (300, 1000, 4000)
+LATENCY_TOKENS = (100, 300, 1000, 4000)
 
 
 class Rates:
@@ -129,14 +129,17 @@ class Rates:
             "correlation": float(np.corrcoef(scores, reference)[0, 1]),
         }
 
-    def latency(self) -> dict[str, float]:
+    def latency(self, *, graphs: bool = False) -> dict[str, float]:
         """Milliseconds of one lone pack."""
         counts = LATENCY_TOKENS[:1] if self.quick else LATENCY_TOKENS
+        engine = self.make(graphs=True) if graphs else self.engine
         found = {}
         for count in counts:
             [one] = pack(grouped(np.random.default_rng(count), 0, [count]), max_tokens=count)
-            work = partial_run(self.engine, [one], 1)
+            work = partial_run(engine, [one], 1)
             found[str(count)] = 1000 * _median_s(work, 3 if self.quick else 20)
+        if graphs:
+            engine.close()
         return found
 
     def time_by_kernel(self) -> dict[str, Any]:

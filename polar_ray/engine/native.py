@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.device import choose_device, choose_dtype
 from polar_ray.engine.failure import explain, explained
+from polar_ray.engine.graphs import KNOWN_TOKENS, Graphs, graph_bytes, try_graphs
 from polar_ray.engine.memory import HEADROOM, free_bytes
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
@@ -56,9 +58,13 @@ class NativeEngine:
             self.model.model.blocks[-1].attention.split_projection()
             if self.device == "cuda":
                 self.model.join_gates()
+                if config.kernels:
+                    self.model.steps = choose_steps(
+                        shape, self.device, self.dtype, world_size, in_fp8=config.dtype == "fp8"
+                    )
             products = ""
             if config.dtype in ("int8", "fp8"):
-                quantize(self.model, config.dtype)
+                quantize(self.model, config.dtype, self.model.steps)
             elif self.device == "cpu":
                 products = pack_linears(self.model)
         if world_size > 1:
@@ -78,10 +84,14 @@ class NativeEngine:
                 self._prepare = choose_attention(
                     shape, self.device, self.dtype, world_size, self._prepare
                 )
-        if config.kernels and self.device == "cuda":
-            self.model.steps = choose_steps(shape, self.device, self.dtype, world_size)
         size = self.dtype.itemsize
-        free = free_bytes(self.device, _held_bytes(self.model))
+        in_graphs = config.graphs and self._prepare is not blocked and world_size == 1
+        if config.graphs and not in_graphs:
+            logger.warning(
+                "engine.graphs is left out: it needs one CUDA device and flash attention in 16 bits"
+            )
+        held = _held_bytes(self.model) + (graph_bytes(shape, size) if in_graphs else 0)
+        free = free_bytes(self.device, held)
         cache_bytes = config.prefix_cache_bytes
         if cache_bytes is None:
             spare = int(check_model(model_dir) * size // world_size * HEADROOM)
@@ -98,6 +108,19 @@ class NativeEngine:
                 token_bytes=prefix_token_bytes(shape, size, world_size),
                 scaled_above=shape.scaled_above,
             )
+        self._graphs: Graphs | None = None
+        if in_graphs:
+            num_known = KNOWN_TOKENS if self.cache is not None else 0
+            make = partial(
+                Graphs,
+                self.model,
+                self._prepare,
+                shape,
+                self.device,
+                self.dtype,
+                num_known=num_known,
+            )
+            self._graphs = try_graphs(make, self._compute, shape)
         self._tokens_computed = 0
         self._packs = 0
         dtype_name = str(self.dtype).removeprefix("torch.")
@@ -148,12 +171,17 @@ class NativeEngine:
     def _run(self, pack: Pack, recall: Recall) -> Tensor:
         self._packs += 1
         self._tokens_computed += pack.num_tokens
+        if self._graphs is not None and (scores := self._graphs.run(pack, recall)) is not None:
+            return scores
+        return self._compute(pack, recall)
+
+    def _compute(self, pack: Pack, recall: Recall) -> Tensor:
         arrays, attention = self._prepare(pack.spans, pack.ends.tolist(), recall)
         ids, positions, ends, lengths, *sent = send(
             [pack.ids, pack.positions, pack.ends, pack.lengths, *arrays], self.device
         )
-        scores: Tensor = self.model(ids, positions, attention(sent), ends, lengths)
-        return scores
+        computed: Tensor = self.model(ids, positions, attention(sent), ends, lengths)
+        return computed
 
     @property
     def counters(self) -> dict[str, int]:
@@ -170,7 +198,7 @@ class NativeEngine:
     def close(self) -> None:
         """Drops the weights and the cache, and gives the device its memory back."""
         del self.model
-        self.cache = None
+        self.cache = self._graphs = None
         gc.collect()  # modules refer to each other
         if self.device == "cuda":
             torch.cuda.empty_cache()

@@ -10,6 +10,7 @@ Shape suffixes: T tokens, I inputs, O outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -17,11 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polar_ray.model.internlm2 import RewardModel
+from polar_ray.model.steps import PLAIN, SMALLEST, Steps, round_rows
 
 INT8_MOST = 127.0
-FP8 = torch.float8_e4m3fn
-FP8_MOST = 448.0
-SMALLEST = 1e-12
 
 LEAST_ROWS = 272
 """cuBLAS refuses row-wise scaled products of 256 rows or fewer where there are many inputs: those
@@ -36,6 +35,8 @@ class _Linear8(nn.Module):
     weight_OI: Tensor
     scale_O: Tensor
     bias: Tensor | None
+    round_activations: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """As `round` does, or faster."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -43,6 +44,7 @@ class _Linear8(nn.Module):
         self.register_buffer("weight_OI", weight_OI)
         self.register_buffer("scale_O", scale_O1[:, 0])
         self.register_buffer("bias", linear.bias)
+        self.round_activations = self.round
 
     @staticmethod
     def round(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,7 +56,7 @@ class _Linear8(nn.Module):
         raise NotImplementedError
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        rounded_TI, scale_T1 = self.round(x_TI)
+        rounded_TI, scale_T1 = self.round_activations(x_TI)
         out_TO = self.multiply(rounded_TI, scale_T1, x_TI.dtype)
         return out_TO if self.bias is None else out_TO + self.bias
 
@@ -77,21 +79,17 @@ class Int8Linear(_Linear8):
 class Fp8Linear(_Linear8):
     """Row-wise scaled float8 products: tensor cores of Hopper and later."""
 
+    @staticmethod
+    def round(x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `_Linear8`."""
+        return round_rows(x)
+
     def forward(self, x_TI: Tensor) -> Tensor:
         """See `nn.Linear`."""
         missing = LEAST_ROWS - len(x_TI)
         if missing <= 0:
             return super().forward(x_TI)
         return super().forward(F.pad(x_TI, (0, 0, 0, missing)))[: len(x_TI)]
-
-    @staticmethod
-    def round(x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `_Linear8`."""
-        # One kernel for the largest size, two for the quotient: what lies above FP8_MOST by a
-        # rounding error becomes FP8_MOST, so that nothing need be clamped.
-        most = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True)
-        scale = most.float().clamp_(min=SMALLEST) / FP8_MOST
-        return (x / scale).to(FP8), scale
 
     def multiply(self, x_TI: Tensor, scale_T1: Tensor, dtype: torch.dtype) -> Tensor:
         """See `_Linear8`."""
@@ -109,10 +107,14 @@ class Fp8Linear(_Linear8):
 KINDS: dict[str, type[_Linear8]] = {"int8": Int8Linear, "fp8": Fp8Linear}
 
 
-def quantize(model: RewardModel, kind: Kind) -> None:
-    """Puts 8-bit layers into every block, one at a time, so that no second copy is ever whole."""
+def quantize(model: RewardModel, kind: Kind, steps: Steps = PLAIN) -> None:
+    """Puts 8-bit layers into every block, one at a time, so that no second copy is ever whole.
+    float8 activations are rounded by `steps`."""
     for block in model.model.blocks:
         for parent in (block.attention, block.feed_forward):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear):
-                    setattr(parent, name, KINDS[kind](child))
+                    layer = KINDS[kind](child)
+                    if isinstance(layer, Fp8Linear):
+                        layer.round_activations = steps.round_rows
+                    setattr(parent, name, layer)

@@ -42,8 +42,9 @@ def triton_steps() -> Steps:
     from polar_ray.model.kernels.add_norm import add_norm
     from polar_ray.model.kernels.gate import gate
     from polar_ray.model.kernels.rope import rope
+    from polar_ray.model.kernels.round_rows import round_rows
 
-    return Steps(add_norm, gate, rope)
+    return Steps(add_norm, gate, rope, round_rows)
 
 
 @torch.inference_mode()
@@ -53,6 +54,7 @@ def choose_steps(
     dtype: torch.dtype,
     world_size: int = 1,
     *,
+    in_fp8: bool = False,
     kernels: Callable[[], Steps] = triton_steps,
     clock: Clock = cuda_seconds,
 ) -> Steps:
@@ -63,7 +65,7 @@ def choose_steps(
         logger.warning("the steps of a layer are plain torch, slower than kernels: %s", missing)
         return PLAIN
     chosen, words = {}, []
-    for name, make in CASES.items():
+    for name, make in (CASES | FP8_CASES if in_fp8 else CASES).items():
         plain, kernel = getattr(PLAIN, name), getattr(offered, name)
         trial = _Trial(partial(make, config, world_size), device, dtype, clock)
         reference_s = trial.seconds(plain)
@@ -130,8 +132,23 @@ def _rope(config: ModelConfig, world_size: int, inputs: Inputs, rows: int) -> Ca
     return run
 
 
+def _round_rows(config: ModelConfig, world_size: int, inputs: Inputs, rows: int) -> Case:
+    x_TI = inputs.randn(rows, config.intermediate_size // world_size)
+
+    def run(step: Any) -> Outputs:
+        rounded_TI, scale_T1 = step(x_TI)
+        # A number half-way between two may go to either, which is much of one number.
+        parts = (rounded_TI.float() * scale_T1).chunk(8, dim=-1)
+        return scale_T1, torch.stack([part.mean(dim=-1) for part in parts])
+
+    return run
+
+
 CASES: dict[str, Callable[[ModelConfig, int, Inputs, int], Case]] = {
     "add_norm": _add_norm,
     "gate": _gate,
     "rope": _rope,
 }
+
+FP8_CASES: dict[str, Callable[[ModelConfig, int, Inputs, int], Case]] = {"round_rows": _round_rows}
+"""Where products are in float8."""

@@ -2,7 +2,8 @@
 `polar_ray.model.kernels`, and what runs where they do not.
 
 Shape suffixes: T tokens, D model dim, F feed-forward dim, N query heads, K key/value heads, S slots
-of each of these in the fused projection (its query heads, then k, then v), H head dim.
+of each of these in the fused projection (its query heads, then k, then v), H head dim, I inputs of
+a product.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+FP8 = torch.float8_e4m3fn
+FP8_MOST = 448.0
+SMALLEST = 1e-12
+"""Of the largest value of a row that is rounded."""
 
 Rotation = tuple[Tensor, Tensor]
 """Cosines and sines, both [T, 1, H], both halves of H alike."""
@@ -41,6 +47,12 @@ class Rope(Protocol):
     ) -> None:
         """Turns queries and keys of a projection, and writes them and the values into the last
         three. `q_TNH` is None where the projection has slots for k and v alone."""
+        ...
+
+
+class RoundRows(Protocol):
+    def __call__(self, x_TI: Tensor) -> tuple[Tensor, Tensor]:
+        """x in float8, and for each of its rows the scale, float32 [T, 1], that gives x back."""
         ...
 
 
@@ -77,6 +89,15 @@ def rotate(x_TNH: Tensor, rotation: Rotation) -> Tensor:
     return x_TNH * cos_T1H + torch.cat((-right, left), dim=-1) * sin_T1H
 
 
+def round_rows(x_TI: Tensor) -> tuple[Tensor, Tensor]:
+    """See `RoundRows`."""
+    # One kernel for the largest size, two for the quotient: what lies above FP8_MOST by a rounding
+    # error becomes FP8_MOST, so that nothing need be clamped.
+    most_T1 = torch.linalg.vector_norm(x_TI, torch.inf, dim=-1, keepdim=True)
+    scale_T1 = most_T1.float().clamp_(min=SMALLEST) / FP8_MOST
+    return (x_TI / scale_T1).to(FP8), scale_T1
+
+
 def adds_by_itself(linear: nn.Module) -> bool:
     """Whether nothing comes between a product and its being added to something: no bias, no sum
     over ranks, and no product but torch's own."""
@@ -97,6 +118,7 @@ class Steps(NamedTuple):
     add_norm: AddNorm = add_norm
     gate: Gate = gate
     rope: Rope = rope
+    round_rows: RoundRows = round_rows
 
 
 PLAIN = Steps()

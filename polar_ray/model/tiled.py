@@ -52,6 +52,18 @@ def plan_tiles(runs: Runs, group: int, size: int) -> Tiles:
     return Tiles(numbers[order], firsts[order])
 
 
+def pad_tiles(tiles: Tiles, runs: Runs, group: int, size: int) -> Tiles:
+    """The same tiles, and behind them such as have nothing to do, up to the most that as many runs
+    of as many queries can have."""
+    num_runs, num_queries = len(runs.query_borders) - 1, int(runs.query_borders[-1])
+    more = num_runs + num_queries * group // size - len(tiles.runs)
+    behind_last = int(np.diff(runs.query_borders)[-1]) * group
+    return Tiles(
+        np.pad(tiles.runs, (0, more), constant_values=num_runs - 1),
+        np.pad(tiles.rows, (0, more), constant_values=behind_last),
+    )
+
+
 class TiledAttention:
     """Any depth of tree in one call, without a copy of what is seen."""
 

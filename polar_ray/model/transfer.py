@@ -14,11 +14,17 @@ Integers = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 def send(arrays: Sequence[Integers], device: torch.device | str) -> list[Tensor]:
     """int32 tensors of one-dimensional integer arrays, all views of one buffer on `device`."""
-    if not arrays:
-        return []
+    return split(join(arrays, device).to(device, non_blocking=True), arrays) if arrays else []
+
+
+def join(arrays: Sequence[Integers], device: torch.device | str) -> Tensor:
+    """All arrays as one int32 tensor on the host, from where `device` copies without a wait."""
     whole = torch.from_numpy(np.concatenate(arrays).astype(np.int32, copy=False))
-    if torch.device(device).type == "cuda":
-        whole = whole.pin_memory().to(device, non_blocking=True)
+    return whole.pin_memory() if torch.device(device).type == "cuda" else whole
+
+
+def split(whole: Tensor, arrays: Sequence[Integers]) -> list[Tensor]:
+    """Views of what `join` joined."""
     return list(torch.split(whole, [len(array) for array in arrays]))
 
 

@@ -78,6 +78,20 @@ def _borders(sizes: Iterable[int]) -> Numbers:
     return np.cumsum([0, *sizes])
 
 
+def pad_runs(runs: Runs, num_runs: int, num_keys: int) -> Runs:
+    """The same runs with empty ones behind them, and behind the keys some that no run sees.
+    `ValueError` where there are more of either."""
+    more_runs = num_runs + 1 - len(runs.query_borders)
+    more_keys = num_keys - len(runs.keys)
+    if more_runs < 0 or more_keys < 0:
+        raise ValueError(f"{-more_runs} runs or {-more_keys} keys too many")
+    return Runs(
+        np.pad(runs.keys, (0, more_keys)),
+        np.pad(runs.query_borders, (0, more_runs), mode="edge"),
+        np.pad(runs.key_borders, (0, more_runs), mode="edge"),
+    )
+
+
 class VarlenAttention:
     """Any depth of tree in one call: gathering costs bandwidth, about 1 % of a 7B layer's time."""
 
@@ -130,10 +144,12 @@ def _calls(runs: Runs, keys_C: Tensor, query_borders: Tensor, key_borders: Tenso
     """Runs in calls of at most `GATHERED_KEYS` keys, or of one run. The tensors are `runs.arrays`
     on the device."""
     borders = split_runs(runs.key_borders, GATHERED_KEYS)
+    places = runs.key_borders.copy()
+    places[-1] = len(keys_C)  # with what `pad_runs` put behind them
     return [
         _Call(
             slice(*runs.query_borders[[first, last]].tolist()),
-            keys_C[slice(*runs.key_borders[[first, last]].tolist())],
+            keys_C[slice(*places[[first, last]].tolist())],
             (
                 _from_zero(query_borders, first, last),
                 _from_zero(key_borders, first, last),

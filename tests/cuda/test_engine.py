@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engines.fake_cuda import FLASH, GIB, FakeCuda, Trace
+from engines.fake_cuda import FLASH, GIB, GRAPH, FakeCuda, Trace
 from engines.refusals import Fault
 from engines.workloads import group_of, grouped
 
-from polar_ray.engine import native
+from polar_ray.engine import graphs, native
 from polar_ray.errors import ConfigError, EngineError, OutOfMemory
 from polar_ray.model import internlm2
 from polar_ray.planning import Ids, Pack, pack
@@ -93,6 +93,46 @@ def test_a_result_waits_for_its_own_pack_alone(device: FakeCuda, folder: Folder)
             pending.result()
         assert trace.waits == ["an event"]
         assert not trace.downloads, "it would come behind the packs that were sent meanwhile"
+
+
+@pytest.mark.parametrize(("shape", "most"), [("7B", 512), ("1.8B", 1792)])
+def test_a_small_pack_is_one_graph(device: FakeCuda, folder: Folder, shape: str, most: int) -> None:
+    engine = device.engine(folder(shape), graphs=True)
+    for ids in (lone(1), lone(most - 1), group_of(4, 30, 30, 40)):
+        trace = submit(device, engine, first(ids))
+        assert len(trace.uploads) == 1
+        assert GRAPH in {op.name for op in trace.ops}
+        assert not {op.name for op in trace.ops} & set(FLASH), "all kernels are in the graph"
+    for ids in (lone(most), [one for n in range(65) for one in lone(2 + n % 3)]):
+        assert GRAPH not in {op.name for op in submit(device, engine, first(ids)).ops}
+
+
+def test_an_output_behind_a_known_prefix_is_one_graph(device: FakeCuda, folder: Folder) -> None:
+    engine = device.engine(folder("7B"), graphs=True)
+    ids = group_of(4, 256, 256, 257)
+    for number, record in enumerate(ids):
+        one = next(pack([record], max_tokens=32768, prefix_lengths=[771]))
+        names = [op.name for op in submit(device, engine, one).ops]
+        assert (GRAPH in names) == (number > 0), "the first leaves its prefix to the others"
+    assert engine.counters["prefix_hits"] == 3
+
+
+def test_what_cannot_be_in_graphs_does_without(
+    device: FakeCuda, folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = device.engine(folder("7B"), graphs=True, dtype="float32")
+    assert "engine.graphs is left out" in caplog.text
+    submit(device, engine, first(lone(30)))
+
+
+def test_graphs_that_are_off_are_not_used(
+    device: FakeCuda, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "error", lambda *_: 0.2)
+    engine = device.engine(folder("7B"), graphs=True)
+    names = {op.name for op in submit(device, engine, first(lone(30))).ops}
+    assert GRAPH not in names
+    assert names & set(FLASH)
 
 
 # What must not pass: faults planted into the engine.

@@ -33,7 +33,7 @@ def test_kernels_do_a_layer(
     adds: bool,
 ) -> None:
     kernels = FakeKernels(device)
-    monkeypatch.setattr(native, "choose_steps", lambda *_: kernels.steps)
+    monkeypatch.setattr(native, "choose_steps", lambda *_, **__: kernels.steps)
     monkeypatch.setattr(native, "choose_attention", lambda *_: kernels.prepare(4))
     engine: Any = device.engine(folder("7B"), dtype=dtype, world_size=world_size, kernels=True)
     ids = group_of(40, 256, 256, 256)
@@ -45,9 +45,16 @@ def test_kernels_do_a_layer(
         assert len(trace.uploads) == 1, "ids, positions and plans travel in one copy"
         # Runs of rows in the first of two layers, and the ends in the last.
         runs = -(-(engine.counters["tokens_computed"] - before) // internlm2.ROWS["cuda"])
+        rounded = 4 * runs + 5 if dtype == "fp8" else 0
         assert Counter(op.name for op in trace.ops if op.name in OWN) == Counter(
-            path_attention=2, rope=runs + 1, gate=runs + 1, add_norm=0 if adds else runs + 1
+            path_attention=2,
+            rope=runs + 1,
+            gate=runs + 1,
+            add_norm=0 if adds else runs + 1,
+            round_rows=rounded,
         )
+        products = sum(op.name == "_scaled_mm" for op in trace.ops)
+        assert products == rounded
         names = {op.name for op in trace.ops}
         assert not names & {"silu", "index_select"}, "and nothing is left to torch"
         assert ("addmm_" in names) == adds, "residuals are added by their products"

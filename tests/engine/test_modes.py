@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import make_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import products_by
+from torch import Tensor
 from varlen_plain import plain
 
 from polar_ray.config import NativeEngineConfig
+from polar_ray.engine.graphs import Graphs, Replay
 from polar_ray.engine.native import NativeEngine
+from polar_ray.model import load_config
 from polar_ray.model.paths import by_varlen
 from polar_ray.planning import Pack, build_pack, pack
 
@@ -42,6 +46,22 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NativeEngine]
         for size in (1 << 20, 30_000)
     )
     both._prepare = by_varlen(plain)
+    graphs, graphs_cached = (
+        NativeEngine(NativeEngineConfig(device="cpu", prefix_cache_bytes=size), folder)
+        for size in (0, 30_000)
+    )
+    for engine in (graphs, graphs_cached):
+        engine._prepare = by_varlen(plain)
+        engine._graphs = Graphs(
+            engine.model,
+            engine._prepare,
+            load_config(folder),
+            "cpu",
+            torch.float32,
+            num_known=50 if engine.cache else 0,
+            token_counts=[16, 32, 64],
+            record=record,
+        )
     joined = NativeEngine(NativeEngineConfig(device="cpu"), folder)
     joined.model.join_gates()
     with products_by("oneDNN"):
@@ -53,7 +73,16 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NativeEngine]
         "varlen": varlen,
         "cached": cached,
         "varlen, cached": both,
+        "graphs": graphs,
+        "graphs, cached": graphs_cached,
     }
+
+
+@torch.inference_mode()
+def record(forward: Callable[[], Tensor]) -> tuple[Tensor, Replay]:
+    """As CUDA does: the output stays where it is, and a replay reads the inputs where they are."""
+    out = forward()
+    return out, lambda: out.copy_(forward())
 
 
 def scores(engine: NativeEngine, packs: Iterable[Pack], count: int) -> np.ndarray:
@@ -76,7 +105,17 @@ PLANS: dict[str, Callable[[list[np.ndarray]], Iterable[Pack]]] = {
 
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize(
-    "mode", ["blocked", "varlen", "cached", "varlen, cached", "oneDNN", "joined"]
+    "mode",
+    [
+        "blocked",
+        "varlen",
+        "cached",
+        "varlen, cached",
+        "oneDNN",
+        "joined",
+        "graphs",
+        "graphs, cached",
+    ],
 )
 @given(records=tries())
 @settings(max_examples=15)

@@ -105,6 +105,24 @@ def test_each_step_is_chosen_by_itself(
     assert "gate by a kernel (torch 1000000 us, gate 500000 us)" in line
 
 
+@pytest.mark.parametrize("in_fp8", [True, False])
+def test_rounding_is_tried_where_products_are_in_float8(config: ModelConfig, in_fp8: bool) -> None:
+    kernels, clock = all_right(), Counted("round_rows")
+    chosen = choose_steps(config, "cpu", F32, in_fp8=in_fp8, kernels=lambda: kernels, clock=clock)
+    assert chosen == (PLAIN._replace(round_rows=kernels.round_rows) if in_fp8 else PLAIN)
+
+
+def test_rounding_to_wrong_places_is_left_out(config: ModelConfig) -> None:
+    def wrong(x_TI: Tensor) -> tuple[Tensor, Tensor]:
+        rounded_TI, scale_T1 = PLAIN.round_rows(x_TI)
+        return rounded_TI.roll(3, dims=-1), scale_T1
+
+    kernels = all_right()._replace(round_rows=offered("round_rows", wrong))  # type: ignore[arg-type]
+    clock = Counted("round_rows")
+    chosen = choose_steps(config, "cpu", F32, in_fp8=True, kernels=lambda: kernels, clock=clock)
+    assert chosen == PLAIN
+
+
 def test_what_raises_or_is_wrong_is_left_out_by_name(
     config: ModelConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

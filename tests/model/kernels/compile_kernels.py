@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import triton
@@ -18,15 +20,22 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from polar_ray.model.attention_choice import triton_tilings
-from polar_ray.model.kernels import add_norm, gate, path_attention, rope
+from polar_ray.model.kernels import add_norm, gate, path_attention, rope, round_rows
 
+NUMBERS = ("eps", "scale", "smallest", "most")
 INTEGERS = ("places_ptr", "query_borders_ptr", "key_borders_ptr", "tile_runs_ptr", "tile_rows_ptr")
 
 
 def compiled(
-    name: str, kernel: Any, capability: int, options: dict[str, int], **fixed: Any
+    name: str,
+    kernel: Any,
+    capability: int,
+    options: dict[str, int],
+    pointers: Mapping[str, str] = MappingProxyType({}),
+    **fixed: Any,
 ) -> None:
-    """Pointers are of 16 bits but for those of plans; they and strides are multiples of 16."""
+    """Pointers are of 16 bits but for those of plans and what `pointers` says; they and strides are
+    multiples of 16."""
     kinds, facts = {}, {}
     for number, argument in enumerate(kernel.arg_names):
         pointer, stride = argument.endswith("_ptr"), argument.endswith("_stride")
@@ -35,9 +44,9 @@ def compiled(
         if argument in fixed:
             kinds[argument] = "constexpr"
         elif pointer:
-            kinds[argument] = "*i32" if argument in INTEGERS else "*bf16"
+            kinds[argument] = pointers.get(argument, "*i32" if argument in INTEGERS else "*bf16")
         else:
-            kinds[argument] = "fp32" if argument in ("eps", "scale") else "i32"
+            kinds[argument] = "fp32" if argument in NUMBERS else "i32"
     source = ASTSource(
         kernel, kinds, {(kernel.arg_names.index(n),): v for n, v in fixed.items()}, facts
     )
@@ -59,6 +68,10 @@ def main() -> None:
     capability, whole = int(sys.argv[1]), sys.argv[2] == "all"
     compiled("gate", gate._gate, capability, {}, BLOCK=gate.BLOCK)
     compiled("add_norm", add_norm._add_norm, capability, {"num_warps": 8}, BLOCK=4096)
+    if capability >= 89:  # float8
+        pointers = {"out_ptr": "*fp8e4nv", "scale_ptr": "*fp32"}
+        kernel = round_rows._round_rows
+        compiled("round_rows", kernel, capability, {"num_warps": 16}, pointers, BLOCK=16384)
     blocks = {"HALF": 64, "BLOCK_TOKENS": rope.BLOCK_TOKENS, "BLOCK_HALF": 64}
     for slots in (2, 6) if whole else (6,):
         compiled(f"rope {slots}", rope._rope, capability, {}, SLOTS=slots, **blocks)

@@ -18,6 +18,7 @@ from polar_ray.model.attention_choice import choose_attention, triton_kernels
 from polar_ray.model.choice import Call
 from polar_ray.model.paths import blocked
 from polar_ray.model.step_choice import choose_steps, triton_steps
+from polar_ray.model.steps import PLAIN
 from polar_ray.planning import pack
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "model"
@@ -85,7 +86,9 @@ def test_each_kernel_passes_its_trial(
     monkeypatch.setattr(attention_choice, "TIMED_SPANS", ((0, 30, -1), (30, 40, 0)))
     no_time.seconds = 1.0  # type: ignore[attr-defined]
     config = load_config(GOLDEN / name)
-    assert choose_steps(config, DEVICE, dtype, clock=no_time) == triton_steps()
+    steps = choose_steps(config, DEVICE, dtype, clock=no_time)
+    # The interpreter cannot round to float8: see `test_round_rows`.
+    assert steps == triton_steps()._replace(round_rows=PLAIN.round_rows)
     kernels = triton_kernels(group_of(name))
     found = choose_attention(
         config, DEVICE, dtype, 1, blocked, kernels=lambda group: kernels, clock=no_time

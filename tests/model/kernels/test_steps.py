@@ -13,6 +13,7 @@ pytest.importorskip("triton", reason="needs triton, which has wheels for Linux o
 from polar_ray.model.kernels.add_norm import add_norm
 from polar_ray.model.kernels.gate import gate
 from polar_ray.model.kernels.rope import rope
+from polar_ray.model.kernels.round_rows import round_rows
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -78,3 +79,33 @@ def test_rope(tokens: int, heads: int, size: int, queries: int, dtype: torch.dty
         outs.append([x for x in (q, k, v) if x is not None])
     for found, wanted in zip(*outs, strict=True):
         near(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "width"), [(1, 64), (40, 100), (2, 1)])
+def test_round_rows(rows: int, width: int, dtype: torch.dtype) -> None:
+    # Sizes that float16 has, which is coarse at its small end.
+    x = (
+        randn(rows, width, dtype=torch.float32)
+        * torch.logspace(-3, 3, rows, device=DEVICE)[:, None]
+    )
+    apart = torch.zeros(rows, width + 5, device=DEVICE, dtype=dtype)[:, :width].copy_(x)
+    rounded, scale = round_rows(apart, torch.float32)
+    wanted, wanted_scale = steps.round_rows(apart)
+    near(scale, wanted_scale)
+    near(rounded, apart / wanted_scale)
+    if DEVICE == "cuda":
+        found = round_rows(apart)[0].float()
+        # A number half-way between two may go to either.
+        assert (found == wanted.float()).float().mean() > 0.99
+        torch.testing.assert_close(found, wanted.float(), rtol=0.13, atol=2**-8)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in divide")  # infinity by itself
+def test_rounding_zeros_and_what_is_no_number() -> None:
+    x = torch.zeros(3, 32, device=DEVICE)
+    x[1, 3], x[2, 5] = float("nan"), float("inf")
+    rounded, _ = round_rows(x, torch.float32)
+    assert not rounded[0].any()
+    assert rounded[1, 3].isnan()
+    assert rounded[2, 5].isnan()
