@@ -58,7 +58,8 @@ def test_the_faster_product_is_taken_where_it_is_clearly_faster() -> None:
     assert not worth_packing(86e9, 67e9)
 
 
-def test_the_best_of_several_runs_in_turns_counts() -> None:
+def test_the_best_of_several_runs_in_turns_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "TRIAL_RUNS", 4)
     now, order = 0.0, []
     # A neighbour disturbs the first run of the one and the second of the other.
     durations = {"a": iter([9.0, 2.0, 3.0, 3.0]), "b": iter([4.0, 9.0, 5.0, 4.5])}
