@@ -60,7 +60,7 @@ class NativeEngineConfig(Config):
     than torch: for attention, rotations, activations and norms. A CPU never uses them."""
 
     graphs: bool = False
-    """On cuda, launch the forward of a small pack (below 1,792 tokens for a 1.8B, 512 for a 7B) as
+    """On cuda, launch the forward of a small pack (below 768 tokens for a 1.8B, 256 for a 7B) as
     one CUDA graph. Each load takes seconds longer; not measured yet. A CPU has none."""
 
 

@@ -103,7 +103,7 @@ class Rates:
         info = self.engine.info
         return {"seconds": time.perf_counter() - started, "max_tokens": info.max_tokens}
 
-    def throughput(self, name: str, shared: bool) -> dict[str, float]:
+    def throughput(self, name: str, shared: bool) -> dict[str, float | None]:
         """Rates of one workload on the shape's own engine."""
         found, _ = self._rates(self.engine, self.work[name], self.engine.info.max_tokens, shared)
         return found
@@ -133,6 +133,8 @@ class Rates:
         """Milliseconds of one lone pack."""
         counts = LATENCY_TOKENS[:1] if self.quick else LATENCY_TOKENS
         engine = self.make(graphs=True) if graphs else self.engine
+        if graphs and self.device == "cuda" and engine._graphs is None:
+            raise AssertionError("there are no graphs; the log says why")
         found = {}
         for count in counts:
             [one] = pack(grouped(np.random.default_rng(count), 0, [count]), max_tokens=count)
@@ -231,7 +233,7 @@ class Rates:
 
     def _rates(
         self, engine: NativeEngine, ids: list[Ids], max_tokens: int, shared: bool
-    ) -> tuple[dict[str, float], Scores]:
+    ) -> tuple[dict[str, float | None], Scores]:
         share = MIN_SHARE if shared else NEVER
         if not shared:
             ids = ids[: max(1, len(ids) // 4)]  # several times the work for each record
@@ -246,7 +248,7 @@ class Rates:
             "computed_tokens_per_s": sum(one.num_tokens for one in packs) / seconds,
             "unique_tokens_per_s": unique_tokens(ids) / seconds,
             "flops_per_s": spent / seconds,
-            "share_of_products": spent / seconds / self._gemm if self._gemm else 0.0,
+            "share_of_products": spent / seconds / self._gemm if self._gemm else None,
             "planning_ms_per_pack": 1000 * planned_s / len(packs),
         }
         return found, scores

@@ -1,4 +1,4 @@
-"""Forwards of small packs as CUDA graphs: one launch instead of some two thousand.
+"""Forwards of small packs as CUDA graphs: one launch instead of ten or more for each layer.
 
 A device computes a small pack faster than its host can launch the kernels for it. A graph holds all
 of them, but with shapes and addresses as they were when it was recorded. So a pack is padded to the
@@ -11,6 +11,7 @@ Not measured on a GPU: behind a switch (`engine.graphs`). Needs attention whose 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -29,13 +30,13 @@ from polar_ray.planning import Ids, Pack, build_pack, without_spans
 
 logger = logging.getLogger(__name__)
 
-STEP = 256
+STEP = 128
 """Tokens by which the sizes differ."""
 
-LAUNCH_FLOPS = 2.4e11
-"""Operations that an H200 computes while the kernels of one layer are launched (modelled: 0.37 ms):
-packs with fewer operations in a layer wait for the host. Some 550 tokens of a 7B, 1,900 of a 1.8B.
-"""
+LAUNCH_FLOPS = 9e10
+"""Operations that an H200 computes while the kernels of a layer are launched: modelled, 10 kernels
+at 13 us each, and 700 TFLOP/s. Packs with fewer operations in a layer wait for the host: some 200
+tokens of a 7B, 700 of a 1.8B."""
 
 KNOWN_TOKENS = 2048
 """Of the prefix cache for which a graph has room; there is one without, and one with it."""
@@ -257,10 +258,10 @@ def _pad(array: Integers, size: int, value: int = 0) -> Integers:
 
 
 def sizes(config: ModelConfig) -> list[int]:
-    """Tokens of the graphs: up to where launching takes no longer than computing, at least one."""
+    """Tokens of the graphs, up to where launching takes as long as computing."""
     flops_per_token = 2 * _weights_per_layer(config)
-    most = int(LAUNCH_FLOPS / flops_per_token)
-    return [*range(STEP, max(most, STEP) + 1, STEP)]
+    most = LAUNCH_FLOPS / flops_per_token
+    return [STEP * count for count in range(1, math.ceil(most / STEP) + 1)]
 
 
 def _weights_per_layer(config: ModelConfig) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -72,4 +71,4 @@ def free_bytes(device: str, held: int) -> int:
     """
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved() - held
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory(device)[0]

@@ -18,7 +18,7 @@ from polar_ray.engine.memory import HEADROOM, free_bytes
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
 from polar_ray.engine.token_budget import divide, fit_tokens, prefix_token_bytes
-from polar_ray.errors import EngineError, OutOfMemory
+from polar_ray.errors import ConfigError, EngineError, OutOfMemory
 from polar_ray.hub import model_name
 from polar_ray.model import digest, load_config, load_model
 from polar_ray.model.attention import Recall
@@ -88,7 +88,7 @@ class NativeEngine:
         in_graphs = config.graphs and self._prepare is not blocked and world_size == 1
         if config.graphs and not in_graphs:
             logger.warning(
-                "engine.graphs is left out: it needs one CUDA device and flash attention in 16 bits"
+                "engine.graphs is ignored: it needs one CUDA device and flash attention in 16 bits"
             )
         held = _held_bytes(self.model) + (graph_bytes(shape, size) if in_graphs else 0)
         free = free_bytes(self.device, held)
@@ -99,6 +99,11 @@ class NativeEngine:
             # The ranks' caches could come to differ.
             if self.device != "cuda" or world_size > 1:
                 cache_bytes = 0
+        elif cache_bytes > free:
+            raise ConfigError(
+                f"engine.prefix_cache_bytes={cache_bytes}: {self.device} has {free} bytes free "
+                "beside the model"
+            )
         else:
             max_tokens = fit_tokens(shape, size, free - cache_bytes, self.device)
         self.cache: PrefixCache | None = None

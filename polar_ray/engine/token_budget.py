@@ -14,9 +14,11 @@ from polar_ray.model.internlm2 import ROWS
 from polar_ray.model.varlen import GATHERED_KEYS
 
 MAX_TOKENS = {"cuda": 32768, "cpu": 16384}
-"""More than this fills no device better: perf measurements in benchmarks/README.md."""
+"""Larger packs make nothing faster, by measurements on a CPU; on CUDA, by what was modelled."""
 
 MIN_TOKENS = 512
+"""Of a pack where there seems to be no room: memory may be freed, and halving finds what is."""
+
 SHARE = 0.7
 """Of the free memory that activations may take."""
 
@@ -59,7 +61,7 @@ def _bytes(config: ModelConfig, element_size: int, device: str) -> _Bytes:
     token = 4 * width + 2 * kv_width
     # Angles, cosines and sines; a sum for each head's softmax.
     positions = 4 * 2 * config.head_dim * 4 + 4 * config.num_attention_heads
-    # The feed-forward with its activations in 8 bits, and the norm before it.
+    # w1's and w3's outputs, their gate, and what rounding to 8 bits makes of it; the norm before.
     row = 5 * wide + 4 * width
     gathered = GATHERED_KEYS * kv_width if device == "cuda" else 0
     return _Bytes(token * element_size + positions, row * element_size, gathered * element_size)

@@ -42,7 +42,7 @@ TRIAL_RUNS = 12
 """Of each product, in turns. The first one wakes threads and chooses kernels; the best counts."""
 
 TRIAL_S = 1e-3
-"""A run repeats what takes less."""
+"""Of a run at least: a product that takes less is repeated within it."""
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.005}
 """Largest difference between the products, relative and by norm. Other dtypes are torch's."""
@@ -125,6 +125,7 @@ def choose(linear: nn.Linear) -> Choice:
 def _tried(
     onednn: OneDNN, outputs: int, inputs: int, dtype: torch.dtype, num_threads: int
 ) -> Choice:
+    # The number of threads is a part of the key alone: by it, another product may be the faster.
     where = f"{inputs} to {outputs} in {str(dtype).removeprefix('torch.')}"
     try:
         by_torch, by_onednn = trial(onednn, outputs, inputs, dtype)
@@ -151,8 +152,8 @@ def trial(onednn: OneDNN, outputs: int, inputs: int, dtype: torch.dtype) -> tupl
         partial(F.linear, x_TI, weight_OI),
         partial(onednn.multiply, x_TI, onednn.pack(weight_OI)),
     ]
-    exact_TO, found_TO = (product().float() for product in products)
-    off = float((found_TO - exact_TO).norm() / exact_TO.norm())
+    torchs_TO, onednns_TO = (product().float() for product in products)
+    off = float((onednns_TO - torchs_TO).norm() / torchs_TO.norm())
     if not off <= TOLERANCES[dtype]:
         raise ValueError(f"its products are off by {off:.3g}")
     operations = 2 * TRIAL_ROWS * outputs * inputs

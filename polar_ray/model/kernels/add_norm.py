@@ -44,7 +44,7 @@ def _add_norm(
 
 
 def add_norm(x_TD: Tensor, more_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """See `polar_ray.model.steps.Steps`."""
+    """See `polar_ray.model.steps.AddNorm`."""
     rows, width = x_TD.shape
     out_TD = torch.empty(rows, width, dtype=x_TD.dtype, device=x_TD.device)
     _add_norm[(rows,)](

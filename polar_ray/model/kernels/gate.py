@@ -37,7 +37,7 @@ def _gate(
 
 
 def gate(gate_TF: Tensor, up_TF: Tensor) -> Tensor:
-    """See `polar_ray.model.steps.Steps`. Rows may lie apart, as halves of one product do."""
+    """See `polar_ray.model.steps.Gate`. Rows may lie apart, as halves of one product do."""
     rows, width = gate_TF.shape
     out_TF = torch.empty(rows, width, dtype=gate_TF.dtype, device=gate_TF.device)
     grid = (rows, triton.cdiv(width, BLOCK))

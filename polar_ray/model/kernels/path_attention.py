@@ -114,8 +114,8 @@ def _path_attention(
 
     last_seen = before + query
     reach = tl.minimum(num_keys, before + (first_row + BLOCK_ROWS - 1) // GROUP + 1)
-    # Blocks that every row sees whole need no mask.
-    whole = (before + first_row // GROUP + 1) // BLOCK_KEYS * BLOCK_KEYS
+    # Blocks that every row sees whole need no mask. A tile with nothing to do lies behind its run.
+    whole = tl.minimum(before + first_row // GROUP + 1, num_keys) // BLOCK_KEYS * BLOCK_KEYS
     best = tl.full((BLOCK_ROWS,), -float("inf"), tl.float32)
     weight_sum = tl.zeros((BLOCK_ROWS,), tl.float32)
     out = tl.zeros((BLOCK_ROWS, BLOCK_HEAD), tl.float32)
@@ -150,7 +150,7 @@ def path_attention(
     """[X, N, H]: causal attention, run by run, where a run's last query sees all of its keys.
 
     The keys of a run are the places `places_C[key_borders[run] : key_borders[run + 1]]` of K and V;
-    tiles are those of `polar_ray.model.tiles`. All integers are int32 on the device.
+    tiles are those of `polar_ray.model.tiled`. All integers are int32 on the device.
     """
     heads, size = q_XNH.shape[1:]
     kv_heads = k_CKH.shape[1]

@@ -77,7 +77,7 @@ def rope(
     k_TKH: Tensor,
     v_TKH: Tensor,
 ) -> None:
-    """See `polar_ray.model.steps.Steps`."""
+    """See `polar_ray.model.steps.Rope`."""
     num_tokens, kv_heads, slots, size = qkv_TKSH.shape
     q = k_TKH if q_TNH is None else q_TNH  # not touched where there are no queries
     _rope[(triton.cdiv(num_tokens, BLOCK_TOKENS), kv_heads * slots)](
