@@ -43,8 +43,9 @@ class NativeEngineConfig(Config):
     """auto: bfloat16 on cuda, float32 on a CPU (most have no fast 16-bit arithmetic). int8 (CPU)
     and fp8 (Hopper and later) round the layers' weights and activations: faster, other scores."""
 
-    num_threads: int | None = Field(default=None, ge=1)
-    """CPU threads of the forward pass. None: torch's own choice."""
+    num_threads: int | None = Field(default=None, ge=1, le=1024)
+    """CPU threads of the forward pass, of all engines in this process. None: as many as torch has,
+    by its own choice or by that of an engine before."""
 
     prefix_cache_bytes: int | None = Field(default=None, ge=0)
     """Keys and values of prompts and references that are kept for candidates which come later.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,9 @@ class FakeCuda:
         self._sizes: dict[int, weakref.ref[Any]] = {}
         self._pinned: dict[int, Tensor] = {}
         self._stack = ExitStack()
+        self.usual = _Stream(self)
+        self.working: set[_Stream] = set()
+        """Other streams, for which the usual one does not wait yet."""
 
     def __enter__(self) -> FakeCuda:
         patch = self._patch
@@ -116,10 +119,10 @@ class FakeCuda:
         patch(torch.cuda, "memory_reserved", lambda *_: self.reserved)
         patch(torch.cuda, "empty_cache", self._empty_cache)
         patch(torch.cuda, "synchronize", lambda *_: self.wait("the whole device"))
-        patch(torch.cuda, "current_stream", lambda *_: _Stream(self))
+        patch(torch.cuda, "current_stream", lambda *_: self.usual)
         patch(torch.cuda, "Event", lambda **_: _Event(self))
         patch(torch.cuda, "Stream", lambda **_: _Stream(self))
-        patch(torch.cuda, "stream", lambda stream: nullcontext(stream))
+        patch(torch.cuda, "stream", self._on)
         patch(torch.cuda, "graph_pool_handle", lambda: (0, 0))
         patch(torch.cuda, "CUDAGraph", lambda: _Graph(self))
         patch(torch.cuda, "graph", lambda graph, **_: graph.recording())
@@ -148,6 +151,13 @@ class FakeCuda:
 
         self._stack.enter_context(made_by(make))
         self._patch(failure, "find_loss", find_loss)
+
+    @contextmanager
+    def _on(self, stream: _Stream) -> Iterator[None]:
+        if not stream.may_start:
+            raise Fault("another stream does not wait for what it works on")
+        yield
+        self.working.add(stream)
 
     def _all_reduce(self, tensor: Tensor, **_: Any) -> None:
         if tensor.device.type != "cuda" or not tensor.is_contiguous():
@@ -248,7 +258,7 @@ class _Event:
 
 class _Stream:
     def __init__(self, device: FakeCuda) -> None:
-        self._device = device
+        self._device, self.may_start = device, False
 
     def query(self) -> bool:
         return True
@@ -257,7 +267,10 @@ class _Stream:
         self._device.wait("a stream")
 
     def wait_stream(self, other: _Stream) -> None:
-        pass
+        if self is self._device.usual:
+            self._device.working.discard(other)
+        else:
+            self.may_start = True
 
 
 class _Graph:
@@ -268,6 +281,8 @@ class _Graph:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
+        if self._device.working:
+            raise Fault("a graph is recorded while another stream works")
         with self._device.tracing() as self._trace, self._device.hurrying():
             yield
         if self._trace.uploads or self._trace.downloads:

@@ -53,12 +53,12 @@ def made_by(make: Make) -> Iterator[None]:
         for name, shape in _shapes(folder).items():
             yield name, shape, "BF16", folder / "model.safetensors"
 
-    def tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    def tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path | None]]:
         if not alone(folder):
             yield from real_tensors(folder)
             return
         for name, shape in _shapes(folder).items():
-            yield name, make(name, shape)
+            yield name, make(name, shape), None
 
     with (
         mock.patch.object(weights, "_headers", headers),

@@ -18,7 +18,7 @@ from polar_ray.engine.memory import HEADROOM, free_bytes
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
 from polar_ray.engine.token_budget import divide, fit_tokens, prefix_token_bytes
-from polar_ray.errors import ConfigError, EngineError, OutOfMemory
+from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory
 from polar_ray.hub import model_name
 from polar_ray.model import digest, load_config, load_model
 from polar_ray.model.attention import Recall
@@ -152,6 +152,8 @@ class NativeEngine:
         """One forward pass over the tokens of the pack that the prefix cache does not hold."""
         try:
             return _OnDevice(self._forward(pack), self, pack)
+        except IndexError as error:
+            raise EngineError(f"token ids beyond the vocabulary: {error}") from None
         except RuntimeError as error:
             raise self.failed(error, pack) from error
 
@@ -164,6 +166,15 @@ class NativeEngine:
             # torch takes its own free blocks by itself, but libraries of the device's cannot.
             torch.cuda.empty_cache()
         return failure
+
+    def check_weights(self) -> None:
+        """Raises `DeviceLost` where files were written to from which weights are mapped: what was
+        computed since is of neither model."""
+        if (changed := self.model.files.changed()) is not None:
+            raise DeviceLost(
+                f"{changed} was written to while its weights are in use; a new process reads what "
+                "it holds now. Write new weights to a new file, and rename it"
+            )
 
     def _forward(self, pack: Pack) -> Tensor:
         if self.cache is None:
@@ -202,7 +213,7 @@ class NativeEngine:
 
     def close(self) -> None:
         """Drops the weights and the cache, and gives the device its memory back."""
-        del self.model
+        self.__dict__.pop("model", None)
         self.cache = self._graphs = None
         gc.collect()  # modules refer to each other
         if self.device == "cuda":
@@ -226,4 +237,5 @@ class _OnDevice:
             scores: Scores = self._scores.result().numpy()
         except RuntimeError as error:
             raise self._engine.failed(error, self._pack) from error
+        self._engine.check_weights()
         return scores

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from polar_ray.model.attention import PathAttention
 from polar_ray.model.config import ModelConfig
+from polar_ray.model.mapped import MappedFiles
 from polar_ray.model.steps import PLAIN, Rotation, Steps, add_product, adds_by_itself, rotate
 
 ROWS = {"cpu": 512, "cuda": 8192}
@@ -228,6 +229,9 @@ class RewardModel(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.v_head = nn.Linear(config.hidden_size, 1, bias=False)
+        self.files = MappedFiles()
+        """From which weights are mapped."""
+
         self.steps = PLAIN
         """What is done between the matrix products, where no gradients are asked for."""
 

@@ -22,6 +22,9 @@ from polar_ray.model.steps import PLAIN, SMALLEST, Steps, round_rows
 
 INT8_MOST = 127.0
 
+INT8_INPUTS = range(2, 1 << 17)
+"""Of integer products: torch is wrong about a single one, and more may overflow 32 bits."""
+
 LEAST_ROWS = 272
 """cuBLAS refuses row-wise scaled products of 256 rows or fewer where there are many inputs: those
 get rows of zeros, for which the device takes no longer."""
@@ -109,11 +112,13 @@ KINDS: dict[str, type[_Linear8]] = {"int8": Int8Linear, "fp8": Fp8Linear}
 
 def quantize(model: RewardModel, kind: Kind, steps: Steps = PLAIN) -> None:
     """Puts 8-bit layers into every block, one at a time, so that no second copy is ever whole.
-    float8 activations are rounded by `steps`."""
+    float8 activations are rounded by `steps`. A layer that integers cannot do stays as it is."""
     for block in model.model.blocks:
         for parent in (block.attention, block.feed_forward):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear):
+                    if kind == "int8" and child.in_features not in INT8_INPUTS:
+                        continue
                     layer = KINDS[kind](child)
                     if isinstance(layer, Fp8Linear):
                         layer.round_activations = steps.round_rows

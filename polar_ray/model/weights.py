@@ -1,7 +1,8 @@
 """Checkpoint directories to models and back: safetensors only, no code, no pickle.
 
 Weights are mapped from the files, not copied; a tensor is copied only where its dtype or device
-changes. What is missing, extra, misshapen or cut off is a `ConfigError` that names it.
+changes. `RewardModel.files` are those that are mapped. What is missing, extra, misshapen or cut off
+is a `ConfigError` that names it.
 """
 
 from __future__ import annotations
@@ -54,9 +55,11 @@ def load_model(
     check_model(folder)
     model = _on_meta(load_config(folder))
     loaded: dict[str, Tensor] = {}
-    for name, tensor in _tensors(folder):
+    for name, tensor, path in _tensors(folder):
         part = part_of(name, tensor, rank, world_size)
         loaded[name] = part.to(device=device, dtype=dtype)
+        if loaded[name] is part and path is not None:
+            model.files.add(path)
     for name, tensor in loaded.items():
         # Not load_state_dict: a rank's part has another shape than the whole.
         module, _, leaf = name.rpartition(".")
@@ -148,15 +151,17 @@ def _names_and_digests(paths: Sequence[Path]) -> bytes:
     """Of the files that there are."""
     stats = {path: path.stat() for path in paths if path.is_file()}
     return b"".join(
-        path.name.encode() + _file_digest(path, status.st_size, status.st_mtime_ns)
+        path.name.encode()
+        + _file_digest(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         for path, status in stats.items()
     )
 
 
 @lru_cache(maxsize=1024)
-def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
+def _file_digest(path: Path, *state: int) -> bytes:
     """Computed once for each state of a file: a model is read through before an update drops the
-    one before it, and again when it is loaded."""
+    one before it, and again when it is loaded. A state has the time of the last change, which
+    nobody can set, beside that of the last write, which copying sets."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 24):
@@ -191,11 +196,12 @@ def _index(folder: Path) -> dict[str, str] | None:
     return named
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path | None]]:
+    """Each with the file from which it is mapped, if it is."""
     for name, _, _, path in _headers(folder):
         # Opened anew, so that each has a mapping of its own: its pages go when it is dropped.
         with _opened(path) as file:
-            yield name, file.get_tensor(name)
+            yield name, file.get_tensor(name), path
 
 
 def _headers(folder: Path) -> Iterator[tuple[str, tuple[int, ...], str, Path]]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine import fits_beside
+from polar_ray.engine.graphs import Graphs, graph_bytes
 from polar_ray.engine.token_budget import MAX_TOKENS, activation_bytes, prefix_token_bytes
 from polar_ray.model import load_config
 from polar_ray.planning import Ids, Pack, pack
@@ -38,6 +39,7 @@ def measure(device: FakeCuda, engine: Any, one: Pack, config: Any) -> tuple[int,
 
 
 HARD = {
+    "few tokens, and a prefix that is gathered for many": group(1000, 8, 130),
     "prefixes that are gathered hundreds of times": group(12_000, 80, 250),
     "long outputs behind a long prefix": group(12_000, 300, 64),
     "short prefixes": group(771, 257, 100),
@@ -113,6 +115,29 @@ def test_packs_and_cache_fit_beside_the_weights(folder: Folder, total: int) -> N
         assert held.nbytes > 0.09 * (total * GIB - device.live)
         most = engine.info.max_tokens
         device.submit(engine, first(group(most // 3, 80, 400), most))
+
+
+@pytest.mark.parametrize("shape", ["7B", "1.8B"])
+def test_graphs_hold_no_more_than_is_set_aside(folder: Folder, shape: str) -> None:
+    with FakeCuda() as device:
+        engine = device.engine(folder(shape), prefix_cache_bytes=1 << 30)
+        before = device.live
+        config = load_config(folder(shape))
+        arguments = engine.model, engine._prepare, config, "cuda", engine.dtype
+        with device.tracing() as trace:
+            made = Graphs(*arguments)
+        assert device.live - before < trace.peak <= graph_bytes(config, 2) < 6 * trace.peak
+        del made
+
+
+def test_a_pack_without_room_empties_the_cache(device: FakeCuda, folder: Folder) -> None:
+    engine = device.engine(folder("7B"), prefix_cache_bytes=1 << 30)
+    ids = group(500, 40, 3)
+    one = next(pack(ids, max_tokens=32768, prefix_lengths=[500] * 3))
+    device.submit(engine, one)
+    assert engine.cache.size_bytes > 0
+    engine.failed(torch.OutOfMemoryError("CUDA out of memory"), one)
+    assert (len(engine.cache), engine.cache.size_bytes) == (0, 0)
 
 
 def test_a_model_is_loaded_beside_one_whose_cache_is_full(device: FakeCuda, folder: Folder) -> None:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
+from graph_recorder import record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from products import products_by
-from torch import Tensor
 from varlen_plain import plain
 
 from polar_ray.config import NativeEngineConfig
-from polar_ray.engine.graphs import Graphs, Replay
+from polar_ray.engine.graphs import Graphs
 from polar_ray.engine.native import NativeEngine
 from polar_ray.model import load_config
 from polar_ray.model.paths import by_varlen
@@ -76,13 +76,6 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NativeEngine]
         "graphs": graphs,
         "graphs, cached": graphs_cached,
     }
-
-
-@torch.inference_mode()
-def record(forward: Callable[[], Tensor]) -> tuple[Tensor, Replay]:
-    """As CUDA does: the output stays where it is, and a replay reads the inputs where they are."""
-    out = forward()
-    return out, lambda: out.copy_(forward())
 
 
 def scores(engine: NativeEngine, packs: Iterable[Pack], count: int) -> np.ndarray:

@@ -69,6 +69,8 @@ def test_any_order_of_calls_gives_the_same_scores(
         found.append(scores(cached, rows[:size]))
         rows = rows[size:]
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-5)
+    cache = cached.engine.cache
+    assert cache.size_bytes == sum(entry.size_bytes for entry in cache._entries.values())
 
 
 def test_what_was_unused_longest_makes_room(tiny_dir: Path) -> None:
@@ -121,6 +123,15 @@ def test_an_entry_serves_spans_that_begin_later(tiny_dir: Path) -> None:
     rows = [GROUP[1], other]
     np.testing.assert_allclose(scores(cached, rows), scores(plain, rows), atol=1e-5)
     assert cached.engine.counters["prefix_hits"] == 1
+
+
+def test_an_entry_that_begins_earlier_takes_a_later_ones_place(tiny_dir: Path) -> None:
+    cached = caching(tiny_dir)
+    other = {**GROUP[0], "reference": "no idea"}
+    scores(cached, [GROUP[1], other])
+    scores(cached, GROUP[:1])
+    cache = cached.engine.cache
+    assert cache.size_bytes == sum(entry.size_bytes for entry in cache._entries.values())
 
 
 def test_nothing_is_kept_unless_asked_on_a_cpu(tiny_dir: Path) -> None:

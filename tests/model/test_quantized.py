@@ -101,3 +101,18 @@ def test_int8_scores_stay_near_and_do_not_depend_on_the_batch() -> None:
 def test_a_kind_that_does_not_run_there_is_refused(dtype: str, device: str) -> None:
     with pytest.raises(ConfigError, match=f"engine.dtype={dtype} does not run on {device}"):
         choose_dtype(dtype, device)
+
+
+@pytest.mark.parametrize(("inputs", "rounded"), [(1, False), (2, True), (1 << 17, False)])
+def test_what_integers_cannot_do_stays_as_it_is(inputs: int, rounded: bool) -> None:
+    class Parts(nn.Module):
+        pass
+
+    block, model = Parts(), Parts()
+    block.attention, block.feed_forward = Parts(), Parts()
+    block.attention.wo = nn.Linear(inputs, 3, device="meta" if inputs > 9 else None)
+    block.attention.wo.requires_grad_(False)
+    model.model = Parts()
+    model.model.blocks = [block]
+    quantize(model, "int8")  # type: ignore[arg-type]
+    assert isinstance(block.attention.wo, Int8Linear) == rounded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +128,17 @@ def test_weights_are_mapped_and_not_copied(tiny_dir: Path) -> None:
     model = load_model(tiny_dir)
     assert str(tiny_dir / "model.safetensors") in maps.read_text()
     del model
+
+
+def test_other_bytes_have_another_digest_whatever_their_times_say(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    before, status = digest(path.parent), path.stat()
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    with path.open("r+b") as file:
+        file.write(whole)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert digest(path.parent) != before
 
 
 def test_dtype_is_changed_on_request(tiny_dir: Path) -> None:

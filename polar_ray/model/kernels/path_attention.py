@@ -56,11 +56,14 @@ def _attend_block(
     """One block of keys, into the running maximum, sum and output of each row."""
     dims = tl.arange(0, BLOCK_HEAD)
     keys = start + tl.arange(0, BLOCK_KEYS)
+    inside = (dims < HEAD)[None, :]
     if MASKED:
-        place = tl.load(places_ptr + keys, mask=keys < reach, other=0).to(tl.int64)
+        # What no row sees is not read, or a NaN of another record would spread: 0 times NaN is NaN.
+        seen = keys < reach
+        inside = inside & seen[:, None]
+        place = tl.load(places_ptr + keys, mask=seen, other=0).to(tl.int64)
     else:
         place = tl.load(places_ptr + keys).to(tl.int64)
-    inside = (dims < HEAD)[None, :]
     at = (place * kv_stride)[:, None] + dims[None, :]
     k = tl.load(k_ptr + at, mask=inside, other=0.0)
     logits = tl.dot(q.to(PRODUCT), tl.trans(k).to(PRODUCT), input_precision="ieee") * scale

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from graph_recorder import record
 
 pytest.importorskip("triton", reason="needs triton, which has wheels for Linux on x86-64 alone")
 
 from polar_ray.config import NativeEngineConfig
+from polar_ray.engine.graphs import Graphs, try_graphs
 from polar_ray.engine.native import NativeEngine
 from polar_ray.model import attention_choice, load_config, step_choice
 from polar_ray.model.attention_choice import choose_attention, triton_kernels
@@ -94,3 +97,21 @@ def test_each_kernel_passes_its_trial(
         config, DEVICE, dtype, 1, blocked, kernels=lambda group: kernels, clock=no_time
     )
     assert found is list(kernels.values())[-1]
+
+
+def test_the_path_kernel_in_graphs() -> None:
+    config, folder = load_config(GOLDEN / "gqa"), GOLDEN / "gqa"
+    engine = NativeEngine(NativeEngineConfig(device=DEVICE, dtype="float32"), folder)
+    engine._prepare = list(triton_kernels(group_of("gqa")).values())[-1]
+    make = partial(
+        Graphs,
+        engine.model,
+        engine._prepare,
+        config,
+        DEVICE,
+        torch.float32,
+        num_known=60,
+        token_counts=[128],
+        record=record if DEVICE == "cpu" else None,
+    )
+    assert try_graphs(make, engine._compute, config) is not None

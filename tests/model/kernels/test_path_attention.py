@@ -153,3 +153,16 @@ def test_a_key_that_a_row_must_not_see_does_not_count() -> None:
     again = tiled(spans, ends, Recall(), 2).attend(q, k, v, 0)
     assert torch.equal(again[:51], whole[:51])
     assert torch.equal(again[62:], whole[62:])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_no_number_stays_in_its_own_record(value: float) -> None:
+    spans = [(0, 5, -1), (5, 25, -1), (25, 60, -1)]
+    q, k, v = qkv(60, "gqa")
+    v[0] = value
+    fast = tiled(spans, [4, 24, 59], Recall(), 2)
+    assert torch.isfinite(fast.attend(q, k, v, 0)).flatten(1).all(dim=1).tolist() == (
+        [False] * 5 + [True] * 55
+    )
+    ends = fast.attend_ends(q[[4, 24, 59]], k, v, 0)
+    assert torch.isfinite(ends).flatten(1).all(dim=1).tolist() == [False, True, True]
