@@ -73,6 +73,7 @@ class Inputs(NamedTuple):
 class Graphs:
     """Recorded forwards of one model."""
 
+    @torch.inference_mode()
     def __init__(
         self,
         model: RewardModel,
@@ -293,6 +294,6 @@ def graph_bytes(config: ModelConfig, element_size: int) -> int:
     """Bytes that recorded forwards hold, at the most."""
     staged = KNOWN_TOKENS * prefix_token_bytes(config, element_size)
     most = sizes(config)[-1] + KNOWN_TOKENS
-    gathered = KEYS_PER_TOKEN * most * 2 * config.num_key_value_heads * config.head_dim
-    work = activation_bytes(config, element_size, "cuda", most)
-    return staged + work + gathered * element_size
+    gathered = KEYS_PER_TOKEN * most + NUM_RECORDS
+    work = activation_bytes(config, element_size, "cuda", most, gathered_keys=gathered)
+    return staged + work

@@ -53,7 +53,9 @@ class _Bytes(NamedTuple):
     """Keys and values, while none are taken through a layer."""
 
 
-def _bytes(config: ModelConfig, element_size: int, device: str) -> _Bytes:
+def _bytes(
+    config: ModelConfig, element_size: int, device: str, gathered_keys: int = GATHERED_KEYS
+) -> _Bytes:
     width, wide = config.hidden_size, config.intermediate_size
     kv_width = 2 * config.num_key_value_heads * config.head_dim
     # The residual, queries, attention's output in parts and joined; keys and values, and those that
@@ -63,13 +65,20 @@ def _bytes(config: ModelConfig, element_size: int, device: str) -> _Bytes:
     positions = 4 * 2 * config.head_dim * 4 + 4 * config.num_attention_heads
     # w1's and w3's outputs, their gate, and what rounding to 8 bits makes of it; the norm before.
     row = 5 * wide + 4 * width
-    gathered = GATHERED_KEYS * kv_width if device == "cuda" else 0
+    gathered = gathered_keys * kv_width if device == "cuda" else 0
     return _Bytes(token * element_size + positions, row * element_size, gathered * element_size)
 
 
-def activation_bytes(config: ModelConfig, element_size: int, device: str, tokens: int) -> int:
+def activation_bytes(
+    config: ModelConfig,
+    element_size: int,
+    device: str,
+    tokens: int,
+    *,
+    gathered_keys: int = GATHERED_KEYS,
+) -> int:
     """Bytes that the forward of a pack holds at once, at the most."""
-    parts = _bytes(config, element_size, device)
+    parts = _bytes(config, element_size, device, gathered_keys)
     return parts.token * tokens + max(parts.row * min(tokens, ROWS[device]), parts.gathered)
 
 

@@ -126,7 +126,7 @@ def test_graphs_hold_no_more_than_is_set_aside(folder: Folder, shape: str) -> No
         arguments = engine.model, engine._prepare, config, "cuda", engine.dtype
         with device.tracing() as trace:
             made = Graphs(*arguments)
-        assert device.live - before < trace.peak <= graph_bytes(config, 2) < 6 * trace.peak
+        assert device.live - before < trace.peak <= graph_bytes(config, 2) < 8 * trace.peak
         del made
 
 

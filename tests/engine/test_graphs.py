@@ -34,8 +34,8 @@ def tried(name: str) -> Graphs | None:
         config,
         "cpu",
         torch.float32,
-        num_known=100,
-        token_counts=[128, 256],
+        num_known=60,
+        token_counts=[64, 128],
         record=record,
     )
     return try_graphs(make, engine._compute, config)
@@ -60,7 +60,7 @@ def one_for_all(self: Graphs, recall: Recall) -> None:
 
 
 def stale_in_the_larger(self: graphs._Graph, planned: Tensor) -> Tensor:
-    return self._out if self.num_tokens == 256 else real_run(self, planned)
+    return self._out if self.num_tokens == 128 else real_run(self, planned)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,7 @@ def stale_in_the_larger(self: graphs._Graph, planned: Tensor) -> Tensor:
     ],
     ids=["nothing staged", "staged a row too far", "the second over the first", "not replayed"],
 )
-@pytest.mark.parametrize("name", ["gqa", "mha_bias"])
 def test_those_that_are_wrong_are_not(
-    name: str,
     where: type,
     method: str,
     fault: Callable[..., object],
@@ -83,5 +81,5 @@ def test_those_that_are_wrong_are_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(where, method, fault)
-    assert tried(name) is None
+    assert tried("gqa") is None
     assert "small packs do without graphs, which are off by" in caplog.text
