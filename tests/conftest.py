@@ -16,12 +16,18 @@ os.environ.update(
 )
 
 import pytest
+import torch
 from chaos.neighbour import busy_neighbour
 from checkpoints import make_checkpoint
 from hypothesis import settings
 
 from polar_ray.config import ScorerConfig
 from polar_ray.scorer import Scorer
+
+if not torch.cuda.is_available():
+    # Kernels run in Triton's interpreter. It asks when a function is defined, its own ones too, so
+    # before anything imports triton: transformers may.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # No test of this project judges by the clock.
 settings.register_profile("polar_ray", deadline=None)

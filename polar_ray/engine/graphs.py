@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -55,19 +54,8 @@ Replay = Callable[[], None]
 Record = Callable[[Callable[[], Tensor]], tuple[Tensor, Replay]]
 """Records a forward; its output, and what computes that again from the same addresses."""
 
-
 Forward = Callable[[Pack, Recall], Tensor]
 """The scores of a pack without a graph."""
-
-
-class Inputs(NamedTuple):
-    """What a forward is computed from, but for attention's plan."""
-
-    ids: Integers
-    positions: Integers
-    ends: Integers
-    lengths: Integers
-    spans: Sequence[SpanTuple]
 
 
 class Graphs:
@@ -157,9 +145,8 @@ class _Graph:
         """What `run` takes; None where there is no room for it."""
         if len(pack.ends) > NUM_RECORDS:
             return None
-        inputs = Inputs(pack.ids, pack.positions, pack.ends, pack.lengths, pack.spans)
         try:
-            arrays, _ = self._prepared(inputs, recall)
+            arrays, _ = self._prepared(pack, recall)
         except ValueError:
             return None
         return join(arrays, self._inputs.device)
@@ -170,17 +157,17 @@ class _Graph:
         self._replay()
         return self._out
 
-    def _prepared(self, inputs: Inputs, recall: Recall) -> Prepared:
+    def _prepared(self, pack: Pack, recall: Recall) -> Prepared:
         """Arrays of the graph's sizes."""
-        ids, positions, ends, lengths, spans = inputs
-        last = self.num_tokens - 1
-        nobodys: list[SpanTuple] = [(len(ids), last, -1)] if len(ids) < last else []
-        all_ends = _pad(ends, NUM_RECORDS, last)
-        spans = [*spans, *nobodys, (last, self.num_tokens, -1)]
-        planned, attention = self._prepare(spans, all_ends.tolist(), recall, self._room)
-        padded = (_pad(array, self.num_tokens) for array in (ids, positions, lengths))
-        ids, positions, lengths = padded
-        return Prepared([ids, positions, all_ends, lengths, *planned], attention)
+        total, last = pack.num_tokens, self.num_tokens - 1
+        nobodys: list[SpanTuple] = [(total, last, -1)] if total < last else []
+        spans = [*pack.spans, *nobodys, (last, self.num_tokens, -1)]
+        ends = _pad(pack.ends, NUM_RECORDS, last)
+        planned, attention = self._prepare(spans, ends.tolist(), recall, self._room)
+        ids, positions, lengths = (
+            _pad(array, self.num_tokens) for array in (pack.ids, pack.positions, pack.lengths)
+        )
+        return Prepared([ids, positions, ends, lengths, *planned], attention)
 
 
 class _Staged(Recall):
@@ -205,7 +192,8 @@ def try_graphs(make: Callable[[], Graphs], forward: Forward, config: ModelConfig
     """Graphs that score as `forward` does, or None and a warning."""
     try:
         graphs = make()
-        off = max(_error(graphs, forward, config, tokens) for tokens in graphs.token_counts)
+        # Not Python's max, which may pass a NaN by.
+        off = np.max([_error(graphs, forward, config, n) for n in graphs.token_counts])
     except RuntimeError as refusal:
         logger.warning("small packs do without graphs, which do not work here: %s", refusal)
         return None
@@ -242,13 +230,13 @@ def _error(graphs: Graphs, forward: Forward, config: ModelConfig, num_tokens: in
     return error(found, [exact for _, exact in trials])
 
 
-def _longest(num_tokens: int, staged: Tensor) -> tuple[Inputs, Recall]:
+def _longest(num_tokens: int, staged: Tensor) -> tuple[Pack, Recall]:
     """One record of all tokens but nobody's, behind all that may be known."""
-    recall, size = _Staged(staged), num_tokens - 1
-    known: list[SpanTuple] = [(0, 0, -1)] if recall.known_sizes else []
-    spans = [*known, (0, size, len(known) - 1)]
-    zeros, ones = np.zeros(size, dtype=np.int32), np.ones(size, dtype=np.int32)
-    return Inputs(zeros, np.arange(size, dtype=np.int32), np.array([size - 1]), ones, spans), recall
+    recall = _Staged(staged)
+    sizes = [*recall.known_sizes.values(), num_tokens - 1]
+    pieces = [np.zeros(size, dtype=np.int32) for size in sizes]
+    whole = build_pack(pieces, range(-1, len(pieces) - 1), [len(pieces) - 1])
+    return without_spans(whole, recall.known_sizes), recall
 
 
 def _pad(array: Integers, size: int, value: int = 0) -> Integers:

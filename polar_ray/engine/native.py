@@ -17,10 +17,10 @@ from polar_ray.engine.graphs import KNOWN_TOKENS, Graphs, graph_bytes, try_graph
 from polar_ray.engine.memory import HEADROOM, free_bytes
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
-from polar_ray.engine.token_budget import divide, fit_tokens, prefix_token_bytes
+from polar_ray.engine.token_budget import Budget, divide, fit_tokens, prefix_token_bytes
 from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory
 from polar_ray.hub import model_name
-from polar_ray.model import digest, load_config, load_model
+from polar_ray.model import ModelConfig, digest, load_config, load_model
 from polar_ray.model.attention import Recall
 from polar_ray.model.attention_choice import choose_attention
 from polar_ray.model.flash import find_varlen
@@ -69,21 +69,7 @@ class NativeEngine:
                 products = pack_linears(self.model)
         if world_size > 1:
             add_all_reduce(self.model)
-        self._prepare: Prepare = blocked
-        if self.device == "cuda" and self.dtype != torch.float32:
-            varlen = find_varlen(
-                self.device,
-                self.dtype,
-                num_heads=shape.num_attention_heads // world_size,
-                num_kv_heads=shape.num_key_value_heads // world_size,
-                head_dim=shape.head_dim,
-            )
-            if varlen is not None:
-                self._prepare = by_varlen(varlen)
-            if config.kernels:
-                self._prepare = choose_attention(
-                    shape, self.device, self.dtype, world_size, self._prepare
-                )
+        self._prepare = self._choose_attention(config, shape, world_size)
         size = self.dtype.itemsize
         in_graphs = config.graphs and self._prepare is not blocked and world_size == 1
         if config.graphs and not in_graphs:
@@ -92,20 +78,7 @@ class NativeEngine:
             )
         held = _held_bytes(self.model) + (graph_bytes(shape, size) if in_graphs else 0)
         free = free_bytes(self.device, held)
-        cache_bytes = config.prefix_cache_bytes
-        if cache_bytes is None:
-            spare = int(check_model(model_dir) * size // world_size * HEADROOM)
-            max_tokens, cache_bytes = divide(shape, size, free, spare, self.device)
-            # The ranks' caches could come to differ.
-            if self.device != "cuda" or world_size > 1:
-                cache_bytes = 0
-        elif cache_bytes > free:
-            raise ConfigError(
-                f"engine.prefix_cache_bytes={cache_bytes}: {self.device} has {free} bytes free "
-                "beside the model"
-            )
-        else:
-            max_tokens = fit_tokens(shape, size, free - cache_bytes, self.device)
+        max_tokens, cache_bytes = self._divide_memory(config, shape, model_dir, world_size, free)
         self.cache: PrefixCache | None = None
         if cache_bytes:
             self.cache = PrefixCache(
@@ -146,6 +119,46 @@ class NativeEngine:
         logger.info("loaded %s on %s in %s", model_dir, self.device, dtype_name)
         if products:
             logger.info("matrix products: %s", products)
+
+    def _choose_attention(
+        self, config: NativeEngineConfig, shape: ModelConfig, world_size: int
+    ) -> Prepare:
+        """How attention is computed here."""
+        if self.device != "cuda" or self.dtype == torch.float32:
+            return blocked
+        varlen = find_varlen(
+            self.device,
+            self.dtype,
+            num_heads=shape.num_attention_heads // world_size,
+            num_kv_heads=shape.num_key_value_heads // world_size,
+            head_dim=shape.head_dim,
+        )
+        found: Prepare = blocked if varlen is None else by_varlen(varlen)
+        if config.kernels:
+            return choose_attention(shape, self.device, self.dtype, world_size, found)
+        return found
+
+    def _divide_memory(
+        self,
+        config: NativeEngineConfig,
+        shape: ModelConfig,
+        model_dir: Path,
+        world_size: int,
+        free: int,
+    ) -> Budget:
+        """What packs and the prefix cache get of `free` bytes."""
+        size, cache_bytes = self.dtype.itemsize, config.prefix_cache_bytes
+        # With several ranks, their caches could come to differ.
+        if cache_bytes is None and self.device == "cuda" and world_size == 1:
+            spare = int(check_model(model_dir) * size * HEADROOM)
+            return divide(shape, size, free, spare, self.device)
+        if cache_bytes is not None and cache_bytes > free:
+            raise ConfigError(
+                f"engine.prefix_cache_bytes={cache_bytes}: {self.device} has {free} bytes free "
+                "beside the model"
+            )
+        kept = cache_bytes or 0
+        return Budget(fit_tokens(shape, size, free - kept, self.device), kept)
 
     @torch.inference_mode()
     def submit(self, pack: Pack) -> Pending:

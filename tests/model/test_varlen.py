@@ -4,11 +4,13 @@ before it is trusted."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from forests import forests
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -31,17 +33,7 @@ from polar_ray.model.varlen import Varlen, split_runs
 N, K, H = 4, 2, 8
 
 
-@st.composite
-def trees(draw: st.DrawFn) -> tuple[list[SpanTuple], list[int]]:
-    """Spans in an order that packs may have, and some tokens at which one of them ends."""
-    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=7))
-    spans: list[SpanTuple] = []
-    start = 0
-    for number, size in enumerate(sizes):
-        spans.append((start, start + size, draw(st.integers(-1, number - 1))))
-        start += size
-    stops = [stop - 1 for _, stop, _ in spans]
-    return spans, draw(st.lists(st.sampled_from(stops), min_size=1, max_size=6))
+trees = partial(forests, most_tokens=9, most_spans=7)
 
 
 def varlen(

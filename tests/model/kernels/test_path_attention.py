@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from forests import forests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -82,20 +83,9 @@ def test_in_16_bits(heads: str, dtype: torch.dtype) -> None:
     check(TREES["a group"], [50, 61], heads, dtype)
 
 
-@st.composite
-def forests(draw: st.DrawFn) -> tuple[list[SpanTuple], list[int]]:
-    """Spans in an order that packs may have, and some tokens at which one of them ends."""
-    sizes = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
-    spans: list[SpanTuple] = []
-    start = 0
-    for number, size in enumerate(sizes):
-        spans.append((start, start + size, draw(st.integers(-1, number - 1))))
-        start += size
-    stops = [stop - 1 for _, stop, _ in spans]
-    return spans, draw(st.lists(st.sampled_from(stops), min_size=1, max_size=6))
-
-
-any_forest = given(forests(), st.sampled_from(list(HEADS)), st.sampled_from(list(MOST)))
+any_forest = given(
+    forests(most_tokens=40, most_spans=6), st.sampled_from(list(HEADS)), st.sampled_from(list(MOST))
+)
 
 
 @settings(max_examples=6)
