@@ -161,9 +161,11 @@ def main(
             growth = measure_growth(bench.run, shape_of(Path(folder) / "model"))
             plot_growth(growth, plots)
     planner = measure_planner(planner_records) if planner_records else None
-    judged = report.goals(results, planner)
-    report.print_results(console, results, facts)
-    report.print_goals(console, judged)
+    judged = report.goals(results, planner, shape)
+    if results:
+        report.print_results(console, results, facts)
+    if judged:
+        report.print_goals(console, judged)
     for reports in results.values():
         for one in reports.values():
             del one["scores"]
