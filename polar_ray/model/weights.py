@@ -58,7 +58,7 @@ def load_model(
     for name, tensor, path in _tensors(folder):
         part = part_of(name, tensor, rank, world_size)
         loaded[name] = part.to(device=device, dtype=dtype)
-        if loaded[name] is part:
+        if loaded[name] is part and path is not None:
             model.files.add(path)
     for name, tensor in loaded.items():
         # Not load_state_dict: a rank's part has another shape than the whole.
@@ -196,8 +196,8 @@ def _index(folder: Path) -> dict[str, str] | None:
     return named
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path]]:
-    """Each with the file from which it is mapped."""
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor, Path | None]]:
+    """Each with the file from which it is mapped, if it is."""
     for name, _, _, path in _headers(folder):
         # Opened anew, so that each has a mapping of its own: its pages go when it is dropped.
         with _opened(path) as file:
