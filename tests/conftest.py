@@ -37,6 +37,11 @@ GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs Ray comes last: while it runs, it takes a tenth of the machine."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
 FIGURES: list[str] = []
 
 
