@@ -26,7 +26,7 @@ from polar_ray.scorer import Scorer
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter. It asks when a function is defined, its own ones too, so
-    # before anything imports triton: transformers may.
+    # before anything imports triton, as torch's counter of operations does.
     os.environ["TRITON_INTERPRET"] = "1"
 
 # No test of this project judges by the clock.
