@@ -37,9 +37,32 @@ GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def needs_ray(item: pytest.Item) -> bool:
+    """Whether a test uses the one local cluster."""
+    return item.get_closest_marker("ray") is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs Ray comes last: while it runs, it takes a tenth of the machine."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+    """What needs Ray comes first: it waits more than it computes, while other runs beside this one
+    (`.ci/oldest`) are at their installation."""
+    items.sort(key=lambda item: not needs_ray(item))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Ray ends with the last test that needs it: an idle cluster takes a tenth of the machine."""
+    if needs_ray(item) and (nextitem is None or not needs_ray(nextitem)):
+        stop_cluster()
+
+
+def stop_cluster() -> None:
+    """Ends the local cluster of this run, if there is one."""
+    import ray
+    from ray import serve
+
+    if ray.is_initialized():
+        serve.shutdown()
+        ray.shutdown()
 
 
 FIGURES: list[str] = []
@@ -119,5 +142,4 @@ def cluster() -> Iterator[None]:
     )
     serve.start(http_options={"host": "127.0.0.1", "port": free_port()})
     yield
-    serve.shutdown()
-    ray.shutdown()
+    stop_cluster()
