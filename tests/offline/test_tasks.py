@@ -127,6 +127,7 @@ def test_lost_tasks_and_replicas_cost_a_retry_and_no_row(
     check(tmp_path / "out", tiny_dir)
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("what", ["task", "replica"])
 def test_what_is_stopped_is_done_by_another(
     running: str,
@@ -156,7 +157,9 @@ def test_what_is_stopped_is_done_by_another(
     check(tmp_path / "out", tiny_dir)
 
 
-@pytest.mark.parametrize("how", ["fatal_token", "lost_device_token"])
+@pytest.mark.parametrize(
+    "how", ["fatal_token", pytest.param("lost_device_token", marks=pytest.mark.chaos)]
+)
 def test_a_record_that_ends_replicas_is_an_error_of_its_own_row(
     cluster: None, tiny_dir: Path, tmp_path: Path, how: str
 ) -> None:
