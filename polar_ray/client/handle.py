@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from polar_ray.call_options import Priority
 from polar_ray.client.coalesce import GRACE_S
+from polar_ray.client.forks import remake_in_children
 from polar_ray.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -31,11 +32,34 @@ ASK_TIMEOUT_S = 8.0
 """A router that has not said by then what calls wait for is away or busy."""
 
 
+class _RayHere:
+    """Whether this process can use Ray: a child that forked from one that does can not."""
+
+    lost = False
+
+    def after_fork(self) -> None:
+        """Ray's threads are not there; calls would wait for ever."""
+        self.lost = self.lost or ray.is_initialized()
+
+    def check(self) -> None:
+        """Raises a `PoolError` in such a child."""
+        if self.lost:
+            raise PoolError(
+                "this process forked from one that uses Ray, which does not come along; start it "
+                'with the "spawn" method, or use connect(address=...)'
+            )
+
+
+_ray_here = _RayHere()
+remake_in_children(_ray_here)
+
+
 class HandleTransport:
     """Calls the router of one Serve application. The handle is made once and kept."""
 
     def __init__(self, app_name: str) -> None:
         self._app_name = app_name
+        _ray_here.check()
         if not ray.is_initialized():
             # Left to itself, Serve would start a cluster here to look for the application in it.
             try:
@@ -84,6 +108,7 @@ class HandleTransport:
     def why_waiting(self) -> str:
         """What the router says of its pool, or that it says nothing."""
         try:
+            _ray_here.check()
             return str(self._why_waiting.remote().result(timeout_s=ASK_TIMEOUT_S))
         except Exception as error:
             return f"the router of pool {self._app_name!r} does not answer ({cause(error)!s:.200})"
@@ -96,6 +121,7 @@ class HandleTransport:
         self, batch: object, timeout_s: float, priority: Priority
     ) -> Iterator[DeploymentResponse]:
         """One call of the router, which is told to stop if it is left by an exception."""
+        _ray_here.check()
         try:
             response = self._score.remote(batch, timeout_s=timeout_s, priority=priority)
         except Exception as error:

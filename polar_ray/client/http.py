@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from polar_ray.call_options import Priority
 from polar_ray.client.coalesce import GRACE_S
+from polar_ray.client.forks import remake_in_children
 from polar_ray.errors import (
     BY_NAME,
     ConfigError,
@@ -70,15 +71,25 @@ class HttpTransport:
         if token is not None:
             self._headers["authorization"] = f"Bearer {token}"
         self._answered = False
+        self._transport = transport
         try:
             # Reading the certificates takes longer than a request, so it is done once.
             self._ssl = httpx.create_ssl_context()
-            self._http = httpx.Client(verify=self._ssl, limits=NO_LIMITS, transport=transport)
+            self._http = self._connections()
         except (ImportError, ValueError, OSError) as error:
             raise ConfigError(f"proxy or certificate settings for HTTP: {error}") from None
+        remake_in_children(self)
 
     def __repr__(self) -> str:
         return f"address={self._name!r}"
+
+    def after_fork(self) -> None:
+        """Connections would be shared with the parent, and their lock may be held."""
+        if not self._http.is_closed:
+            self._http = self._connections()
+
+    def _connections(self) -> httpx.Client:
+        return httpx.Client(verify=self._ssl, limits=NO_LIMITS, transport=self._transport)
 
     def carries(self, records: object) -> bool:
         """Only bytes cross this border; everything becomes a table first."""

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from polar_ray.client.forks import remake_in_children
+
 logger = logging.getLogger(__name__)
 
 EVERY_S = 10.0
@@ -46,6 +48,11 @@ class Waiting:
     def __init__(self, ask: Callable[[], str]) -> None:
         self._ask = ask
         self.tell: Callable[[str], None] = logger.warning
+        self.after_fork()
+        remake_in_children(self)
+
+    def after_fork(self) -> None:
+        """The calls and the thread are those of the parent."""
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._began: dict[int, float] = {}
@@ -66,7 +73,7 @@ class Waiting:
             yield
         finally:
             with self._lock:
-                del self._began[number]
+                self._began.pop(number, None)  # a call may leave its block in a child that forked
 
     def _watch(self) -> None:
         news = News()

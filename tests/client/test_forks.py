@@ -1,0 +1,29 @@
+"""A child that forked from a process with a client gets its own answers, and no others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+
+
+def run(*words: str) -> subprocess.Popen[str]:
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    env = {**os.environ, "PYTHONPATH": paths}
+    return subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True, env=env)
+
+
+def test_parent_and_children_get_their_own_answers() -> None:
+    """In processes of their own: this one has threads, with which nobody should fork."""
+    with run(str(TESTS / "fake_pool.py")) as pool:
+        try:
+            assert pool.stdout is not None
+            address = pool.stdout.readline().strip()
+            with run(str(TESTS / "client" / "forking.py"), address) as forking:
+                printed, _ = forking.communicate(timeout=200)
+        finally:
+            pool.kill()
+    assert printed.split() == ["0"] * 5, "wrong answers of four children and of their parent"
