@@ -43,6 +43,7 @@ LAYERS = {
     "evaluate": 5,
     "offline": 6,
     "verify": 5,
+    "adapters": 2,
     "demo": 7,
     "cli": 8,
 }
@@ -57,12 +58,20 @@ ALLOWED = {
         "pool/ingress.py",
         "pool/ray_internals.py",
         "pool/router/request_router.py",
+        "adapters/nemo_rl.py",
         "client/handle.py",
         "offline/own_pool.py",
         "offline/tasks.py",
     },
-    "torch": {"model", "engine", "train", "verify"},
-    "fastapi": {"pool/http/routes.py", "pool/http/bodies.py"},
+    "torch": {
+        "model",
+        "engine",
+        "train",
+        "verify",
+        "adapters/nemo_rl.py",
+        "adapters/roll.py",
+    },
+    "fastapi": {"adapters/nemo_gym.py", "pool/http/routes.py", "pool/http/bodies.py"},
     "starlette": {"pool/http/routes.py", "pool/http/bodies.py", "pool/http/auth.py"},
 }
 

@@ -18,7 +18,7 @@ from polar_ray.errors import DeadlineExceeded
 T = TypeVar("T")
 
 LATE_S = 2.0
-"""A call ends by itself at its deadline; if its thread cannot run, the wait ends this much later."""
+"""A call ends by itself at its deadline; where its thread cannot run, the wait ends then."""
 
 
 class EventLoop:

@@ -1,0 +1,63 @@
+"""ms-swift: `--external_plugins` this file, `--reward_funcs polar` (or `polar_async`).
+
+ms-swift takes 0 for a row that is None or NaN, which among POLAR's negative scores is the best of
+its group: a row without a score raises.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from polar_ray.adapters.pool import Row, all_scores, all_scores_now
+from polar_ray.adapters.rows import column, plain, record
+from polar_ray.adapters.settings import AdapterConfig, read_settings
+
+REFERENCE = ("reference", "solution", "ground_truth", "answer")
+
+
+class PolarReward:
+    """A reward of ms-swift (an ORM); `given` are settings such as `timeout_s=60`."""
+
+    def __init__(self, args: Any = None, **given: Any) -> None:
+        self.args = args
+        self._given = {key: given[key] for key in AdapterConfig.model_fields if key in given}
+
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float]:
+        settings = read_settings(self._given)
+        return all_scores_now(_rows(completions, columns, settings), settings)
+
+
+class PolarRewardAsync(PolarReward):
+    """The same as an AsyncORM. ms-swift runs it in a loop that it makes for each batch."""
+
+    async def __call__(  # type: ignore[override]
+        self, completions: Sequence[Any], **columns: Any
+    ) -> list[float]:
+        settings = read_settings(self._given)
+        return await all_scores(_rows(completions, columns, settings), settings)
+
+
+def _rows(
+    completions: Sequence[Any], columns: dict[str, Any], settings: AdapterConfig
+) -> list[Row]:
+    prompts = column(columns, settings.prompt_column, ("messages",), "prompt")
+    references = column(columns, settings.reference_column, REFERENCE, "reference")
+    return [
+        record(_asked(prompt), reference, output, settings)
+        for prompt, reference, output in zip(prompts, references, completions, strict=True)
+    ]
+
+
+def _asked(prompt: Any) -> Any:
+    """The conversation before the answer, which is the last message of ms-swift's."""
+    messages = plain(prompt)
+    if isinstance(messages, list) and messages and messages[-1].get("role") == "assistant":
+        return messages[:-1]
+    return messages
+
+
+# Loaded as a plugin, this file adds its rewards to ms-swift's table of them.
+if "swift.rewards" in sys.modules:
+    sys.modules["swift.rewards"].orms.update(polar=PolarReward, polar_async=PolarRewardAsync)

@@ -1,0 +1,78 @@
+"""OpenRLHF: this file as `--reward.remote_url`, whose `reward_func` OpenRLHF loads by its path.
+
+`rewards` has POLAR's score, `scores` the same between 0 and 1: OpenRLHF filters groups by it, in
+that range. OpenRLHF logs and drops whatever a reward function raises, and fails much later without
+the reason, so a row without a score gets a reward that raises it where it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from polar_ray.adapters.pool import all_scores_now
+from polar_ray.adapters.rows import record
+from polar_ray.adapters.settings import read_settings
+from polar_ray.errors import PolarRayError, RecordError
+
+logger = logging.getLogger(__name__)
+
+
+class NoReward:
+    """Stands where a reward would; making a tensor of it raises why there is none."""
+
+    def __init__(self, error: PolarRayError) -> None:
+        self.error = error
+
+    def _raise(self, *_: object) -> NoReturn:
+        raise self.error
+
+    __len__ = __getitem__ = __iter__ = __float__ = item = _raise
+
+    def __repr__(self) -> str:
+        return f"NoReward({self.error})"
+
+
+def reward_func(
+    queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any], **kwargs: Any
+) -> dict[str, Any]:
+    """The rewards of some rollouts; OpenRLHF passes one. The label is the reference."""
+    settings = read_settings()
+    try:
+        rows = [
+            record(prompt, label, response_of(query, prompt), settings, ended=True)
+            for query, prompt, label in zip(queries, prompts, labels, strict=True)
+        ]
+        rewards = all_scores_now(rows, settings)
+    except PolarRayError as error:
+        logger.error("no reward: %s", error)
+        none = [NoReward(error)] * len(queries)
+        return {"rewards": none, "scores": none, "extra_logs": {}}
+    return {
+        "rewards": rewards,
+        "scores": [squashed(reward) for reward in rewards],
+        "extra_logs": {"polar": rewards},
+    }
+
+
+def response_of(query: str, prompt: str) -> str:
+    """What follows the prompt in a query. OpenRLHF decodes both together, which may put a token
+    that begins texts in front. Raises `RecordError`: nothing is cut off by guess."""
+    before, found, response = query.partition(prompt)
+    if not found or len(before) > LONGEST_START:
+        raise RecordError(
+            "a query does not begin with its prompt: the tokenizer gives other text back than it "
+            "was given, or the prompt was cut (a longer --data.max_len?)"
+        )
+    return response
+
+
+LONGEST_START = 32
+"""Characters of a token that begins texts, such as <|begin_of_text|>."""
+
+
+def squashed(score: float) -> float:
+    """A score between 0 and 1, in the same order."""
+    return 1 / (1 + math.exp(-score)) if score > -700 else 0.0

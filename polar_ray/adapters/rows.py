@@ -1,0 +1,96 @@
+"""Rows: what a trainer has of a rollout, as a record.
+
+Trainers hand over numpy's strings and arrays of objects, tensors' lists, missing references. All
+of that becomes plain text or messages here, or stays what it is and is refused in its own row:
+nothing is guessed. Reasoning and end tokens of a response are cut off here, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from polar_ray.adapters.settings import PREFIX, AdapterConfig, StripThink
+from polar_ray.errors import ConfigError
+
+OPEN, CLOSE = "<think>", "</think>"
+
+
+def record(
+    prompt: Any, reference: Any, output: Any, settings: AdapterConfig, *, ended: bool = False
+) -> dict[str, Any]:
+    """One rollout as a record. What is no text or messages is left for the client to refuse.
+    `ended`: the trainer leaves the tokens that end a response in it."""
+    end_tokens = settings.end_tokens if ended else ()
+    return {
+        "prompt": plain(prompt),
+        "reference": plain(reference),
+        "output": _answer(plain(output), settings.strip_think, end_tokens),
+    }
+
+
+def plain(value: Any) -> Any:
+    """The same text or messages in Python's own types."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if hasattr(value, "model_dump"):  # messages of pydantic
+        return plain(value.model_dump())
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return value
+
+
+def column(columns: Mapping[str, Any], named: str | None, usual: Sequence[str], what: str) -> Any:
+    """The column of the settings, else the first of the usual ones that is there.
+
+    `ConfigError` where none is: all rows would have no score, for a reason that none of them has.
+    """
+    names = [named] if named is not None else usual
+    for name in names:
+        if name in columns:
+            return columns[name]
+    there = ", ".join(map(str, columns)) or "none"
+    raise ConfigError(
+        f"no column {' or '.join(names)} with the {what}; there are: {there}. "
+        f"{PREFIX}{what.upper()}_COLUMN names another"
+    )
+
+
+def visible(text: str, strip: StripThink) -> str:
+    """A response without its reasoning. Where none is found the text is left as it is."""
+    if strip == "no":
+        return text
+    opened = text.find(OPEN)
+    closed = text.find(CLOSE, opened + len(OPEN)) if opened >= 0 else -1
+    if closed < 0 and opened < 0 and strip == "opened":
+        closed = text.find(CLOSE)
+    return text[closed + len(CLOSE) :].strip() if closed >= 0 else text
+
+
+def without_end(text: str, end_tokens: Sequence[str]) -> str:
+    """A response without the tokens that end it, and the space around them."""
+    bare = text.rstrip()
+    while token := next((t for t in end_tokens if t and bare.endswith(t)), None):
+        text = bare = bare[: -len(token)].rstrip()
+    return text
+
+
+def _answer(output: Any, strip: StripThink, end_tokens: Sequence[str]) -> Any:
+    if isinstance(output, str):
+        return visible(without_end(output, end_tokens), strip)
+    if isinstance(output, list):
+        return [_in_message(message, strip, end_tokens) for message in output]
+    return output
+
+
+def _in_message(message: Any, strip: StripThink, end_tokens: Sequence[str]) -> Any:
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, str):
+        return message
+    return {**message, "content": _answer(content, strip, end_tokens)}
