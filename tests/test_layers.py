@@ -192,3 +192,13 @@ def test_nothing_unpickles_or_runs_remote_code() -> None:
         text = path.read_text(encoding="utf-8")
         for word in ("torch.load(", "trust_remote_code=True", "yaml.load(", "eval(", "exec("):
             assert word not in text.replace(".eval()", ""), f"{word} in {path}"
+
+
+def test_adapters_use_the_client_and_nothing_else() -> None:
+    """What a trainer's environment must have is the base install."""
+    allowed = {name for name, layer in LAYERS.items() if layer == 0} | {"client", "adapters"}
+    for path in sorted((PACKAGE / "adapters").glob("*.py")):
+        ours = {part_of(m) for m, _ in imports(path) if m.split(".")[0] == "polar_ray"}
+        assert ours <= allowed, path
+        heavy = {m.split(".")[0] for m, early in imports(path) if early} & set(ALLOWED)
+        assert not heavy, path

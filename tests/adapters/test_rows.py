@@ -1,0 +1,117 @@
+"""Rows of trainers as records: plain types, reasoning and end tokens cut off, nothing guessed."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polar_ray.adapters.rows import column, plain, record, visible, without_end
+from polar_ray.adapters.settings import AdapterConfig
+from polar_ray.errors import ConfigError
+from polar_ray.records import to_batch
+
+SETTINGS = AdapterConfig(address="http://pool")
+
+
+def objects(*values: Any) -> Any:
+    made = np.empty(len(values), dtype=object)
+    made[:] = values
+    return made
+
+
+class Said:
+    """A message as pydantic's models are."""
+
+    def model_dump(self) -> dict[str, Any]:
+        return {"role": "user", "content": np.str_("2+2=")}
+
+
+MESSAGES = [{"role": "user", "content": "2+2="}]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        MESSAGES,
+        tuple(MESSAGES),
+        objects(*MESSAGES),
+        objects({"role": np.str_("user"), "content": np.str_("2+2=")}),
+        [Said()],
+        objects(Said()),
+    ],
+    ids=["list", "tuple", "array", "numpy's strings", "models", "array of models"],
+)
+def test_messages_arrive_as_messages(prompt: Any) -> None:
+    assert plain(prompt) == MESSAGES
+    batch = to_batch([record(prompt, np.str_("4"), "four", SETTINGS)])
+    assert batch.errors == {}
+    assert batch.table.to_pylist() == [{"prompt": "2+2=", "reference": "4", "output": "four"}]
+
+
+@pytest.mark.parametrize("value", [None, 4.5, float("nan"), np.float32("nan"), np.int64(4), b"4"])
+def test_what_is_no_text_is_refused_in_its_row(value: Any) -> None:
+    batch = to_batch([record("p", value, "o", SETTINGS), record("p", "r", "o", SETTINGS)])
+    assert list(batch.errors) == [0]
+    assert "reference is" in batch.errors[0]
+
+
+POLARS = re.compile(r"<think>(.*?)</think>(.*)", re.DOTALL)
+"""The pattern of POLAR's reward function, whose second group it scores, stripped."""
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", " ", "\n", "a", "b"]), max_size=9))
+def test_reasoning_is_stripped_as_polar_does(parts: list[str]) -> None:
+    text = "".join(parts)
+    match = POLARS.search(text)
+    assert visible(text, "polar") == (match.group(2).strip() if match else text)
+    assert visible(text, "no") == text
+
+
+def test_reasoning_that_the_prompt_opened() -> None:
+    text = "so it is 4.\n</think>\n\nfour"
+    assert visible(text, "opened") == "four"
+    assert visible(text, "polar") == text
+    assert visible("<think>so", "opened") == "<think>so", "cut short: there is no answer to find"
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("four<|im_end|>", "four"),
+        ("four<|im_end|>\n", "four"),
+        ("four <|im_end|><|endoftext|>", "four"),
+        ("four \n", "four \n"),
+        ("<|im_end|>four", "<|im_end|>four"),
+        ("<|im_end|>", ""),
+    ],
+)
+def test_only_tokens_at_the_end_are_cut_off(text: str, bare: str) -> None:
+    assert without_end(text, SETTINGS.end_tokens) == bare
+    wanted = record("p", "r", [{"role": "assistant", "content": bare}], SETTINGS)
+    messages = [{"role": "assistant", "content": text}]
+    assert record("p", "r", messages, SETTINGS, ended=True) == wanted
+
+
+def test_an_end_token_stays_where_a_trainer_leaves_none() -> None:
+    assert record("p", "r", "<s>x</s>", SETTINGS)["output"] == "<s>x</s>"
+
+
+def test_reasoning_is_stripped_in_messages_too() -> None:
+    said = [{"role": "assistant", "content": "<think>hm</think> four"}]
+    output = record("p", "r", said, SETTINGS)["output"]
+    assert output == [{"role": "assistant", "content": "four"}]
+    odd = [{"role": "assistant", "content": None}, 7]
+    assert record("p", "r", odd, SETTINGS)["output"] == odd
+
+
+def test_a_column_that_is_missing_is_a_mistake_of_the_settings() -> None:
+    assert column({"answer": [1], "b": [2]}, None, ("reference", "answer"), "reference") == [1]
+    assert column({"answer": [1], "b": [2]}, "b", ("answer",), "reference") == [2]
+    assert column({"reference": None, "answer": "4"}, None, ("reference", "answer"), "r") is None
+    with pytest.raises(ConfigError, match=r"no column gold .* there are: answer\. POLAR_RAY_REF"):
+        column({"answer": [1]}, "gold", ("answer",), "reference")
