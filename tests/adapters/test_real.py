@@ -148,8 +148,8 @@ def prepare(python: Path) -> None:
         subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
 
 
-def run(name: str, trainers: Path, live: str) -> list[dict[str, Any]]:
-    """The reports of a program, in order."""
+def run(name: str, trainers: Path, live: str, cwd: Path) -> list[dict[str, Any]]:
+    """The reports of a program, in order; trainers leave files in `cwd`."""
     folder = trainers / name
     python = folder / "venv/bin/python"
     if not python.exists():
@@ -165,7 +165,9 @@ def run(name: str, trainers: Path, live: str) -> list[dict[str, Any]]:
             "POLAR_TEST_SILENT": says_nothing,
         }
         command = [str(python), str(PROGRAMS / f"run_{name}.py")]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(
+            command, cwd=cwd, env=env, capture_output=True, text=True, timeout=500
+        )
     lines = [line for line in done.stdout.splitlines() if line.startswith("REPORT ")]
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return [json.loads(line.removeprefix("REPORT ")) for line in lines]
@@ -179,9 +181,9 @@ def of(reports: list[dict[str, Any]], case: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_in_its_own_code(
-    name: str, trainers: Path, live: str, figure: Callable[[str], None]
+    name: str, trainers: Path, live: str, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    reports = run(name, trainers, live)
+    reports = run(name, trainers, live, tmp_path)
     for report in (*of(reports, "group"), *of(reports, "before")):
         assert report["right"], report
     for report in [one for one in reports if one["case"] == "trap"]:

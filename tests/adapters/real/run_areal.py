@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import Any
 
 import torch
 from areal.api import ModelResponse
-from areal.api.cli_args import GenerationHyperparameters
+from areal.api.cli_args import GenerationHyperparameters, NormConfig
+from areal.infra.remote_inf_engine import GroupedRolloutWorkflow
+from areal.utils.data import Normalization
 from areal.workflow.rlvr import RLVRWorkflow
 from case import (
     ANSWERS,
@@ -36,13 +39,13 @@ TOKENIZER = tokenizer()
 
 
 class Engine:
-    """Gives one answer, with the token that ends it."""
+    """Gives the answers of the group in turn, with the token that ends each."""
 
-    def __init__(self, answer: str) -> None:
-        self.answer = answer
+    def __init__(self) -> None:
+        self.answers = itertools.cycle(ANSWERS)
 
     async def agenerate(self, request: Any) -> Any:
-        out = [*TOKENIZER(self.answer)["input_ids"], TOKENIZER.eos_token_id]
+        out = [*TOKENIZER(next(self.answers))["input_ids"], TOKENIZER.eos_token_id]
         return ModelResponse(
             input_tokens=request.input_ids,
             output_tokens=out,
@@ -53,24 +56,21 @@ class Engine:
         )
 
 
-def episode(at: int, **columns: Any) -> float:
-    """One row. The settings are columns, as the pool of processes keeps its environment."""
-    workflow = RLVRWorkflow(
-        "polar_ray.adapters.areal.polar_reward",
-        GenerationHyperparameters(max_new_tokens=64),
-        TOKENIZER,
-    )
-    data = {
-        "messages": [{"role": "user", "content": PROMPT}],
-        "answer": REFERENCE,
-        **columns,
-    }
-    found = asyncio.run(workflow.arun_episode(Engine(ANSWERS[at]), data))
-    return float(found["rewards"])
+def one_row_fails(prompt: str, completions: str, *ids: Any, **columns: Any) -> float:
+    """The reward of a data set that lacks a reference for one of the answers."""
+    if completions.startswith(ANSWERS[1]):
+        columns["answer"] = None
+    return polar_reward(prompt, completions, *ids, **columns)
 
 
-def rewards(**columns: Any) -> list[float]:
-    return [episode(at, **columns) for at in range(4)]
+def rewards(reward: str = "polar_ray.adapters.areal.polar_reward", **columns: Any) -> list[float]:
+    """A group, each time in a loop that closes. Settings are columns here: the processes in which
+    AReaL scores keep the environment that they began with."""
+    single = RLVRWorkflow(reward, GenerationHyperparameters(max_new_tokens=64), TOKENIZER)
+    grouped = GroupedRolloutWorkflow(single, 4, logging.getLogger())
+    data = {"messages": [{"role": "user", "content": PROMPT}], "answer": REFERENCE, **columns}
+    found = asyncio.run(grouped.arun_episode(Engine(), data))
+    return [float(one) for one in found["rewards"].flatten()]
 
 
 def main() -> None:
@@ -81,19 +81,19 @@ def main() -> None:
     here = polar_reward(PROMPT, ANSWERS[0], [], [], answer=REFERENCE)
     report("trap", name="in this process", right=close([here], expected[:1]))
     report("group", right=close(rewards(), expected))
-    raised = outcome(lambda: episode(1, answer=None))
-    # AReaL's executor rejects an episode that raises, and rolls its group out again.
-    report("rejected", reason="null_field" in (raised["raised"] or ""), of=[None] * 4)
+    failed = outcome(lambda: rewards("run_areal.one_row_fails"))
+    # What raises in a group ends all of it: AReaL's executor rejects it and rolls out another.
+    gone = failed["returned"] is None
+    report("rejected", gone=gone, reason="null_field" in (failed["raised"] or ""), of=[None] * 4)
     ways = {"polar_address": DYING, "polar_timeout_s": SHORT_S}
     report("before", right=close(rewards(**ways), expected))
     die()
-    report("dying", **outcome(lambda: episode(0, **ways)))
-    ways = {"polar_address": SILENT, "polar_timeout_s": SHORT_S}
-    late = outcome(lambda: episode(0, **ways))
+    report("dying", **outcome(lambda: rewards(**ways)))
+    late = outcome(lambda: rewards(polar_address=SILENT, polar_timeout_s=SHORT_S))
     report("deadline", **late)
     report("trap", name="no TimeoutError, which becomes 0", right=late["returned"] is None)
-    group = torch.tensor(expected)
-    report("advantages", of=(group - group.mean()).tolist())
+    norm = Normalization(NormConfig(mean_level="group", std_level="group", group_size=4))
+    report("advantages", of=norm(torch.tensor(rewards())).tolist())
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from case import (
     use,
     wanted,
 )
+from nemo_rl.algorithms.utils import calculate_baseline_and_std_per_prompt
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.environments.utils import create_env
 from nemo_rl.experience.rollouts import calculate_rewards
@@ -76,7 +77,10 @@ def main() -> None:
     env = create_env("polar", {"address": SILENT, "timeout_s": SHORT_S})
     report("deadline", **outcome(lambda: rewards(env)))
     group = torch.tensor(found)
-    report("advantages", of=(group - group.mean()).tolist())
+    baseline, _ = calculate_baseline_and_std_per_prompt(
+        torch.ones(4, 1), group, torch.ones(4), leave_one_out_baseline=False
+    )
+    report("advantages", of=(group - baseline).tolist())
     ray.shutdown()
 
 

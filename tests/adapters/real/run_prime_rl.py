@@ -61,7 +61,7 @@ def group(bad: int | None = None) -> tuple[list[Any], list[Any]]:
         try:
             await task.score(trace)
         except Exception as error:
-            trace.capture_error(error)
+            trace.record_error(error)
         return SimpleNamespace(traces=[trace])
 
     async def main() -> list[Any]:

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,7 +34,6 @@ from roll.utils.functionals import reward_norm
 
 from polar_ray.adapters.roll import PolarRewardWorker
 
-os.chdir(tempfile.mkdtemp())
 torch.set_num_threads(1)
 TOKENIZER = tokenizer()
 
@@ -46,7 +43,7 @@ class Worker(PolarRewardWorker):
 
     def __init__(self, address: str, timeout_s: float) -> None:
         use(address, timeout_s)
-        self.tokenizer = TOKENIZER
+        self.tokenizer, self.worker_name = TOKENIZER, "polar"
 
 
 class Cluster:

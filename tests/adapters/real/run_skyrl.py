@@ -13,6 +13,7 @@ import typing_extensions
 
 typing.TypedDict = typing_extensions.TypedDict  # before Python 3.12 pydantic refuses typing's
 
+import numpy as np
 import skyrl_gym
 import torch
 from case import (
@@ -28,6 +29,7 @@ from case import (
     use,
     wanted,
 )
+from skyrl.backends.skyrl_train.utils.ppo_utils import compute_grpo_outcome_advantage
 from skyrl.train.config import GeneratorConfig, SkyRLGymConfig
 from skyrl.train.generators.skyrl_gym_generator import SkyRLGymGenerator
 
@@ -98,8 +100,10 @@ def main() -> None:
     many = sorted(rewards(batched=False, count=64))
     report("trap", name="64 in 32 threads", right=close(many, sorted(wanted() * 16)))
     report("unscored", **outcome(lambda: rewards(bad=1, batched=False)))
-    group = torch.tensor(rewards())
-    report("advantages", of=(group - group.mean()).tolist())
+    last = torch.zeros(4, 3)
+    last[:, -1] = torch.tensor(rewards())
+    advantages = compute_grpo_outcome_advantage(last, torch.ones(4, 3), np.array(["g"] * 4))[0]
+    report("advantages", of=advantages[:, 0].tolist())
 
 
 if __name__ == "__main__":

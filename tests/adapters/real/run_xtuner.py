@@ -12,6 +12,7 @@ import torch
 import transformers
 from case import ANSWERS, LIVE, PROMPT, REFERENCE, close, outcome, report, stops, use, wanted
 from xtuner.v1.data_proto.rl_data import RolloutState
+from xtuner.v1.rl.advantage.config import GRPOAdvantageConfig
 from xtuner.v1.rl.judger.factory import build_judger
 from xtuner.v1.rl.judger.native import JudgerPool
 
@@ -57,8 +58,9 @@ def main() -> None:
     use("http://127.0.0.1:9")
     right = close(one_by_one(build_judger(given)), wanted())
     report("trap", name="settings of the config go first", right=right)
-    group = torch.tensor(wanted())
-    report("advantages", of=(group - group.mean()).tolist())
+    use(LIVE)
+    advantages = GRPOAdvantageConfig().build().compute(torch.tensor(batch()), [])
+    report("advantages", of=advantages.tolist())
 
 
 if __name__ == "__main__":
