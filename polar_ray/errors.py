@@ -145,6 +145,7 @@ ROW_ERRORS: dict[str, str] = {
     "bad_message": "a field is neither a string nor a list of messages with text content",
     "bad_text": "a field is not valid Unicode text",
     "bad_wrapper": "wrapper is neither sft nor pretrain",
+    "bad_template": "a ready-made text is not one that POLAR's template makes",
     "field_too_large": "a field is over max_field_bytes",
     "too_long": "the encoded record is longer than the model can read",
     "nonfinite_score": "the model's score is NaN or infinite",

@@ -38,6 +38,7 @@ from polar_ray.scores import (
 from polar_ray.tables import (
     OPTIONAL_COLUMNS,
     TEXT_COLUMNS,
+    WHOLE,
     WRAPPERS,
     check_table,
     extra_columns,
@@ -58,6 +59,7 @@ __all__ = [
     "Message",
     "Record",
     "Records",
+    "Trajectories",
     "Unread",
     "bad_wrapper",
     "check_scores",
@@ -110,6 +112,15 @@ class Unread:
     """Stands for a record that its reader left out; `error` is what its row says."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectories:
+    """Stands for a record whose client has run POLAR's template: what was before the separator, and
+    what was behind it, the prompt in both."""
+
+    reference: str
+    candidate: str
 
 
 Records: TypeAlias = Iterable[Record | Mapping[str, Any]] | pa.Table
@@ -186,6 +197,9 @@ def _parse(index: int, record: Any, ignored: Ignored | None) -> dict[str, Any]:
         row: Mapping[str, Any] = {name: getattr(record, name) for name in Record.__slots__}
     elif isinstance(record, Mapping):
         row = record
+    elif isinstance(record, Trajectories):
+        whole = {"prompt": "", "reference": record.reference, "output": record.candidate}
+        return {**{name: _flatten(name, whole) for name in whole}, "wrapper": WHOLE}
     elif isinstance(record, Unread):
         raise _BadRow(record.error)
     else:

@@ -16,6 +16,11 @@ TEXT_COLUMNS = ("prompt", "reference", "output")
 OPTIONAL_COLUMNS = ("wrapper", "id")
 WRAPPERS = ("sft", "pretrain")
 
+WHOLE = "whole"
+"""Stands in `wrapper` where a client has run POLAR's template by itself: `prompt` is empty,
+`reference` and `output` are the two whole trajectories, already cut, and are not cut again. Tables
+have it, made by `records.Trajectories`; nobody writes it into a record."""
+
 
 def check_table(table: pa.Table | pa.RecordBatch) -> pa.Table:
     """An untrusted table as a request table: known columns, plain strings, valid UTF-8, combined.

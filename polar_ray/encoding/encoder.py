@@ -20,6 +20,7 @@ from polar_ray.encoding.tokenizer import Tokenizer
 from polar_ray.encoding.truncate import Lengths, Limits, cut_prompt, cut_response, keep
 from polar_ray.errors import ConfigError, place
 from polar_ray.records import WRAPPERS, bad_wrapper, null_field, row_error
+from polar_ray.tables import WHOLE
 
 logger = logging.getLogger(__name__)
 
@@ -146,12 +147,15 @@ class Encoder:
         if prompt is None or reference is None or output is None:
             named = {"prompt": prompt, "reference": reference, "output": output}
             return Encoded(NO_IDS, null_field(next(k for k, v in named.items() if v is None)))
-        if wrapper not in WRAPPERS:
+        if wrapper not in WRAPPERS and wrapper != WHOLE:
             return Encoded(NO_IDS, bad_wrapper(wrapper))
         if error := self._oversized(prompt, reference, output):
             return Encoded(NO_IDS, error)
         control_text = any(map(self._spells_control, (prompt, reference, output)))
-        texts = self._truncate(prompt, reference, output, memo)
+        if wrapper == WHOLE:
+            texts = Texts(prompt, reference, output, truncated=False)
+        else:
+            texts = self._truncate(prompt, reference, output, memo)
         prefix = self._prefix_of(texts, wrapper, memo)
         candidate = self.tokenizer.encode(prefix.tail + texts.output)
         ids = np.array([*prefix.ids, *candidate, self.reward_id], dtype=np.int32)

@@ -6,6 +6,8 @@ nothing of tokens.
 
 from __future__ import annotations
 
+from polar_ray.tables import WHOLE
+
 TEMPLATE_VERSION = "polar-1"
 """Changes whenever the same record would be encoded to other tokens; part of every provenance."""
 
@@ -15,7 +17,7 @@ SEPARATOR = "<|reward|>"
 REWARD_TOKEN = "[UNUSED_TOKEN_130]"
 """How POLAR's own clients write the token at which the reward is read, the last of the text."""
 
-JOINTS = {"sft": "\n", "pretrain": ""}
+JOINTS = {"sft": "\n", "pretrain": "", WHOLE: ""}
 """What stands between a prompt and its response, by wrapper."""
 
 

@@ -58,11 +58,21 @@ class Threads:
 
 
 class Upload:
-    """One request's records. `arrived` says whether the whole body is here."""
+    """One request's records. `arrived` says whether the whole body is here. `decode` reads a body
+    of JSON that is not this pool's own."""
 
-    def __init__(self, request: Request, config: PoolConfig, threads: Threads) -> None:
+    def __init__(
+        self,
+        request: Request,
+        config: PoolConfig,
+        threads: Threads,
+        decode: Callable[[bytes], Batch] | None = None,
+    ) -> None:
         self._request, self._config, self._threads = request, config, threads
+        self._decode = decode or self._decode_own
         self.kind = _kind(request)
+        if decode is not None and self.kind != JSON:
+            raise RecordError(f"content-type {self.kind!r}; send {JSON}, or records to POST /score")
         self.arrived = False
 
     async def read(self, admit: Admit) -> Batch:
@@ -72,13 +82,16 @@ class Upload:
         self.arrived = True
         # What is small may unpack to much, if it is Arrow's.
         size = len(body) if self.kind == JSON else max(len(body), TINY_BYTES + 1)
-        batch = await self._threads.run(size, lambda: self._decode(body))
+        batch = await self._threads.run(size, lambda: self._read(body))
         # An Arrow table keeps its whole body, however little of it is in use.
         admit(max(0, batch.table.nbytes - len(body)))
         return batch
 
-    def _decode(self, body: bytes) -> Batch:
+    def _read(self, body: bytes) -> Batch:
         check_digest(self._request.headers.get(CONTENT_DIGEST), body)
+        return self._decode(body)
+
+    def _decode_own(self, body: bytes) -> Batch:
         if self.kind == ARROW_STREAM:
             return to_batch(decode_arrow(body, self._config.http))
         return decode_json(body, self._config.http, self._config.encoding.max_field_bytes)

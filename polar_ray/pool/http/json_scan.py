@@ -35,6 +35,9 @@ MAX_MARKS_AROUND = 1 << 10
 MAX_DEPTH = 1024
 """What lies deeper is not decoded, nor are decoders able to."""
 
+MAX_ARRAYS = 8
+"""Of one body."""
+
 _IN_ROOT, _IN_RECORDS = 1, 2
 """Depths: within the body's object, and within the array that one of its keys holds."""
 
@@ -58,45 +61,86 @@ class Layout:
     keys: int
 
 
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """All arrays that keys of the body's object hold, in order, and the number of its keys."""
+
+    layouts: list[Layout]
+    keys: int
+
+
 def scan(body: bytes, max_records: int) -> Layout | None:
-    """The layout of a body; None where it has no array that ends, much beside it, or no
+    """The layout of a body's first array; None where it has none that ends, much beside it, or no
     bottom.
 
     Raises `TooMany` as soon as there are more records than `max_records`.
     """
-    found = _Scan(max_records)
+    found = _look(body, _Scan(max_records, most_arrays=1))
+    return found.arrays[0].layout(found.keys) if found is not None and found.arrays else None
+
+
+def scan_arrays(body: bytes, max_items: int) -> Arrays | None:
+    """The layouts of the arrays of a body; None where one does not end, where there are more than
+    `MAX_ARRAYS` or much beside them, or no bottom.
+
+    Raises `TooMany` as soon as one has more items than `max_items`.
+    """
+    found = _look(body, _Scan(max_items, most_arrays=MAX_ARRAYS))
+    if found is None:
+        return None
+    return Arrays([array.layout(found.keys) for array in found.arrays], found.keys)
+
+
+def _look(body: bytes, found: _Scan) -> _Scan | None:
     for at in range(0, len(body), WINDOW_BYTES):
         found.look(at, body[at : at + WINDOW_BYTES])
         if found.marks_around > MAX_MARKS_AROUND or found.depth > MAX_DEPTH:
             return None
-    return found.layout()
+    return found if all(array.end is not None for array in found.arrays) else None
+
+
+class _Array:
+    """An array, as far as it has been seen; `number` is that of its first mark among all."""
+
+    def __init__(self, begin: int, number: int) -> None:
+        self.begin, self.first = begin, number
+        self.end: int | None = None
+        self.last = 0
+        self.num_commas = 0
+        self._commas: list[Offsets] = []
+        """Between items: places in the body, and numbers among all marks, in two rows."""
+
+    def keep(self, commas: Offsets) -> None:
+        self.num_commas += commas.shape[1]
+        self._commas.append(commas)
+
+    def layout(self, keys: int) -> Layout:
+        commas, numbers = np.concatenate([np.empty((2, 0), np.int64), *self._commas], axis=1)
+        return Layout(
+            begins=np.concatenate([[self.begin + 1], commas + 1]),
+            ends=np.concatenate([commas, [self.end]]),
+            marks=np.diff(np.concatenate([[self.first], numbers, [self.last]])) - 1,
+            keys=keys,
+        )
 
 
 class _Scan:
     """What the bytes so far have said."""
 
-    def __init__(self, max_records: int) -> None:
-        self._max_records = max_records
+    def __init__(self, max_records: int, *, most_arrays: int) -> None:
+        self._max_records, self._most_arrays = max_records, most_arrays
         self._escaped = False
         self._in_string = False
         self.depth = 0
         self._marks = 0
-        self._keys = 0
-        self._begin: int | None = None
-        self._end: int | None = None
-        self._commas: list[Offsets] = []
-        """Between records: places in the body, and numbers among all marks, in two rows."""
-
-        self._num_commas = 0
-        self._edges: list[int] = []
-        """The numbers of the marks that begin and end the array."""
+        self.keys = 0
+        self.arrays: list[_Array] = []
 
     @property
     def marks_around(self) -> int:
-        """Marks so far that are not within the array."""
-        begin = self._edges[0] if self._begin is not None else self._marks - 1
-        end = self._edges[1] if self._end is not None else self._marks
-        return self._marks - (end - begin - 1)
+        """Marks so far that are not within the arrays."""
+        ends = ((array, self._marks if array.end is None else array.last) for array in self.arrays)
+        return self._marks - sum(last - array.first - 1 for array, last in ends)
 
     def look(self, at: int, window: bytes) -> None:
         """Goes on with the bytes from `at` on."""
@@ -109,43 +153,31 @@ class _Scan:
         depths = self.depth + np.cumsum(steps, dtype=np.int64)
         self._marks += len(places)
         self.depth = int(depths[-1])
-        self._keys += int(np.count_nonzero((kinds == _COLON) & (depths == _IN_ROOT)))
-        if self._begin is None:
-            self._begin = self._edge(places, numbers, (kinds == _LIST) & (depths == _IN_RECORDS))
-        if self._begin is None or self._end is not None:
-            return
-        inside = places > self._begin
-        self._end = self._edge(places, numbers, inside & (steps < 0) & (depths == _IN_ROOT))
-        if self._end is not None:
-            inside &= places < self._end
-        commas = inside & (kinds == _COMMA) & (depths == _IN_RECORDS)
-        self._keep(np.stack([places[commas], numbers[commas]]))
+        self.keys += int(np.count_nonzero((kinds == _COLON) & (depths == _IN_ROOT)))
+        begins = np.flatnonzero((kinds == _LIST) & (depths == _IN_RECORDS))
+        ends = np.flatnonzero((steps < 0) & (depths == _IN_ROOT))
+        commas = np.flatnonzero((kinds == _COMMA) & (depths == _IN_RECORDS))
+        after = 0
+        while (array := self._open(begins[begins >= after], places, numbers)) is not None:
+            after = int(np.searchsorted(places, array.begin, side="right"))
+            end = next(iter(ends[ends >= after].tolist()), len(places))
+            within = commas[(commas >= after) & (commas < end)]
+            array.keep(np.stack([places[within], numbers[within]]))
+            if array.num_commas >= self._max_records:
+                raise TooMany
+            if end == len(places):
+                return
+            array.end, array.last = int(places[end]), int(numbers[end])
+            after = end + 1
 
-    def layout(self) -> Layout | None:
-        """What was found, once all bytes have been looked at."""
-        if self._begin is None or self._end is None:
+    def _open(self, begins: Offsets, places: Offsets, numbers: Offsets) -> _Array | None:
+        """The array that has begun and not ended, or the next one; None where no more are read."""
+        if self.arrays and self.arrays[-1].end is None:
+            return self.arrays[-1]
+        if len(self.arrays) == self._most_arrays or not len(begins):
             return None
-        commas, numbers = np.concatenate([np.empty((2, 0), np.int64), *self._commas], axis=1)
-        first, last = self._edges
-        return Layout(
-            begins=np.concatenate([[self._begin + 1], commas + 1]),
-            ends=np.concatenate([commas, [self._end]]),
-            marks=np.diff(np.concatenate([[first], numbers, [last]])) - 1,
-            keys=self._keys,
-        )
-
-    def _edge(self, places: Offsets, numbers: Offsets, which: npt.NDArray[np.bool_]) -> int | None:
-        found = np.flatnonzero(which)
-        if not len(found):
-            return None
-        self._edges.append(int(numbers[found[0]]))
-        return int(places[found[0]])
-
-    def _keep(self, commas: Offsets) -> None:
-        self._num_commas += commas.shape[1]
-        if self._num_commas >= self._max_records:
-            raise TooMany
-        self._commas.append(commas)
+        self.arrays.append(_Array(int(places[begins[0]]), int(numbers[begins[0]])))
+        return self.arrays[-1]
 
     def _outside(self, window: bytes) -> tuple[Offsets, Bytes]:
         """Places and kinds of the marks outside of strings."""

@@ -6,6 +6,7 @@ requests made from this page. Imports no ray.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -113,11 +114,18 @@ RESULT: Responses = {
 BEARER = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
-def complete(spec: dict[str, Any], *, guarded: bool) -> None:
-    """Adds what FastAPI does not know by itself: the body of /score, and whether tokens are asked
-    for."""
-    schema = ScoreBody.model_json_schema(ref_template="#/components/schemas/{model}")
-    spec["components"]["schemas"].update(schema.pop("$defs", {}), ScoreBody=schema)
+def json_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """A route's JSON body, on the page."""
+    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
+
+
+def complete(spec: dict[str, Any], bodies: Iterable[type[BaseModel]], *, guarded: bool) -> None:
+    """Adds what FastAPI does not know by itself: what routes that read by hand are sent, and
+    whether tokens are asked for."""
+    for body in bodies:
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        spec["components"]["schemas"].update(schema.pop("$defs", {}), **{body.__name__: schema})
     if guarded:
         spec["components"]["securitySchemes"] = BEARER
         spec["security"] = [{name: [] for name in BEARER}]

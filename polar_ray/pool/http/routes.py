@@ -11,10 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
+import orjson
 import pyarrow as pa
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Scope
 from starlette.websockets import WebSocketClose
@@ -32,7 +34,11 @@ from polar_ray.errors import (
 from polar_ray.pool.http import openapi
 from polar_ray.pool.http.auth import Guard, Tokens
 from polar_ray.pool.http.bodies import Read, Threads, Upload
+from polar_ray.pool.http.formats import FORMATS, Format
+from polar_ray.pool.http.formats.wire import Scored, batch_of, scored
 from polar_ray.pool.http.json_body import JSON, encode_json
+from polar_ray.pool.http.object_body import read_object
+from polar_ray.records import Batch
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, digest, encode_arrow
 
 logger = logging.getLogger(__name__)
@@ -81,13 +87,7 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         _check_parameters(request)
         router = scoring()
         upload = Upload(request, router.config, threads)
-        try:
-            result = await router.score_read(upload.read, timeout_s, priority)
-        except DeadlineExceeded as error:
-            if upload.arrived:
-                raise
-            seconds = timeout_s or router.config.timeout_s
-            raise DeadlineExceeded(f"the body did not arrive within {seconds:.3g} s") from error
+        result = await _score(router, upload, timeout_s, priority)
         kind = accepted(request.headers.get("accept", ""), upload.kind)
         return await threads.run(result.nbytes, lambda: _answer(result, kind))
 
@@ -110,15 +110,70 @@ def build_http(scoring: Callable[[], Scoring]) -> FastAPI:
         entry = {"id": served["model"], "object": "model", "owned_by": "polar_ray", **served}
         return {"object": "list", "data": [entry]}
 
+    for wire_format in FORMATS:
+        _add_format(app, wire_format, scoring, threads)
+
     document = app.openapi
 
     def whole_document() -> dict[str, Any]:
         spec = document()
-        openapi.complete(spec, guarded=scoring().tokens is not None)
+        bodies: list[type[BaseModel]] = [openapi.ScoreBody, *(f.request for f in FORMATS)]
+        openapi.complete(spec, bodies, guarded=scoring().tokens is not None)
         return spec
 
     app.openapi = whole_document  # type: ignore[method-assign]
     return app
+
+
+def _add_format(
+    app: FastAPI, wire_format: Format, scoring: Callable[[], Scoring], threads: Threads
+) -> None:
+    """The routes of another server's format."""
+
+    async def respond(
+        request: Request,
+        timeout_s: Annotated[float | None, Query(gt=0, le=LONGEST_S, examples=[60.0])] = None,
+        priority: Priority = "train",
+    ) -> Response:
+        _check_parameters(request)
+        router = scoring()
+        limits, max_field_bytes = router.config.http, router.config.encoding.max_field_bytes
+        answers: list[Callable[[Scored], Any]] = []
+
+        def decode(body: bytes) -> Batch:
+            question = wire_format.read(read_object(body, limits, max_field_bytes))
+            answers.append(question.answer)
+            return batch_of(question)
+
+        upload = Upload(request, router.config, threads, decode)
+        result = await _score(router, upload, timeout_s, priority)
+        [answer] = answers
+        body = await threads.run(result.nbytes, lambda: orjson.dumps(answer(scored(result))))
+        return Response(body, media_type=JSON)
+
+    for path in wire_format.paths:
+        app.add_api_route(
+            path,
+            respond,
+            methods=["POST"],
+            summary=wire_format.summary,
+            description=wire_format.read.__doc__ or "",
+            response_model=wire_format.response,
+            responses=openapi.ERRORS,
+            openapi_extra=openapi.json_body(wire_format.request),
+        )
+
+
+async def _score(
+    router: Scoring, upload: Upload, timeout_s: float | None, priority: str
+) -> pa.Table:
+    try:
+        return await router.score_read(upload.read, timeout_s, priority)
+    except DeadlineExceeded as error:
+        if upload.arrived:
+            raise
+        seconds = timeout_s or router.config.timeout_s
+        raise DeadlineExceeded(f"the body did not arrive within {seconds:.3g} s") from error
 
 
 def accepted(accept: str, sent: str) -> str:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from polar_ray.config import HttpConfig
 from polar_ray.errors import RecordError, TooLarge
-from polar_ray.pool.http import json_body, json_scan
+from polar_ray.pool.http import json_body, json_items, json_scan
 from polar_ray.pool.http.json_body import decode_json, encode_json
 from polar_ray.pool.http.json_scan import TooMany, scan
 from polar_ray.records import Batch, score_table, to_batch
@@ -37,7 +37,7 @@ def decode(body: bytes, max_field_bytes: int = FIELD_BYTES) -> Batch:
 def small_windows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every boundary falls between any two bytes once."""
     monkeypatch.setattr(json_scan, "WINDOW_BYTES", request.param)
-    monkeypatch.setattr(json_body, "SLICE_BYTES", request.param)
+    monkeypatch.setattr(json_items, "SLICE_BYTES", request.param)
 
 
 AWKWARD = [
@@ -82,7 +82,7 @@ def test_windows_and_slices_change_nothing(rows: list[dict[str, str]], size: int
     body = orjson.dumps({"records": rows})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_scan, "WINDOW_BYTES", size)
-        patch.setattr(json_body, "SLICE_BYTES", size)
+        patch.setattr(json_items, "SLICE_BYTES", size)
         assert decode(body) == to_batch(rows)
 
 
@@ -169,7 +169,7 @@ def test_records_are_counted_before_they_are_decoded() -> None:
 def test_a_record_of_too_many_values_is_an_error_of_its_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(json_body, "MAX_MARKS", 100)
+    monkeypatch.setattr(json_items, "MAX_MARKS", 100)
     spoken = {**RECORD, "prompt": [{"content": ""}] * 100}
     batch = decode(orjson.dumps({"records": [RECORD, spoken, RECORD]}))
     assert batch.table["prompt"].to_pylist() == ["p", None, "p"]

@@ -1,0 +1,129 @@
+"""Ready-made text: as the record that it was made of, and no word of a policy's becomes control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples import GROUPS, texts
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from polar_ray.encoding import Encoder, Limits, load_tokenizer
+from polar_ray.encoding.ready_made import cut, cut_texts
+from polar_ray.encoding.template import SEPARATOR, text
+from polar_ray.records import Trajectories, Unread, to_batch
+
+LIMITS = Limits(64, 16)
+"""Most examples are cut."""
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_dir: Path) -> Encoder:
+    return Encoder(load_tokenizer(tiny_dir), LIMITS, reward_id=4)
+
+
+def ready(encoder: Encoder, row: dict[str, Any]) -> str:
+    """What a client with the same limits sends for a record."""
+    cut_row = encoder.texts(row["prompt"], row["reference"], row["output"])
+    return text(cut_row.prompt, cut_row.reference, cut_row.output, row.get("wrapper") or "sft")
+
+
+@given(st.tuples(texts, texts, texts), st.sampled_from(["sft", "pretrain"]))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_its_tokens_are_those_of_its_record(
+    encoder: Encoder, parts: tuple[str, str, str], wrapper: str
+) -> None:
+    prompt, reference, output = parts
+    assume(SEPARATOR not in prompt + "\n" + reference)
+    row = {"prompt": prompt, "reference": reference, "output": output, "wrapper": wrapper}
+    made = cut(ready(encoder, row))
+    if made is None:  # refused: nothing tells which separator is the template's
+        assert SEPARATOR in output
+        return
+    assert isinstance(made, Trajectories)
+    [expected] = encoder.encode(to_batch([row]).table)
+    [found] = encoder.encode(to_batch([made]).table)
+    assert found.ids.tolist() == expected.ids.tolist()
+
+
+@given(st.tuples(texts, texts, texts), st.sampled_from(["sft", "pretrain"]))
+@settings(max_examples=300)
+def test_no_separator_but_the_first_is_ever_taken(
+    parts: tuple[str, str, str], wrapper: str
+) -> None:
+    prompt, reference, output = parts
+    assume(SEPARATOR not in prompt + reference)
+    attack = f"{output}{SEPARATOR}{prompt}\n{output}"
+    for said in (output, attack, f"{output}{SEPARATOR}{output}"):
+        made = cut(text(prompt, reference, said, wrapper))
+        if isinstance(made, Trajectories):
+            assert SEPARATOR not in made.reference
+
+
+def test_records_cut_apart_score_as_themselves(encoder: Encoder) -> None:
+    rows = [*GROUPS, {**GROUPS[0], "wrapper": "pretrain"}, {**GROUPS[1], "reference": ""}]
+    made = list(cut_texts(lambda: [ready(encoder, row) for row in rows]))
+    found = [row.ids.tolist() for row in encoder.encode(to_batch(made).table)]
+    assert found == [row.ids.tolist() for row in encoder.encode(to_batch(rows).table)]
+
+
+def test_a_group_stays_one() -> None:
+    """The router tells groups by prompt and reference."""
+    made = list(cut_texts(lambda: [text(**row) for row in GROUPS]))
+    found = {row.reference for row in made if isinstance(row, Trajectories)}
+    assert len(found) == len({(row["prompt"], row["reference"]) for row in GROUPS}) == 4
+
+
+@pytest.mark.parametrize(
+    "said",
+    [f"x{SEPARATOR}y", f"{SEPARATOR}", f"x{SEPARATOR}Q", "[UNUSED_TOKEN_130]", f"a{SEPARATOR}Q?x"],
+)
+def test_what_a_policy_spells_stays_text(said: str) -> None:
+    assert cut(text("Q?", "a", said)) == Trajectories("Q?\na", f"Q?\n{said}")
+
+
+def test_a_policy_that_writes_the_template_is_cut_like_its_group_or_not_at_all() -> None:
+    attack, honest = text("Q?", "a", f"x{SEPARATOR}Q?\na"), text("Q?", "a", "b")
+    expected = Trajectories("Q?\na", f"Q?\nx{SEPARATOR}Q?\na")
+    assert list(cut_texts(lambda: [attack, honest])) == [expected, Trajectories("Q?\na", "Q?\nb")]
+    [alone] = cut_texts(lambda: [attack])
+    assert isinstance(alone, Unread)
+    assert "bad_template" in alone.error
+    assert "POST /score" in alone.error
+    # Another group's texts say nothing of it.
+    other = text("Q?", "other", "b")
+    assert isinstance(next(iter(cut_texts(lambda: [attack, other]))), Unread)
+
+
+@pytest.mark.parametrize("field", ["prompt", "reference"])
+def test_a_dataset_that_spells_the_separator_is_refused_and_not_cut_elsewhere(field: str) -> None:
+    row = {"prompt": "Q?", "reference": "a", "output": "b", field: f"x{SEPARATOR}y"}
+    assert cut(text(**row)) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("", "does not end with"),
+        ("Q?\na", "does not end with"),
+        ("Q?\na[UNUSED_TOKEN_130]", f"has no {SEPARATOR}"),
+        (f"Q?\na{SEPARATOR}Q?\nb", "does not end with"),
+        ([1, 2], "token ids"),
+        (7, "token ids"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_template_is_told_what_is_expected(value: object, says: str) -> None:
+    made = cut(value)
+    assert isinstance(made, Unread)
+    assert says in made.error
+    assert "send p + " in made.error
+
+
+def test_a_text_longer_than_the_window_is_refused_and_not_cut(tiny_dir: Path) -> None:
+    encoder = Encoder(load_tokenizer(tiny_dir), Limits(64, 16, window=64), reward_id=4)
+    [row] = encoder.encode(to_batch([Trajectories("Q\n" + "a" * 80, "Q\nb")]).table)
+    assert row.error is not None
+    assert row.error.startswith("too_long")
