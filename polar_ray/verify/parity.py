@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from polar_ray.engine import Engine
 from polar_ray.engine.protocol import Scores
+from polar_ray.engine.questions import alone, random_ids
 from polar_ray.hub import model_name
 from polar_ray.model import ModelConfig, load_config
-from polar_ray.planning import Ids, build_pack, pack
+from polar_ray.planning import Ids, pack
 from polar_ray.records import to_batch
 from polar_ray.scorer import Scorer
 from polar_ray.scores import BATCHING_TOLERANCE
 from polar_ray.verify.check import Check, Failed, Skip, check
 from polar_ray.verify.published import POLAR_7B, is_polar_7b
 from polar_ray.verify.reference import LlamaReference
-from polar_ray.verify.samples import RECORDS, Case, random_ids
+from polar_ray.verify.samples import RECORDS, Case
 
 LENGTHS = [1, 2, 3, 7, 16, 33, 64, 129]
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.15, "float16": 0.05, "int8": 1.0, "fp8": 1.0}
 """Largest difference to float32 that a dtype is forgiven, on scores some ten apart."""
-
-Score = Callable[[Sequence[Ids]], Scores]
-
-
-def alone(engine: Engine, *, rotate: bool = True) -> Score:
-    """Scores one record a forward; without `rotate`, as if no token knew its position."""
-
-    def score(ids: Ids) -> np.float32:
-        single = build_pack([ids], [-1], [0])
-        if not rotate:
-            single = replace(single, positions=np.zeros_like(single.positions))
-        return np.float32(engine.submit(single).result()[0])
-
-    return lambda ids: np.array([score(record) for record in ids], dtype=np.float32)
 
 
 def parity_checks(

@@ -1,16 +1,13 @@
-"""What a model is tried with: records, ids, and known answers that somebody has."""
+"""What a model is tried with: records, and known answers that somebody has."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt
 
 from polar_ray.json_object import parse, read_object
-from polar_ray.model import ModelConfig
-from polar_ray.planning import Ids
 
 PROMPT = "What is the capital of China?"
 RECORDS: list[dict[str, str]] = [
@@ -49,10 +46,3 @@ class Golden(BaseModel):
 def load_golden(path: Path) -> list[Case]:
     """The known answers of a file; `ConfigError` where it holds none."""
     return parse(Golden, read_object(path, 1 << 28), path).cases
-
-
-def random_ids(config: ModelConfig, lengths: list[int], *, seed: int = 0) -> list[Ids]:
-    """Sequences of arbitrary ids that end in the reward token; they need no tokenizer."""
-    random = np.random.default_rng(seed)
-    bodies = [random.integers(0, config.vocab_size, length - 1) for length in lengths]
-    return [np.append(body, config.reward_token_id).astype(np.int32) for body in bodies]

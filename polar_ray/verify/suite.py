@@ -11,7 +11,9 @@ from polar_ray.checkpoint import model_dir
 from polar_ray.config import ScorerConfig
 from polar_ray.encoding import has_tokenizer, load_tokenizer, template
 from polar_ray.engine import build_engine
+from polar_ray.engine.diagnosis import diagnose, known_faults
 from polar_ray.engine.protocol import Scores
+from polar_ray.engine.questions import alone, altered, random_ids
 from polar_ray.errors import ConfigError, PolarRayError, PoolError
 from polar_ray.model import load_config
 from polar_ray.planning import Ids
@@ -19,10 +21,9 @@ from polar_ray.records import to_batch
 from polar_ray.scorer import Scorer
 from polar_ray.verify.check import Check, Failed, Skip, check
 from polar_ray.verify.checkpoint import checkpoint_checks
-from polar_ray.verify.diagnosis import diagnose, known_faults
-from polar_ray.verify.parity import LENGTHS, alone, parity_checks
+from polar_ray.verify.parity import LENGTHS, parity_checks
 from polar_ray.verify.published import beside_weights
-from polar_ray.verify.samples import RECORDS, load_golden, random_ids
+from polar_ray.verify.samples import RECORDS, load_golden
 from polar_ray.verify.served import ServedModel
 
 
@@ -145,15 +146,7 @@ class _Questions:
 
     def _altered(self, ids: list[Ids]) -> dict[str, Scores]:
         first = self._scorer.encoder.tokenizer.bos_id if self._scorer else int(ids[0][0])
-        return {
-            "unrotated": self._unrotated(ids),
-            "unended": self._score([row[:-1] if len(row) > 1 else row for row in ids]),
-            "first": self._score([row[:1] for row in ids]),
-            "doubled": self._score([np.insert(row, 0, first) for row in ids]),
-            "unbegun": self._score(
-                [row[1:] if row[0] == first and len(row) > 1 else row for row in ids]
-            ),
-        }
+        return altered(ids, self._score, self._unrotated, bos=first)
 
     def _encoded(self) -> list[Ids]:
         if self._scorer is None:

@@ -18,13 +18,13 @@ from polar_ray.cli import cli
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.encoding import load_tokenizer
 from polar_ray.encoding.template import REWARD_TOKEN, SEPARATOR
+from polar_ray.engine.diagnosis import diagnose, known_faults
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Scores
+from polar_ray.engine.questions import alone
 from polar_ray.planning import Ids
 from polar_ray.scorer import Scorer
 from polar_ray.verify import suite
-from polar_ray.verify.diagnosis import diagnose, known_faults
-from polar_ray.verify.parity import alone
 
 Score = Callable[[list[Ids]], Scores]
 

@@ -1,4 +1,4 @@
-"""What is wrong with a server's scores, named. Pure: scores in, words out.
+"""What is wrong with a foreign engine's or a server's scores, named. Pure: scores in, words out.
 
 Every known fault has a form of its own, so that the true scores of a few short sequences tell which
 it is: what the faulty server should answer is computed here and compared.
@@ -23,6 +23,23 @@ SQUASHED = "squashed by a sigmoid"
 UNSQUASH = 'send "use_activation": false with each request'
 
 
+_LEFT_OUT = {
+    "unbiased": (
+        "biases are left out: the checkpoint has them (bias=true)",
+        "this engine computes InternLM2 without any; use the native one",
+    ),
+    "stretched": (
+        "wrong dynamic RoPE: every record's angles are those of the longest there can be",
+        "they must go by the record's own length, as in the native engine",
+    ),
+    "unscaled": (
+        "dynamic RoPE is left out: long records' angles are not scaled",
+        "they must be, by the record's own length, as in the native engine",
+    ),
+}
+"""What some engines do not compute of a checkpoint: its fault's name, and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """A form that wrong scores can have, and what to do about it."""
@@ -37,7 +54,9 @@ class Fault:
 def known_faults(truth: Scores, others: Mapping[str, Scores]) -> list[Fault]:
     """Faults to look for. `others` has the true scores of altered sequences: "unrotated" (no
     position is known), "unended" (without the reward token), "first" (the first token alone),
-    "doubled" (with BOS twice) and "unbegun" (without BOS). Those may come squashed as well."""
+    "doubled" (with BOS twice) and "unbegun" (without BOS). Where the checkpoint has what others
+    leave out, also "unbiased" (without biases), "stretched" and "unscaled" (dynamic RoPE that goes
+    by the model's longest record, or not at all). All of these may come squashed as well."""
     of_scores = [
         Fault(SQUASHED, _squashed(truth), UNSQUASH),
         Fault(
@@ -72,11 +91,16 @@ def known_faults(truth: Scores, others: Mapping[str, Scores]) -> list[Fault]:
             "the server's tokenizer does not put it before text; send token ids",
         ),
     ]
+    of_models = [
+        Fault(name, others[key], remedy)
+        for key, (name, remedy) in _LEFT_OUT.items()
+        if key in others
+    ]
     of_both = [
         Fault(f"{f.name}, and {SQUASHED}", _squashed(f.scores), f"{f.remedy}; {UNSQUASH}")
-        for f in of_inputs
+        for f in [*of_inputs, *of_models]
     ]
-    return [*of_scores, *of_inputs, *of_both]
+    return [*of_scores, *of_inputs, *of_models, *of_both]
 
 
 def _squashed(scores: Scores) -> Scores:
