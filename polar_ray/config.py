@@ -209,6 +209,11 @@ class PoolConfig(HostConfig):
     """Processes that divide batches among the replicas. Each carries some hundred calls a second,
     or some thousand small ones that clients join."""
 
+    router_num_cpus: float = Field(default=0, ge=0)
+    """CPUs that Ray reserves for each router. It waits more than it works, and 0 leaves a small
+    machine all of them to score; but what reserves none may run on a head that has none (`ray start
+    --head --num-cpus=0`), where no work belongs: 1 keeps routers off it."""
+
     admission: AdmissionConfig = AdmissionConfig()
     """How much a router holds at once."""
 

@@ -89,8 +89,10 @@ def _wire(config: PoolConfig) -> serve.Application:
         name=ROUTER_NAME,
         num_replicas=config.num_routers,
         request_router_config=RequestRouterConfig(request_router_class=Shared, **QUICK),
-        # It waits more than it works; reserving a core would leave a small machine none to score.
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
+        ray_actor_options={
+            "num_cpus": config.router_num_cpus,
+            "runtime_env": {"env_vars": ONE_LOOP},
+        },
         **ROUTER,
     ).bind(config, replicas)
 
@@ -176,13 +178,15 @@ def _gist(message: str) -> str:
 
 def _check_resources(config: PoolConfig) -> None:
     have = ray.cluster_resources()
-    for resource, each in (("CPU", config.num_cpus), ("GPU", config.num_gpus)):
-        need = each * max(1, config.least_replicas)
+    routers = config.num_routers * config.router_num_cpus
+    for resource, each, more in (("CPU", config.num_cpus, routers), ("GPU", config.num_gpus, 0)):
+        need = each * max(1, config.least_replicas) + more
         if need > have.get(resource, 0):
             name = "num_replicas" if config.max_replicas is None else "min_replicas"
+            beside = f", {more:g} of them for routers" if more else ""
             raise ConfigError(
-                f"{name}={config.least_replicas} with {each:g} {resource} each need {need:g}, "
-                f"the cluster has {have.get(resource, 0):g}; lower {name} or "
+                f"{name}={config.least_replicas} with {each:g} {resource} each need {need:g}"
+                f"{beside}, the cluster has {have.get(resource, 0):g}; lower {name} or "
                 f"num_{resource.lower()}s"
             )
 
