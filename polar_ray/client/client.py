@@ -18,7 +18,6 @@ import pyarrow as pa
 from polar_ray.call_options import Priority, check_priority, check_timeout
 from polar_ray.client.backoff import Backoff
 from polar_ray.client.coalesce import Coalescer, Send
-from polar_ray.client.forks import remake_in_children
 from polar_ray.client.waiting import Waiting
 from polar_ray.errors import PolarRayError, ScoreError
 from polar_ray.records import Ignored, Records, to_batch
@@ -63,11 +62,6 @@ class Client:
         self.priority: Priority = priority
         self._ignored = Ignored()
         self._waiting = Waiting(transport.why_waiting)
-        self.after_fork()
-        remake_in_children(self)
-
-    def after_fork(self) -> None:
-        """Calls that the parent's loops were joining are the parent's."""
         self._coalescers: WeakKeyDictionary[asyncio.AbstractEventLoop, Coalescer] = (
             WeakKeyDictionary()
         )

@@ -25,13 +25,17 @@ class EventLoop:
     """A loop that starts with the first call."""
 
     def __init__(self) -> None:
-        self.after_fork()
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._parents: list[asyncio.AbstractEventLoop | None] = []
         remake_in_children(self)
 
     def after_fork(self) -> None:
         """The parent's thread is not there, and its lock may be held."""
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        # Kept, as its end would take from the parent the connections on which both look.
+        self._parents.append(self._loop)
+        self._loop = None
 
     def run(self, call: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """What a coroutine returns or raises, which ends by itself within `timeout_s`."""
@@ -41,8 +45,9 @@ class EventLoop:
         except FutureTimeout as error:
             if future.done():  # its own error, which is one of time, too
                 raise
-            future.cancel()
             raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from error
+        finally:
+            future.cancel()  # where the caller was interrupted, nobody waits any more
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:

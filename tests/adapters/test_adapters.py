@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import pickle
+import subprocess
 import sys
 import types
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +40,7 @@ from polar_ray.adapters import (
 from polar_ray.adapters.pool import Unscored
 from polar_ray.errors import ConfigError, PoolError, RecordError
 
+ADAPTERS = Path(trl.__file__).parent
 ANSWERS = ["four", "4", "5", "no idea"]
 WANTED = [score_of("2+2=", "4", text) for text in ANSWERS]
 ASKED = [{"role": "user", "content": "2+2="}]
@@ -505,6 +508,13 @@ def test_roll_scores_a_shard(pool: FakePool) -> None:
 
 
 # All of them
+
+
+def test_all_import_without_torch_ray_or_a_trainer() -> None:
+    names = [f"polar_ray.adapters.{path.stem}" for path in ADAPTERS.glob("[a-z]*.py")]
+    heavy = ["torch", "ray", "fastapi", "verl", "trl", "roll", "slime", "xtuner", "nemo_rl"]
+    program = f"import sys, {', '.join(names)}; assert not sys.modules.keys() & {set(heavy)}"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ADAPTERS.parents[1])
 
 
 @pytest.mark.parametrize("module", [verl, skyrl, xtuner, nemo_rl, nemo_gym, roll])

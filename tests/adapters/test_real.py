@@ -61,7 +61,7 @@ def trainers() -> Path:
     folder = os.environ.get("POLAR_RAY_TRAINERS")
     if folder is None:
         pytest.skip("POLAR_RAY_TRAINERS names no folder with trainers' environments")
-    return Path(folder)
+    return Path(folder).absolute()
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from polar_ray.client import handle
+from polar_ray.client.handle import HandleTransport
+from polar_ray.errors import PoolError
+
 TESTS = Path(__file__).parents[1]
 
 
@@ -27,3 +33,19 @@ def test_parent_and_children_get_their_own_answers() -> None:
         finally:
             pool.kill()
     assert printed.split() == ["0"] * 5, "wrong answers of four children and of their parent"
+
+
+def test_a_child_of_a_process_with_ray_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls of a handle would wait for threads that did not come along."""
+    monkeypatch.setattr(handle.ray, "is_initialized", lambda: True)
+    here = handle._RayHere()
+    here.check()
+    here.after_fork()
+    monkeypatch.setattr(handle, "_ray_here", here)
+    with pytest.raises(PoolError, match="forked from one that uses Ray"):
+        HandleTransport("polar")
+    transport = object.__new__(HandleTransport)
+    transport._app_name = "polar"
+    with pytest.raises(PoolError, match="forked"):
+        transport.send(None, 1.0, "train")
+    assert "forked" in transport.why_waiting()

@@ -1,4 +1,4 @@
-"""TRL: GRPOTrainer.train() and the async loop's reward calls, with a tiny model that is made here.
+"""TRL: GRPOTrainer.train() with plain and async rewards, and a tiny model that is made here.
 
 `PYTHONPATH=. python tests/adapters/real/run_trl.py`
 """
