@@ -1,4 +1,7 @@
-"""ms-swift: `--external_plugins` this file, `--reward_funcs polar` (or `polar_async`).
+"""ms-swift: a plugin that calls `register()`, and `--reward_funcs polar` (or `polar_async`).
+
+This file itself can not be the plugin: ms-swift puts a plugin's folder before all others from which
+modules are imported, where this one's neighbours have the names of trainers.
 
 ms-swift takes 0 for a row that is None or NaN, which among POLAR's negative scores is the best of
 its group: a row without a score raises.
@@ -6,13 +9,13 @@ its group: a row without a score raises.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from polar_ray.adapters.pool import Row, all_scores, all_scores_now
 from polar_ray.adapters.rows import column, plain, record
 from polar_ray.adapters.settings import AdapterConfig, read_settings
+from polar_ray.errors import ConfigError
 
 REFERENCE = ("reference", "solution", "ground_truth", "answer")
 
@@ -58,6 +61,15 @@ def _asked(prompt: Any) -> Any:
     return messages
 
 
-# Loaded as a plugin, this file adds its rewards to ms-swift's table of them.
-if "swift.rewards" in sys.modules:
-    sys.modules["swift.rewards"].orms.update(polar=PolarReward, polar_async=PolarRewardAsync)
+def register() -> None:
+    """Adds the rewards to ms-swift's table of them."""
+    from swift.rewards import orms
+
+    orms.update(polar=PolarReward, polar_async=PolarRewardAsync)
+
+
+if __name__.startswith("_swift_external"):  # as ms-swift calls the module of a plugin
+    raise ConfigError(
+        "--external_plugins must not be this file, whose folder would hide trl and others; let it "
+        "be one of yours: from polar_ray.adapters.ms_swift import register; register()"
+    )

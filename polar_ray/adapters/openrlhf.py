@@ -10,29 +10,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from polar_ray.adapters.no_reward import NoReward
 from polar_ray.adapters.pool import all_scores_now
 from polar_ray.adapters.rows import record
 from polar_ray.adapters.settings import read_settings
 from polar_ray.errors import PolarRayError, RecordError
 
 logger = logging.getLogger(__name__)
-
-
-class NoReward:
-    """Stands where a reward would; making a tensor of it raises why there is none."""
-
-    def __init__(self, error: PolarRayError) -> None:
-        self.error = error
-
-    def _raise(self, *_: object) -> NoReturn:
-        raise self.error
-
-    __len__ = __getitem__ = __iter__ = __float__ = item = _raise
-
-    def __repr__(self) -> str:
-        return f"NoReward({self.error})"
 
 
 def reward_func(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import pickle
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, path: str, **names: Any) -> None:
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes that are made on demand are made anew in each test."""
     made = {
+        areal: ["PolarRLVRWorkflow"],
         verl: ["PolarRewardManager"],
         skyrl: ["PolarEnv"],
         xtuner: ["PolarJudger", "PolarJudgerConfig"],
@@ -361,6 +363,29 @@ def test_areal_scores_its_messages_without_the_end_token(pool: FakePool) -> None
     assert pickle.loads(pickle.dumps(areal.polar_reward)) is areal.polar_reward
 
 
+def test_areals_workflow_awaits_rewards_in_its_loop(
+    pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class RLVRWorkflow:
+        def __init__(self, reward_fn: Any, gconfig: Any, tokenizer: Any) -> None:
+            self.async_reward_fn, self.given = None, (reward_fn, gconfig, tokenizer)
+
+    stand_in(monkeypatch, "areal.workflow.rlvr", RLVRWorkflow=RLVRWorkflow)
+    workflow = areal.PolarRLVRWorkflow("sampling", tokenizer="tokenizer")
+    assert workflow.given == (areal.polar_reward, "sampling", "tokenizer")
+
+    async def main() -> list[float]:
+        rewards = (
+            workflow.async_reward_fn("2+2=", f"{text}<|im_end|>", [1], [2], answer="4")
+            for text in ANSWERS
+        )
+        return await asyncio.gather(*rewards)
+
+    assert asyncio.run(main()) == WANTED
+    assert len(pool.calls) == 1
+    assert float(pool.queries[0]["timeout_s"]) > 500
+
+
 def test_areal_gets_no_timeout_error(pool: FakePool) -> None:
     """It would take 0 for the fourth of them."""
     pool.silent = True
@@ -445,14 +470,24 @@ def test_ms_swift_gets_all_or_nothing(pool: FakePool) -> None:
         asyncio.run(awaited(ANSWERS, **swift_columns(bad=1)))
 
 
-def test_ms_swift_finds_the_rewards_when_it_loads_the_file(
+def test_ms_swift_knows_the_rewards_once_they_are_registered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     orms: dict[str, Any] = {"accuracy": object}
     stand_in(monkeypatch, "swift.rewards", orms=orms)
-    importlib.reload(ms_swift)
+    ms_swift.register()
     assert set(orms) == {"accuracy", "polar", "polar_async"}
     assert asyncio.iscoroutinefunction(orms["polar_async"].__call__)
+
+
+def test_ms_swift_must_not_load_the_adapter_as_a_plugin() -> None:
+    """It would put the folder of all adapters, one of which is called trl, before trl's own."""
+    path = str(ADAPTERS / "ms_swift.py")
+    spec = importlib.util.spec_from_file_location("_swift_external_1f", path)
+    assert spec is not None
+    assert spec.loader is not None
+    with pytest.raises(ConfigError, match="must not be this file"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 # NeMo RL
@@ -517,7 +552,7 @@ def test_all_import_without_torch_ray_or_a_trainer() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ADAPTERS.parents[1])
 
 
-@pytest.mark.parametrize("module", [verl, skyrl, xtuner, nemo_rl, nemo_gym, roll])
+@pytest.mark.parametrize("module", [areal, verl, skyrl, xtuner, nemo_rl, nemo_gym, roll])
 def test_other_names_are_not_there(module: Any) -> None:
     with pytest.raises(AttributeError, match="PolarNothing"):
         _ = module.PolarNothing

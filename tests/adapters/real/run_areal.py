@@ -33,9 +33,12 @@ from case import (
     wanted,
 )
 
-from polar_ray.adapters.areal import polar_reward
+from polar_ray.adapters.areal import PolarRLVRWorkflow, polar_reward
 
 TOKENIZER = tokenizer()
+
+
+FUNCTION = "polar_ray.adapters.areal.polar_reward"
 
 
 class Engine:
@@ -63,10 +66,14 @@ def one_row_fails(prompt: str, completions: str, *ids: Any, **columns: Any) -> f
     return polar_reward(prompt, completions, *ids, **columns)
 
 
-def rewards(reward: str = "polar_ray.adapters.areal.polar_reward", **columns: Any) -> list[float]:
+def rewards(reward: str | None = FUNCTION, **columns: Any) -> list[float]:
     """A group, each time in a loop that closes. Settings are columns here: the processes in which
     AReaL scores keep the environment that they began with."""
-    single = RLVRWorkflow(reward, GenerationHyperparameters(max_new_tokens=64), TOKENIZER)
+    sampling = GenerationHyperparameters(max_new_tokens=64)
+    if reward is None:
+        single = PolarRLVRWorkflow(sampling, TOKENIZER)
+    else:
+        single = RLVRWorkflow(reward, sampling, TOKENIZER)
     grouped = GroupedRolloutWorkflow(single, 4, logging.getLogger())
     data = {"messages": [{"role": "user", "content": PROMPT}], "answer": REFERENCE, **columns}
     found = asyncio.run(grouped.arun_episode(Engine(), data))
@@ -85,6 +92,12 @@ def main() -> None:
     # What raises in a group ends all of it: AReaL's executor rejects it and rolls out another.
     gone = failed["returned"] is None
     report("rejected", gone=gone, reason="null_field" in (failed["raised"] or ""), of=[None] * 4)
+    report("trap", name="PolarRLVRWorkflow", right=close(rewards(None), expected))
+    failed = outcome(lambda: rewards(None, answer=None))
+    gone = failed["returned"] is None
+    report("rejected", gone=gone, reason="null_field" in (failed["raised"] or ""), of=[None] * 4)
+    late = outcome(lambda: rewards(None, polar_address=SILENT, polar_timeout_s=SHORT_S))
+    report("deadline", **late)
     ways = {"polar_address": DYING, "polar_timeout_s": SHORT_S}
     report("before", right=close(rewards(**ways), expected))
     die()

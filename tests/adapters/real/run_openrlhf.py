@@ -9,6 +9,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import ray.cloudpickle as cloudpickle
 import torch
 import transformers  # before the stand-ins, which it would take for the libraries
 from case import (
@@ -83,6 +84,9 @@ def rewards(bad: int | None = None) -> list[float]:
 def main() -> None:
     stops(rewards, lambda: rewards(bad=1))
     use(LIVE)
+    # Rollouts come back from an actor of Ray's.
+    failed = cloudpickle.loads(cloudpickle.dumps(responses(bad=1)[1]))
+    report("unscored", **outcome(lambda: torch.tensor([failed["reward"]])))
     scores = experiences().scores.flatten()
     inside = bool(((scores > 0) & (scores < 1)).all())
     expected = [adapter.squashed(score) for score in wanted()]

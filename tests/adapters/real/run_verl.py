@@ -152,6 +152,10 @@ def main() -> None:
     use(LIVE)
     report("trap", name="compute_score", right=close(one_by_one(FUNCTION), wanted()))
     report("unscored", **outcome(lambda: one_by_one(FUNCTION, bad=1)))
+    given = {**MANAGER, "+reward.polar.address": f"'{LIVE}'", "+reward.polar.timeout_s": "9"}
+    use("http://127.0.0.1:9", 1.0)
+    report("trap", name="settings of the config", right=close(one_by_one(given), wanted()))
+    use(LIVE)
     report("trap", name="compute_score_batch", right=close(legacy(), wanted()))
     report("unscored", **outcome(lambda: legacy(bad=1)))
     ray.init(
