@@ -68,7 +68,8 @@ def trainers() -> Path:
 def live(trainers: Path) -> Iterator[str]:
     """A pool of two replicas with the built-in model."""
     port = free_port()
-    command = [sys.executable, "-m", "polar_ray.cli", "serve", "--port", str(port)]
+    main = "from polar_ray.cli import main; main()"
+    command = [sys.executable, "-c", main, "serve", "--port", str(port)]
     command += ["num_replicas=2", "num_cpus=0.5"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as serving:
