@@ -74,10 +74,10 @@ def visible(text: str, strip: StripThink) -> str:
 
 
 def without_end(text: str, end_tokens: Sequence[str]) -> str:
-    """A response without the tokens that end it, and the space around them."""
-    bare = text.rstrip()
-    while token := next((t for t in end_tokens if t and bare.endswith(t)), None):
-        text = bare = bare[: -len(token)].rstrip()
+    """A response without the tokens that end it, and what follows them: as a tokenizer decodes it
+    that skips special tokens."""
+    while token := next((t for t in end_tokens if t and text.rstrip().endswith(t)), None):
+        text = text.rstrip().removesuffix(token)
     return text
 
 

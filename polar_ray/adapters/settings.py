@@ -58,9 +58,11 @@ class AdapterConfig(Config):
         "<|eot_id|>",
         "<|end_of_text|>",
         "<|end|>",
+        "<|return|>",
         "<end_of_turn>",
         "<eos>",
         "</s>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
     )
     """What a policy ends with, and some trainers leave at the end of the response: not scored.
     In the environment, separated by spaces."""

@@ -84,7 +84,8 @@ def test_reasoning_that_the_prompt_opened() -> None:
     [
         ("four<|im_end|>", "four"),
         ("four<|im_end|>\n", "four"),
-        ("four <|im_end|><|endoftext|>", "four"),
+        ("four <|im_end|><|endoftext|>", "four "),
+        ("four<|im_end|> <|endoftext|>\n", "four"),
         ("four \n", "four \n"),
         ("<|im_end|>four", "<|im_end|>four"),
         ("<|im_end|>", ""),
