@@ -26,6 +26,7 @@ from polar_ray.records import Record
 
 if TYPE_CHECKING:
     from polar_ray.client import Client, connect
+    from polar_ray.client.reward_model_client import RewardModelClient
     from polar_ray.pool.app import app
     from polar_ray.scorer import Scorer
 
@@ -35,6 +36,7 @@ __all__ = [
     # scoring
     "Client",
     "Record",
+    "RewardModelClient",
     "Scorer",
     "app",
     "connect",
@@ -56,6 +58,7 @@ __all__ = [
 
 _LAZY = {
     "Client": ("polar_ray.client", None),
+    "RewardModelClient": ("polar_ray.client.reward_model_client", None),
     "Scorer": ("polar_ray.scorer", "engine"),
     "app": ("polar_ray.pool.app", "serve"),
     "connect": ("polar_ray.client", None),

@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILES = [
-    "*.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
+TOKENIZER_FILES = [
     "tokenizer.model",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
 ]
+
+FILES = ["*.safetensors", "model.safetensors.index.json", "config.json", *TOKENIZER_FILES]
 """All that is fetched of a repository, and of its first level only."""
 
 PIN_TIMEOUT_S = 10.0
@@ -74,6 +73,19 @@ def fetch(model: str) -> Path:
             "fetched: they can run code. Convert it, and give the directory or the new name"
         )
     return folder
+
+
+def fetch_tokenizer(model: str) -> Path:
+    """The directory with a model's tokenizer, in the cache; its weights stay where they are."""
+    repo, revision = _parts(model)
+    with _explained(model):
+        from huggingface_hub import snapshot_download
+
+        return Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=TOKENIZER_FILES, ignore_patterns=["*/*"]
+            )
+        )
 
 
 def _announce(repo: str, revision: str | None) -> Exception | None:
