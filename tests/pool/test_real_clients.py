@@ -17,8 +17,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import real_clients
 from examples import GROUPS
-from pool.http import real_clients
 
 from polar_ray import RewardModelClient
 from polar_ray.config import PoolConfig
