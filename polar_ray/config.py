@@ -90,6 +90,70 @@ class StubEngineConfig(Config):
     which the device computes nothing any more."""
 
 
+def _listed(value: Any) -> Any:
+    """Addresses that came as one text, as from a command line."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+class RemoteEngineConfig(Config):
+    """Servers that run already: sglang, vllm or lmdeploy with the same checkpoint as `model`."""
+
+    type: Literal["remote"] = "remote"
+    """sglang, vllm or lmdeploy servers that run elsewhere, with the checkpoint that `model` is."""
+
+    server: Literal["sglang", "vllm", "lmdeploy"]
+    """What these servers are."""
+
+    addresses: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
+    """Their URLs, "http://host:port", as every replica reaches them; on a command line with commas
+    between them."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What the servers compute in: it bounds how far they may be from the known answers, and every
+    result says it."""
+
+    tolerance: float | None = Field(default=None, gt=0)
+    """Largest difference to known answers that is forgiven. None: by dtype, 0.001 in float32, 0.15
+    in bfloat16, 0.05 in float16."""
+
+    served_name: str | None = None
+    """The model's name at the servers, where they want one."""
+
+    token_file: str | None = None
+    """A file whose first line is the bearer token for the servers; read again when one refuses it.
+    None: no token is sent."""
+
+    ca_file: str | None = None
+    """Certificates (PEM) by which https servers are known. None: those that the system trusts."""
+
+    verify_tls: bool = True
+    """Whether an https server must prove who it is. False is for trials only."""
+
+    requests_per_address: int = Field(default=4, ge=1, le=256)
+    """Requests that one server has at once."""
+
+    request_tokens: int = Field(default=4096, ge=16, le=1 << 20)
+    """Tokens of one request; a longer record is a request of its own."""
+
+    timeout_s: float = Field(default=120, gt=0, le=LONGEST_S)
+    """How long one request may take, its answer read to the end, before it is given up."""
+
+    patience_s: float = Field(default=10, ge=0, le=LONGEST_S)
+    """How long work waits for the first server to come back when all are away. Then a pool keeps it
+    in the router's queue, until its deadline; a scorer without a pool raises `ServersAway`."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> "RemoteEngineConfig":
+        for address in self.addresses:
+            if not address.startswith(("http://", "https://")) or "?" in address:
+                raise ValueError(f"addresses has {address!r:.80}, which is no http:// or https://")
+        if len({address.rstrip("/") for address in self.addresses}) < len(self.addresses):
+            raise ValueError("addresses names a server twice")
+        if self.ca_file is not None and not self.verify_tls:
+            raise ValueError("ca_file says whom to trust, verify_tls=false to trust anybody")
+        return self
+
+
 def _native_unless_said(value: Any) -> Any:
     """`engine.device=cpu` alone means the native engine."""
     if isinstance(value, str):
@@ -98,7 +162,7 @@ def _native_unless_said(value: Any) -> Any:
 
 
 EngineConfig = Annotated[
-    NativeEngineConfig | StubEngineConfig,
+    NativeEngineConfig | RemoteEngineConfig | StubEngineConfig,
     Field(discriminator="type"),
     BeforeValidator(_native_unless_said),
 ]

@@ -8,6 +8,7 @@
       EngineError(RuntimeError)        the model could not run
         OutOfMemory                    on this many tokens at once
         DeviceLost                     nor will it again in this process
+        ServersAway                    at present, as the servers that run it are away
       ScoreError(RuntimeError)         rows without a score, raised at the caller's wish
       JobStopped(RuntimeError)         an offline job ended early; the same command goes on with it
         ModelChanged                   between two calls of one job: their scores do not compare
@@ -58,6 +59,11 @@ class OutOfMemory(EngineError):
 class DeviceLost(EngineError):
     """The device, or a process that drives one, is broken: whatever this process computes from now
     on fails. Nothing is wrong with the records; another process can score them."""
+
+
+class ServersAway(EngineError):
+    """The servers that an engine relies on do not answer, or not with this model's scores. Nothing
+    is wrong with the records; they can be scored once a server is back."""
 
 
 class ScoreError(PolarRayError, RuntimeError):
@@ -123,6 +129,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     EngineError: 500,
     OutOfMemory: 500,
     DeviceLost: 500,
+    ServersAway: 503,
     ScoreError: 422,
     JobStopped: 500,
     ModelChanged: 500,

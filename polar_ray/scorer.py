@@ -26,7 +26,14 @@ from polar_ray.encoding import Encoded, load_tokenizer
 from polar_ray.encoding.template import TEMPLATE_VERSION
 from polar_ray.engine import build_engine
 from polar_ray.engine.protocol import Pending, Scores
-from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory, place
+from polar_ray.errors import (
+    ConfigError,
+    DeviceLost,
+    EngineError,
+    OutOfMemory,
+    ServersAway,
+    place,
+)
 from polar_ray.planning import Counts, Pack, merge, pack, shard
 from polar_ray.planning.shard import row_costs, row_groups
 from polar_ray.records import (
@@ -148,7 +155,8 @@ class Scorer:
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
     ) -> ForwardResult:
         """Scores of encoded records. A record that makes the engine fail gets an error of its own;
-        the others get their scores. Raises `DeviceLost` where every forward fails.
+        the others get their scores. Raises `DeviceLost` where every forward fails, and
+        `ServersAway` where it does at present.
 
         `before_pack` is called before each pack; an exception from it ends the call.
         """
@@ -201,8 +209,8 @@ class Scorer:
         self, error: EngineError, failed: Pack, encoded: Sequence[Encoded], errors: dict[int, str]
     ) -> list[Iterator[Pack]]:
         """What to try after a failed pack: its halves, or nothing where it held one record,
-        which gets the error. A lost device is raised: no record is to blame for it."""
-        if isinstance(error, DeviceLost):
+        which gets the error. What no record is to blame for is raised."""
+        if isinstance(error, DeviceLost | ServersAway):
             raise error
         rows = failed.records
         if len(rows) == 1:

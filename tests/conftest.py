@@ -81,6 +81,14 @@ def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test leaves anything in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _neighbour() -> Iterator[None]:
     """CHAOS_NEIGHBOUR=1: nothing that is run may depend on having the machine for itself."""
     if os.environ.get("CHAOS_NEIGHBOUR") != "1":

@@ -141,6 +141,8 @@ def _choices(annotation: Any) -> list[Any]:
     for kind in _members(annotation):
         if get_origin(kind) is Literal:
             found += get_args(kind)
+        elif get_origin(kind) is tuple:
+            found.append("a list")
         elif kind is not NoneType:
             found.append(kind.__name__)
     return found
@@ -151,6 +153,8 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "must be given"
     value = field.get_default(call_default_factory=True)
     if value is None or isinstance(value, bool):
         return str(value).lower()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from polar_ray.config import EngineConfig, NativeEngineConfig
+from polar_ray.config import EngineConfig, NativeEngineConfig, RemoteEngineConfig
 from polar_ray.engine.protocol import Engine, ModelInfo
 from polar_ray.model.config import load_config
 
@@ -19,6 +19,10 @@ def build_engine(config: EngineConfig, model_dir: Path) -> Engine:
         from polar_ray.engine.native import NativeEngine
 
         return NativeEngine(config, model_dir)
+    if isinstance(config, RemoteEngineConfig):
+        from polar_ray.engine.remote.engine import RemoteEngine
+
+        return RemoteEngine(config, model_dir)
     from polar_ray.engine.stub import StubEngine
 
     return StubEngine(config, model_dir)
@@ -33,6 +37,10 @@ def check_engine(config: EngineConfig, model_dir: Path) -> None:
 
         check_divisible(load_config(model_dir), config.tensor_parallel_size)
         check_model(model_dir)
+    elif isinstance(config, RemoteEngineConfig):
+        from polar_ray.model.weights import check_model
+
+        check_model(model_dir)  # the known answers are made of them
 
 
 def read_through(model_dir: Path) -> None:

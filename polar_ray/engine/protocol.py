@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +71,7 @@ class Engine(Protocol):
         """Begins a forward pass; on a GPU it goes on while the caller plans the next.
 
         Raises `EngineError` if it cannot, `OutOfMemory` if a smaller pack might, `DeviceLost` if
-        nothing will be computed any more.
+        nothing will be computed any more, `ServersAway` if nothing can be at present.
         """
         ...
 
@@ -83,6 +83,22 @@ class Engine(Protocol):
     def close(self) -> None:
         """Lets go of the model's memory; the engine is not used again."""
         ...
+
+
+@runtime_checkable
+class Reliant(Protocol):
+    """An engine that relies on servers elsewhere. It bounds all its waits itself: one that takes
+    long is no sign that this process hangs."""
+
+    @property
+    def waits_for(self) -> str | None:
+        """What must come back before anything can be scored, as a sentence; None if nothing."""
+        ...
+
+
+def waits_for(engine: object) -> str | None:
+    """Why an engine can score nothing at present; None if it can."""
+    return engine.waits_for if isinstance(engine, Reliant) else None
 
 
 class Done:

@@ -3,105 +3,27 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from model_server import Score, Server, serving
 from typer.testing import CliRunner, Result
 
 from polar_ray.cli import cli
-from polar_ray.config import NativeEngineConfig, ScorerConfig
+from polar_ray.config import NativeEngineConfig
 from polar_ray.encoding import load_tokenizer
-from polar_ray.encoding.template import REWARD_TOKEN, SEPARATOR
 from polar_ray.engine.diagnosis import diagnose, known_faults
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Scores
 from polar_ray.engine.questions import alone
-from polar_ray.planning import Ids
-from polar_ray.scorer import Scorer
 from polar_ray.verify import suite
-
-Score = Callable[[list[Ids]], Scores]
 
 
 @pytest.fixture(scope="module")
 def engine(tiny_dir: Path) -> NativeEngine:
     return NativeEngine(NativeEngineConfig(), tiny_dir)
-
-
-class Refused(Exception):
-    pass
-
-
-class Server:
-    """A server of a kind, whose scores are `truth` after `fault`."""
-
-    def __init__(self, kind: str, model_dir: Path, truth: Score, splits: bool = False) -> None:
-        self.kind, self.truth, self.splits = kind, truth, splits
-        self.begins, self.window = True, 10_000
-        self.tokenizer = load_tokenizer(model_dir)
-        self.reward_id = Scorer(ScorerConfig(model=str(model_dir))).info.reward_id
-        self.fault: Callable[[Scores, bool], Scores] = lambda scores, activated: scores
-
-    def ids(self, one: Any) -> Ids:
-        if not isinstance(one, str):
-            return np.array(one, dtype=np.int32)
-        t = self.tokenizer
-        if self.splits:
-            return np.array([t.bos_id, *t.encode(one)], dtype=np.int32)
-        first, second = one.removesuffix(REWARD_TOKEN).split(SEPARATOR)
-        halves = [*t.encode(first), t.control_id(SEPARATOR), *t.encode(second)]
-        begin = [t.bos_id] if self.begins else []
-        return np.array([*begin, *halves, self.reward_id], dtype=np.int32)
-
-    def answer(self, route: str, body: dict[str, Any]) -> Any:
-        sglang = self.kind == "sglang"
-        assert route == ("/classify" if sglang else "/pooling")
-        inputs = body.get("input_ids", body.get("text")) if sglang else body["input"]
-        ids = [self.ids(one) for one in inputs]
-        if (longest := max(map(len, ids))) > self.window:
-            raise Refused(f"maximum context length is {self.window} tokens, not {longest}")
-        scores = self.fault(self.truth(ids), body.get("use_activation", True))
-        values = [float(score) for score in scores]
-        if sglang:
-            return [{"embedding": [value], "meta_info": {}} for value in values]
-        if self.kind == "vllm":
-            return {"data": [{"data": [[9.0]] * 3 + [[value]]} for value in values]}
-        return {"data": [{"data": value} for value in values]}
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            status = 200
-            try:
-                answer = server.answer(self.path, body)
-            except Refused as error:  # as vllm says it
-                status, answer = 400, {"error": {"message": str(error), "code": 400}}
-            data = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None: ...
-
-    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=web.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{web.server_port}"
-    finally:
-        web.shutdown()
-        thread.join()
-        web.server_close()
 
 
 def run(model: Path, url: str, kind: str, *more: str) -> Result:

@@ -16,6 +16,7 @@ from polar_ray.config_base import explain
 from polar_ray.engine import fits_beside, read_through
 from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost
 from polar_ray.pool.autoscaling import Queued, Workload
+from polar_ray.pool.replica.away import with_reason
 from polar_ray.pool.replica.loaded import Loaded, describe, try_to_load
 from polar_ray.pool.replica.metrics import EngineMetrics
 from polar_ray.pool.replica.reservation import Reservation
@@ -211,9 +212,11 @@ class Replica:
 
     async def heartbeat(self, queued: Queued | None = None) -> dict[str, str] | None:
         """What this replica scores with, at once, whatever the engine is at; None while it loads a
-        model and has no other."""
+        model and has no other. See `away` for an engine that waits for others."""
         self._workload.hear(queued)
-        return None if self._serving is None else self._serving.scorer.provenance
+        if (loaded := self._serving) is None:
+            return None
+        return with_reason(loaded.scorer.provenance, loaded.waits_for)
 
     async def check_health(self) -> None:
         """Scores a probe; see `Loaded.check`. A replica that loads a model is healthy."""

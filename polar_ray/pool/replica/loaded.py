@@ -7,7 +7,8 @@ import asyncio
 import pyarrow as pa
 
 from polar_ray.config import ScorerConfig
-from polar_ray.errors import DeviceLost, EngineError
+from polar_ray.engine.protocol import waits_for
+from polar_ray.errors import DeviceLost, EngineError, ServersAway
 from polar_ray.pool.replica.batcher import Batcher
 from polar_ray.pool.replica.watchdog import Watchdog
 from polar_ray.scorer import Scorer
@@ -55,14 +56,19 @@ class Loaded:
         """
         try:
             probed = await asyncio.wait_for(self.batcher.score(self._probe), PROBE_TIMEOUT_S)
-        except (TimeoutError, asyncio.TimeoutError):
-            return
+        except (TimeoutError, asyncio.TimeoutError, ServersAway):
+            return  # another process would find the same servers
         found = self._read(probed)
         tolerance = PROBE_TOLERANCE.get(self.scorer.info.dtype, COARSE_TOLERANCE)
         if not abs(found - self._known) <= tolerance:
             raise EngineError(
                 f"the replica scores its own probe {found:g}, and {self._known:g} at its start"
             )
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why nothing can be scored at present; None if it can."""
+        return waits_for(self.scorer.engine)
 
     def _read(self, result: pa.Table) -> float:
         if error := result["error"][0].as_py():

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from threading import Lock
 
-from polar_ray.engine.protocol import Engine, ModelInfo, Pending, Scores
+from polar_ray.engine.protocol import Engine, ModelInfo, Pending, Reliant, Scores, waits_for
 from polar_ray.planning import Pack
 
 TIMES = 20.0
@@ -150,7 +150,8 @@ def encode_progress() -> Progress:
 
 
 class WatchedEngine:
-    """An engine whose packs are steps of `progress`, from `submit` to the end of `result`."""
+    """An engine whose packs are steps of `progress`, from `submit` to the end of `result`. Those of
+    an engine that relies on others are not: it may wait for them for long, and nothing hangs."""
 
     def __init__(self, engine: Engine, progress: Progress) -> None:
         self._engine, self._progress = engine, progress
@@ -159,6 +160,8 @@ class WatchedEngine:
 
     def submit(self, pack: Pack) -> Pending:
         """See `Engine`."""
+        if isinstance(self._engine, Reliant):
+            return self._engine.submit(pack)
         step = self._progress.begin(work(pack))
         before = self._computed
         try:
@@ -173,6 +176,11 @@ class WatchedEngine:
     @property
     def _computed(self) -> int:
         return self._engine.counters.get("tokens_computed", 0)
+
+    @property
+    def waits_for(self) -> str | None:
+        """See `Reliant`."""
+        return waits_for(self._engine)
 
     @property
     def counters(self) -> Mapping[str, int]:

@@ -33,6 +33,7 @@ from polar_ray.pool.http.bodies import Admit, Read
 from polar_ray.pool.http.port import check_alone
 from polar_ray.pool.http.routes import Scoring, build_http
 from polar_ray.pool.ray_internals import http_address
+from polar_ray.pool.replica.away import without_reason
 from polar_ray.pool.router import running
 from polar_ray.pool.router.admission import Admission
 from polar_ray.pool.router.dispatcher import Dispatcher
@@ -46,6 +47,7 @@ from polar_ray.sizes import SMALL_ROWS
 logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 5.0
+ASK_TIMEOUT_S = 1.0
 TICK_S = 0.5
 
 DELETED_S = 5.0
@@ -151,12 +153,14 @@ class Router:
         now = None
         with suppress(Exception):  # whatever is wrong with it, its heartbeats say so
             now = await asyncio.wait_for(self._way.ask(able[0]), READY_TIMEOUT_S) if able else None
-        return dict(now or known)
+        return without_reason(now or known)[0]
 
     async def ready(self) -> None:
         """Returns once there is a replica that answers, or none because there is nothing to do;
         raises `PoolError` if none does in time."""
         if not (self._at_zero and self.admission.calls == 0):
+            self._begin()
+            await self._dispatcher.ask_available(ASK_TIMEOUT_S)
             await self._served()
 
     @property
@@ -188,8 +192,10 @@ class Router:
         replicas = self._dispatcher.members.values()
         return State(
             replicas=len(replicas),
-            loading=sum(not (m.serving or m.unresponsive) for m in replicas),
+            loading=sum(not (m.serving or m.unresponsive or m.away) for m in replicas),
             unresponsive=sum(m.unresponsive for m in replicas),
+            away=sum(bool(m.away) and not m.unresponsive for m in replicas),
+            missing=next((m.away for m in replicas if m.away), ""),
             calls=self.admission.calls + calls,
             for_s=time.monotonic() - self._able_at,
             to_zero=self._at_zero,

@@ -110,6 +110,11 @@ class Dispatcher:
         """The replicas that there are now; see `Membership.set`."""
         self._membership.set(names)
 
+    async def ask_available(self, timeout_s: float) -> None:
+        """Hears of replicas that have nothing to do whether they still could do it."""
+        if heartbeats := self._membership.ask_available():
+            await asyncio.wait(heartbeats, timeout=timeout_s)
+
     async def score(
         self, table: pa.Table, shards: Shards, *, rank: int, deadline: float
     ) -> pa.Table:

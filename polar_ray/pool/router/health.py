@@ -25,7 +25,7 @@ UNRESPONSIVE_S = 5.0
 """A replica that has not answered for so long is unresponsive."""
 
 Ask = Callable[[str], Awaitable[Served | None]]
-"""What a replica serves, as soon as it answers; None while it loads a model."""
+"""What a replica serves, as soon as it answers, see `replica.away`; None while it loads a model."""
 
 
 class Heartbeats:
@@ -43,12 +43,13 @@ class Heartbeats:
     def __len__(self) -> int:
         return len(self._asked)
 
-    def ask(self, member: Member, now: float) -> None:
-        """Asks, unless the last heartbeat is still outstanding."""
+    def ask(self, member: Member, now: float) -> asyncio.Future[Served | None]:
+        """Asks, unless the last heartbeat is still outstanding; that is heard when it is done."""
         if member.name not in self._asked:
             heartbeat = asyncio.ensure_future(self._ask(member.name))
             self._asked[member.name] = (now, member, heartbeat)
             heartbeat.add_done_callback(lambda done: self._answered(member, done))
+        return self._asked[member.name][2]
 
     def forget(self, name: str) -> None:
         """The replica is gone: its answer is not awaited any more."""

@@ -5,9 +5,11 @@ Serve says which run (`running`), heartbeats and answers say which live. Knows n
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 
+from polar_ray.pool.replica.away import without_reason
 from polar_ray.pool.router.call import Served
 from polar_ray.pool.router.health import ASK_AFTER_S, Ask, Heartbeats
 from polar_ray.pool.router.work import Attempt, Member
@@ -100,22 +102,29 @@ class Membership:
             member.unresponsive = True
         return silent
 
-    def ask(self, member: Member, now: float) -> None:
-        """Asks one replica for a heartbeat."""
-        self._heartbeats.ask(member, now)
+    def ask(self, member: Member, now: float) -> asyncio.Future[Served | None]:
+        """Asks one replica for a heartbeat; it is heard when the future is done."""
+        return self._heartbeats.ask(member, now)
+
+    def ask_available(self) -> list[asyncio.Future[Served | None]]:
+        """Asks all that can be given work, as far as is known: while they have none, they are not
+        asked otherwise."""
+        now = self._clock()
+        return [self._heartbeats.ask(member, now) for member in self if member.available]
 
     def _hear(self, member: Member, served: Served | None) -> None:
-        """A replica has answered: it serves this, or loads another model."""
+        """A replica has answered: it serves this, or loads another model, or waits for others."""
         now = self._clock()
         member.unresponsive, member.heard_at = False, now
-        if served is None:
+        known, member.away = (None, None) if served is None else without_reason(served)
+        if known is None or member.away is not None:
             member.serving = False
             self._loading(member)
         else:
             if not member.serving:
                 member.serving, member.serving_since = True, now
             member.available_at = now
-            self.learn(member, served)
+            self.learn(member, known)
         self._changed()
 
     def learn(self, member: Member, served: Served) -> None:

@@ -31,10 +31,16 @@ class State:
     to_zero: bool = False
     """There may be none while there is nothing to do."""
 
+    away: int = 0
+    """Of the replicas, those whose engine waits for servers elsewhere."""
+
+    missing: str = ""
+    """What one of these says of its servers."""
+
     @property
     def able(self) -> int:
         """Replicas that can work."""
-        return self.replicas - self.loading - self.unresponsive
+        return self.replicas - self.loading - self.unresponsive - self.away
 
 
 def waiting_reason(state: State) -> str:
@@ -43,6 +49,8 @@ def waiting_reason(state: State) -> str:
         if state.to_zero:
             return _starting(state)
         return f"the pool has no replica that runs ({state.for_s:.0f} s); {WHY}"
+    if state.able == 0 and state.away:
+        return f"{_unable(state)} ({state.for_s:.0f} s): {state.missing}"
     if state.able == 0:
         return f"{_unable(state)} ({state.for_s:.0f} s); {WHY}"
     all_able = state.able == state.replicas
@@ -64,6 +72,8 @@ def _unable(state: State) -> str:
         return f"{_all(state.replicas)} {_s('load', state.replicas)} a model"
     if state.unresponsive == state.replicas:
         return f"{_all(state.replicas)} {_does(state.replicas)} not answer"
+    if state.away == state.replicas:
+        return f"{_all(state.replicas)} {_s('wait', state.replicas)} for servers"
     return f"of {_all(state.replicas)} {' and '.join(_others(state))}"
 
 
@@ -71,6 +81,8 @@ def _others(state: State) -> list[str]:
     found = []
     if state.loading:
         found.append(f"{state.loading} {_s('load', state.loading)} a model")
+    if state.away:
+        found.append(f"{state.away} {_s('wait', state.away)} for servers")
     if state.unresponsive:
         found.append(f"{state.unresponsive} {_does(state.unresponsive)} not answer")
     return found

@@ -189,6 +189,9 @@ class Member:
     serving: bool = False
     """It has said what it serves; it is not loading a model."""
 
+    away: str | None = None
+    """Why it can score nothing at present: its engine waits for servers elsewhere."""
+
     unresponsive: bool = False
     """It did not answer its last heartbeat in time; it is not known to be dead."""
 

@@ -34,6 +34,18 @@ ALONE, THREE = "the pool's only replica", "the pool's 3 replicas"
             State(3, 2, 1, 7, 9),
             f"of {THREE} 2 load a model and 1 does not answer (9 s); {WHY}",
         ),
+        (
+            State(1, calls=1, away=1, missing="no server can be used: http://a: gone", for_s=2),
+            f"{ALONE} waits for servers (2 s): no server can be used: http://a: gone",
+        ),
+        (
+            State(3, 1, away=2, missing="all gone"),
+            f"of {THREE} 1 loads a model and 2 wait for servers (0 s): all gone",
+        ),
+        (
+            State(3, calls=2, away=1, missing="all gone"),
+            f"2 of {THREE} work on 2 calls (1 waits for servers)",
+        ),
         (State(1, calls=1), f"{ALONE} works on 1 call"),
         (State(3, calls=40), f"{THREE} work on 40 calls"),
         (State(1), f"{ALONE} waits for calls"),

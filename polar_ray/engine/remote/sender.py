@@ -1,0 +1,359 @@
+"""Sender: has every request of a pack scored by some server. For one event loop.
+
+Requests wait here until a server has room. What a server does not finish goes to another; a server
+that fails, is silent or gives a wrong witness is put aside until it has given the known answers
+again. Deadlines of callers, priorities and poison are the pool's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from polar_ray.config import RemoteEngineConfig
+from polar_ray.engine.protocol import Scores
+from polar_ray.engine.remote.connection import Busy, Connections, Refused, Trouble, Unreached
+from polar_ray.engine.remote.server import Server
+from polar_ray.engine.remote.sharing import Load, assign
+from polar_ray.engine.remote.trust import Trust
+from polar_ray.errors import ConfigError, EngineError, ServersAway
+from polar_ray.planning import Ids
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3
+"""Of one request, at whatever servers; then its records are taken to be at fault."""
+
+LOOKAHEAD = 64
+"""Waiting requests that are looked at for a server with room."""
+
+TICK_S = 0.25
+CHECK_S = 30.0
+"""The longest that a check of a server in use may take."""
+
+IDLE_S = 5.0
+"""A server that was silent for so long, with nothing to do, is asked for a witness."""
+
+
+class _Disbelieved(Trouble):
+    """The witness was wrong."""
+
+
+class Job:
+    """Records for one server, and what has happened to them so far."""
+
+    def __init__(self, ahead: Sequence[Ids], rest: Sequence[Ids]) -> None:
+        self.turns = [list(turn) for turn in (ahead, rest) if turn]
+        self.num_tokens = sum(len(record) for turn in self.turns for record in turn)
+        self.done: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
+        self.at: dict[Server, asyncio.Task[None]] = {}
+        """Where it is now."""
+
+        self.refused_by: dict[Server, str] = {}
+        self.failures = 0
+
+    def fail(self, error: Exception) -> None:
+        """It gets no scores."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Sender:
+    """`start` it, `score` jobs, `close` it."""
+
+    def __init__(self, config: RemoteEngineConfig, connections: Connections, trust: Trust) -> None:
+        self._config, self._connections, self._trust = config, connections, trust
+        self.servers = [Server(address) for address in config.addresses]
+        self._waiting: deque[Job] = deque()
+        self._open: dict[Job, None] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._checks: dict[Server, asyncio.Task[str | None]] = {}
+        self._away_since: float | None = None
+        self._closed = False
+        self.counts = {"requests": 0, "requests_failed": 0, "tokens_sent": 0, "servers_aside": 0}
+
+    async def start(self) -> None:
+        """Asks all servers for the known answers; raises `ConfigError` if none gives them."""
+        await asyncio.gather(*(self._begin_to_believe(server) for server in self.servers))
+        if (reason := self.waits_for) is not None:
+            raise ConfigError(f"engine.addresses: {reason}")
+        self._spawn(self._watch())
+        for server in self.servers:
+            if server.aside is not None:
+                self._spawn(self._tend(server))
+
+    async def _begin_to_believe(self, server: Server) -> None:
+        problem = await self._problem(server, self._config.timeout_s, twice=True)
+        if problem is None:
+            server.believe(self._now)
+            return
+        server.put_aside(problem)
+        logger.error("%s is not used: %s", server.name, problem)
+
+    @property
+    def waits_for(self) -> str | None:
+        """Why nothing can be scored at present; None while a server is believed."""
+        if any(server.aside is None for server in self.servers):
+            return None
+        said = "; ".join(f"{server.name}: {server.aside:.300}" for server in self.servers)
+        return f"no server can be used: {said:.1000}"
+
+    @property
+    def num_believed(self) -> int:
+        """Servers that can be given work, now or soon."""
+        return sum(server.aside is None for server in self.servers)
+
+    async def score(self, jobs: Sequence[Job]) -> list[Scores]:
+        """The scores of each job's records, those that go ahead first. Raises `EngineError` where
+        servers refuse one or fail on it repeatedly, `ServersAway` where none is there."""
+        for job in jobs:
+            self._open[job] = None
+            self._waiting.append(job)
+        self._pump()
+        try:
+            if self._closed:
+                raise EngineError("the engine was closed")
+            return list(await asyncio.gather(*(job.done for job in jobs)))
+        finally:
+            for job in jobs:
+                self._end(job)
+
+    async def close(self) -> None:
+        """Ends everything: who waits for scores gets an `EngineError`."""
+        self._closed = True
+        for job in list(self._open):
+            job.fail(EngineError("the engine was closed"))
+        tasks = [*self._tasks, *self._checks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._connections.close()
+
+    # Requests.
+
+    @property
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            logger.error("a bug in the sender", exc_info=bug)
+            for job in list(self._open):
+                job.fail(EngineError(f"{type(bug).__name__}: {bug}"))
+
+    def _end(self, job: Job) -> None:
+        """Nobody waits for it any more."""
+        self._open.pop(job, None)
+        if not job.done.done():
+            job.done.cancel()
+        elif not job.done.cancelled():
+            job.done.exception()  # it is known
+        if job in self._waiting:
+            self._waiting.remove(job)
+        for task in list(job.at.values()):
+            task.cancel()
+
+    def _pump(self) -> None:
+        """Gives waiting requests to servers that have room."""
+        now = self._now
+        able = [server for server in self.servers if server.able(now)]
+        fastest = max((server.speed(now) for server in able), default=0.0)
+        most = self._config.requests_per_address
+        loads = {
+            server: Load(server.num_tokens, server.speed(now, fastest), most - server.num_requests)
+            for server in able
+        }
+        first = [self._waiting[at] for at in range(min(LOOKAHEAD, len(self._waiting)))]
+        begin = assign([(job.num_tokens, self._allowed(job)) for job in first], loads)
+        for number, server in begin:
+            job = first[number]
+            self._waiting.remove(job)
+            server.begin(job, job.num_tokens, now)
+            job.at[server] = task = self._spawn(self._attempt(job, server))
+            # A task that is cancelled before it begins never comes to its own end.
+            task.add_done_callback(partial(self._release, job, server))
+
+    def _allowed(self, job: Job) -> list[Server]:
+        return [s for s in self.servers if s not in job.at and s not in job.refused_by]
+
+    def _release(self, job: Job, server: Server, _: object, *, done: bool = False) -> None:
+        """The server does not have the job any more."""
+        if job.at.pop(server, None) is not None:
+            server.end(job, self._now, done=done)
+
+    async def _attempt(self, job: Job, server: Server) -> None:
+        """One job at one server, whatever becomes of it."""
+        self.counts["requests"] += 1
+        self.counts["tokens_sent"] += job.num_tokens
+        try:
+            scores = await self._ask(server, job)
+        except Trouble as error:
+            self._release(job, server, None)
+            self.counts["requests_failed"] += 1
+            await self._recover(job, server, error)
+        else:
+            self._release(job, server, None, done=True)
+            server.succeeded(self._now)
+            if not job.done.done():
+                job.done.set_result(scores)
+        self._pump()
+
+    async def _ask(self, server: Server, job: Job) -> Scores:
+        found = []
+        for turn in job.turns:
+            witness = self._trust.witness()
+            scores = await self._connections.score(
+                server.address, [*turn, witness.ids], self._config.timeout_s
+            )
+            if (problem := witness.problem(float(scores[-1]))) is not None:
+                raise _Disbelieved(problem)
+            found.append(scores[:-1])
+        return np.concatenate(found)
+
+    async def _recover(self, job: Job, server: Server, error: Trouble) -> None:
+        """A job came back without scores."""
+        if isinstance(error, Busy):
+            if server.rest(error.retry_s, self._now) > self._config.patience_s:
+                self._put_aside(server, str(error))
+        elif isinstance(error, Refused):
+            # It may refuse everything by now, which is no record's fault.
+            if (problem := await self._check(server)) is None:
+                job.refused_by[server] = str(error)
+            else:
+                self._put_aside(server, problem)
+        else:
+            job.failures += not isinstance(error, Unreached | _Disbelieved)
+            self._put_aside(server, str(error))
+        if job.refused_by and not any(s.aside is None for s in (*self._allowed(job), *job.at)):
+            by, said = next(iter(job.refused_by.items()))
+            job.fail(EngineError(f"{by.name} {said}"))
+        elif job.failures >= MAX_FAILURES:
+            job.fail(
+                EngineError(f"{job.failures} servers failed on it, last {server.name}: {error}")
+            )
+        else:
+            self._wait_again(job)
+
+    def _wait_again(self, job: Job) -> None:
+        """Another server may take it; first, as it has waited the longest."""
+        if not job.done.done() and job not in self._waiting:
+            self._waiting.appendleft(job)
+
+    # Servers.
+
+    def _put_aside(self, server: Server, reason: str, *, silent: bool = False) -> None:
+        """No work for it until it has given the known answers again."""
+        if server.aside is not None or self._closed:
+            return
+        server.put_aside(reason, silent=silent)
+        self.counts["servers_aside"] += 1
+        logger.warning("%s is put aside: %s", server.name, reason)
+        self._spawn(self._tend(server))
+
+    async def _tend(self, server: Server) -> None:
+        """Asks a server that is put aside until it can be believed again."""
+        while server.aside is not None:
+            await asyncio.sleep(server.pause_s)
+            problem = await self._check(server)
+            if problem is None:
+                server.believe(self._now)
+                logger.warning("%s is used again", server.name)
+                self._pump()
+                return
+            if problem != server.aside:
+                logger.warning("%s stays aside: %s", server.name, problem)
+            server.put_aside(problem)
+
+    async def _check(self, server: Server) -> str | None:
+        """Why a server cannot be believed now, or None; those who ask at once share one answer."""
+        if server not in self._checks:
+            limit_s = min(CHECK_S, self._config.timeout_s)
+            check = asyncio.get_running_loop().create_task(self._problem(server, limit_s))
+            self._checks[server] = check
+            check.add_done_callback(lambda _: self._checks.pop(server, None))
+        return await asyncio.shield(self._checks[server])
+
+    async def _problem(self, server: Server, limit_s: float, *, twice: bool = False) -> str | None:
+        """What a server's answers to the known questions show."""
+        ids = self._trust.known.ids
+        try:
+            self._connections.read_token()
+            found = await self._connections.score(server.address, ids, limit_s)
+            again = None
+            if twice:
+                again = await self._connections.score(server.address, ids, limit_s)
+            self._trust.check(found, again)
+        except (Trouble, ConfigError) as error:
+            return str(error)
+        return None
+
+    async def _watch(self) -> None:
+        """What only the clock tells."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._now
+            for server in self.servers:
+                if server.aside is None:
+                    self._watch_server(server, now)
+            self._watch_patience(now)
+            self._pump()  # who rested may be able again
+
+    def _watch_server(self, server: Server, now: float) -> None:
+        others = any(other.able(now) for other in self.servers if other is not server)
+        if (silence := server.silent_s(now)) is not None:
+            if not others:
+                self._spawn(self._suspect(server))
+                return
+            self._put_aside(server, f"it has finished nothing for {silence:.1f} s", silent=True)
+            # It may answer all the same; the first answer counts.
+            for job in self._open:
+                if server in job.at and len(job.at) == 1:
+                    self._wait_again(job)
+        elif not server.num_requests and now - server.heard_at > IDLE_S:
+            server.heard_at = now
+            self._spawn(self._look_after(server))
+
+    async def _suspect(self, server: Server) -> None:
+        """Asks the only server whether it is still there, beside what it is at."""
+        if server not in self._checks and (problem := await self._check(server)) is not None:
+            self._put_aside(server, problem, silent=True)
+
+    async def _look_after(self, server: Server) -> None:
+        """Asks a server that has nothing to do whether it is still there."""
+        witness = self._trust.witness()
+        try:
+            scores = await self._connections.score(
+                server.address, [witness.ids], min(CHECK_S, self._config.timeout_s)
+            )
+        except Busy:
+            return
+        except Trouble as error:
+            self._put_aside(server, str(error))
+            return
+        if (problem := witness.problem(float(scores[0]))) is not None:
+            self._put_aside(server, problem)
+
+    def _watch_patience(self, now: float) -> None:
+        """Gives work back that no server has come for."""
+        reason = self.waits_for
+        if reason is None:
+            self._away_since = None
+            return
+        if self._away_since is None:
+            self._away_since = now
+        if now - self._away_since >= self._config.patience_s:
+            for job in self._open:
+                job.fail(ServersAway(reason))
