@@ -3,6 +3,7 @@
 Reads no environment and keeps no runtime facts. What all of them have in common is `config_base`.
 """
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -154,6 +155,90 @@ class RemoteEngineConfig(Config):
         return self
 
 
+SGLANG_OWN_ARGS = frozenset({
+    "context_length", "data_parallel_size", "device", "dp_size", "dtype", "is_embedding",
+    "log_level", "max_total_tokens", "mem_fraction_static", "model_path", "skip_tokenizer_init",
+    "tensor_parallel_size", "tokenizer_path", "tp_size", "trust_remote_code",
+})  # fmt: skip
+"""Arguments of sglang's that polar_ray sets itself."""
+
+SGLangArg = bool | int | float | str
+
+
+def _typed(value: Any) -> Any:
+    """A number or a truth that came as text, as those of a command line do."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+    return found if isinstance(found, bool | int | float) else value
+
+
+class SGLangEngineConfig(Config):
+    """sglang, in a process and an environment of its own beside each replica."""
+
+    type: Literal["sglang"] = "sglang"
+    """sglang, which runs in a process of its own, with the libraries that it pins."""
+
+    python: str | None = None
+    """The interpreter of the environment that has sglang, on every node that scores
+    (`/envs/sglang/bin/python`). None: that of polar_ray itself, which must then have sglang."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where sglang's environment sees one."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: bfloat16 on cuda, float32 on a CPU."""
+
+    num_threads: int | None = Field(default=None, ge=1, le=1024)
+    """CPU threads of the forward pass (OMP_NUM_THREADS). None: as the environment has it."""
+
+    tensor_parallel_size: int = Field(default=1, ge=1, le=64)
+    """Devices of one node among which every layer is divided; reserve as many by num_gpus."""
+
+    data_parallel_size: int = Field(default=1, ge=1, le=64)
+    """Copies of the model that sglang feeds by itself. More replicas do the same and keep groups
+    together."""
+
+    context_length: int | None = Field(default=None, ge=16, le=1 << 24)
+    """Tokens of the longest record. None: as many as POLAR asks for, or the model's window if that
+    is smaller."""
+
+    max_total_tokens: int | None = Field(default=None, ge=32, le=1 << 32)
+    """Tokens whose keys and values are kept, above `context_length`. None: what
+    `mem_fraction` leaves on cuda, twice the longest record on a CPU."""
+
+    mem_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Share of a GPU's memory for weights, keys and values. None: sglang's own choice."""
+
+    start_timeout_s: float = Field(default=1200, gt=0, le=LONGEST_S)
+    """How long sglang may take to load a model, or to take other weights."""
+
+    answer_timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
+    """How long one pack may take before sglang counts as lost. A pool's watchdog knows sooner."""
+
+    server_args: dict[str, Annotated[SGLangArg, BeforeValidator(_typed)]] = Field(default={})
+    """More arguments of sglang's `ServerArgs` (`chunked_prefill_size: 4096`)."""
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "SGLangEngineConfig":
+        if own := sorted(SGLANG_OWN_ARGS & self.server_args.keys()):
+            raise ValueError(
+                f"server_args has {', '.join(own)}, which polar_ray sets; for most of them the "
+                "engine has a setting"
+            )
+        longest, total = self.context_length, self.max_total_tokens
+        if longest is not None and total is not None and total < longest + 8:
+            raise ValueError(
+                f"max_total_tokens={total} must be at least 8 above context_length={longest}: "
+                "sglang never answers to a record that fills it"
+            )
+        return self
+
+
 def _native_unless_said(value: Any) -> Any:
     """`engine.device=cpu` alone means the native engine."""
     if isinstance(value, str):
@@ -162,7 +247,7 @@ def _native_unless_said(value: Any) -> Any:
 
 
 EngineConfig = Annotated[
-    NativeEngineConfig | RemoteEngineConfig | StubEngineConfig,
+    NativeEngineConfig | RemoteEngineConfig | SGLangEngineConfig | StubEngineConfig,
     Field(discriminator="type"),
     BeforeValidator(_native_unless_said),
 ]

@@ -25,7 +25,7 @@ from polar_ray.config_base import explain
 from polar_ray.encoding import Encoded, load_tokenizer
 from polar_ray.encoding.template import TEMPLATE_VERSION
 from polar_ray.engine import build_engine
-from polar_ray.engine.protocol import Pending, Scores
+from polar_ray.engine.protocol import Engine, Pending, Scores
 from polar_ray.errors import (
     ConfigError,
     DeviceLost,
@@ -77,9 +77,16 @@ class Scorer:
     """Encode, pack, forward. One thread may call `encode` while another calls `forward`, but no two
     threads may call the same one at once."""
 
-    def __init__(self, config: ScorerConfig | str | Path | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        config: ScorerConfig | str | Path | None = None,
+        *,
+        in_place_of: Engine | None = None,
+        **settings: Any,
+    ) -> None:
         """Of a whole config, or of a model and other settings: `Scorer("/models/POLAR-7B",
-        max_tokens=8192)`. Raises `ConfigError` for what cannot be loaded."""
+        max_tokens=8192)`. Raises `ConfigError` for what cannot be loaded. `in_place_of`: see
+        `build_engine`."""
         self.config = _config(config, settings)
         folder = model_dir(self.config.model)
         if self.config.model is None and self.config.engine.type == "native":
@@ -89,7 +96,7 @@ class Scorer:
                 folder.name,
             )
         tokenizer = load_tokenizer(folder)
-        self.engine = build_engine(self.config.engine, folder)
+        self.engine = build_engine(self.config.engine, folder, in_place_of=in_place_of)
         self.info = self.engine.info
         self.max_tokens = self.config.max_tokens or self.info.max_tokens
         """Tokens of a pack; halved for good when the device ran out of memory."""
@@ -99,13 +106,17 @@ class Scorer:
         self._bugs: set[str] = set()
         """Where unexpected errors were raised; each traceback is logged once."""
 
-        self.encoder = build_encoder(
-            self.config,
-            tokenizer,
-            vocab_size=self.info.vocab_size,
-            window=self.info.window,
-            reward_id=self.info.reward_id,
-        )
+        try:
+            self.encoder = build_encoder(
+                self.config,
+                tokenizer,
+                vocab_size=self.info.vocab_size,
+                window=self.info.window,
+                reward_id=self.info.reward_id,
+            )
+        except BaseException:
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         made = self.provenance

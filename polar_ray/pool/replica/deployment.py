@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from polar_ray.checkpoint import check
 from polar_ray.config import ScorerConfig
 from polar_ray.config_base import explain
-from polar_ray.engine import fits_beside, read_through
+from polar_ray.engine import Engine, fits_beside, prepare
 from polar_ray.errors import ConfigError, DeadlineExceeded, DeviceLost
 from polar_ray.pool.autoscaling import Queued, Workload
 from polar_ray.pool.replica.away import with_reason
@@ -85,7 +85,7 @@ class Replica:
                 folder = await asyncio.to_thread(check, config)
                 beside = await asyncio.to_thread(fits_beside, config.engine, folder)
                 if not beside:
-                    await asyncio.to_thread(read_through, folder)
+                    await asyncio.to_thread(prepare, config.engine, folder)
             except Exception as error:  # whatever it is, the old model serves
                 self._keep(user_config, describe(error))
                 return
@@ -133,17 +133,20 @@ class Replica:
         self._ready.clear()
         await old.batcher.idle()
         self._loaded = None
-        old.close()
-        if (new := await self._try(config)) is None:
+        old.stop()
+        if (new := await self._try(config, in_place_of=old.engine)) is None:
+            old.close()
             new, config = await asyncio.to_thread(Loaded, self._config), self._config
             # Whoever waits must not do so again every minute.
             self._stop_trying()
         self._take(new, config)
 
-    async def _try(self, config: ScorerConfig) -> Loaded | None:
+    async def _try(
+        self, config: ScorerConfig, *, in_place_of: Engine | None = None
+    ) -> Loaded | None:
         """A model, or None after it was said why there is none."""
         try:
-            new = await asyncio.to_thread(try_to_load, config)
+            new = await asyncio.to_thread(try_to_load, config, in_place_of)
         except DeviceLost as error:
             end_process(error)
         if isinstance(new, Loaded):

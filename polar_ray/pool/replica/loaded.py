@@ -7,6 +7,7 @@ import asyncio
 import pyarrow as pa
 
 from polar_ray.config import ScorerConfig
+from polar_ray.engine import Engine
 from polar_ray.engine.protocol import waits_for
 from polar_ray.errors import DeviceLost, EngineError, ServersAway
 from polar_ray.pool.replica.batcher import Batcher
@@ -31,8 +32,10 @@ WARM_UP = [PROBE, {**PROBE, "output": "It is 3, I think."}]
 class Loaded:
     """A model that is ready to score, and what it scored its probe at its start."""
 
-    def __init__(self, config: ScorerConfig) -> None:
-        self.scorer = Scorer(config)
+    def __init__(self, config: ScorerConfig, *, in_place_of: Engine | None = None) -> None:
+        """`in_place_of`: see `build_engine`."""
+        self.scorer = Scorer(config, in_place_of=in_place_of)
+        self.engine = self.scorer.engine
         self._probe = pa.Table.from_pylist([PROBE])
         try:
             # Before the batcher's watch begins: compiling and cold caches are no measure of speed.
@@ -75,18 +78,22 @@ class Loaded:
             raise EngineError(f"the replica cannot score its own probe: {error}")
         return float(result["score"][0].as_py())
 
-    def close(self) -> None:
-        """Lets go of the model's memory."""
+    def stop(self) -> None:
+        """Ends what uses the engine, which may go on with another model."""
         self._watchdog.close()
         self.batcher.close()
+
+    def close(self) -> None:
+        """Lets go of the model's memory."""
+        self.stop()
         self.scorer.close()
 
 
-def try_to_load(config: ScorerConfig) -> Loaded | str:
+def try_to_load(config: ScorerConfig, in_place_of: Engine | None = None) -> Loaded | str:
     """A model, or why there is none: in words, because an error keeps the frames in which parts of
     the model still stand. A lost device is raised."""
     try:
-        return Loaded(config)
+        return Loaded(config, in_place_of=in_place_of)
     except DeviceLost:
         raise
     except Exception as error:  # whatever it is, the model before must come back

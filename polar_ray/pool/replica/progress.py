@@ -163,19 +163,19 @@ class WatchedEngine:
         if isinstance(self._engine, Reliant):
             return self._engine.submit(pack)
         step = self._progress.begin(work(pack))
-        before = self._computed
+        before = self.computed()
         try:
             pending = self._engine.submit(pack)
         except BaseException:
             step.end()
             raise
         # What a prefix cache knew must not make the rest look cheap.
-        computed = self._computed - before or pack.num_tokens
-        return _Watched(pending, step, TOKENS_PER_PACK + computed)
+        known = pack.num_tokens if before is None else (self.computed() or 0) - before
+        return _Watched(pending, step, TOKENS_PER_PACK + known, self)
 
-    @property
-    def _computed(self) -> int:
-        return self._engine.counters.get("tokens_computed", 0)
+    def computed(self) -> int | None:
+        """Tokens computed since the start; None where the engine does not count them."""
+        return self._engine.counters.get("tokens_computed")
 
     @property
     def waits_for(self) -> str | None:
@@ -195,14 +195,16 @@ class WatchedEngine:
 class _Watched:
     """A pack's scores on their way; their arrival ends its step."""
 
-    def __init__(self, pending: Pending, step: Step, done: float) -> None:
-        self._pending, self._step, self._done = pending, step, done
+    def __init__(self, pending: Pending, step: Step, done: float, engine: WatchedEngine) -> None:
+        self._pending, self._step, self._done, self._engine = pending, step, done, engine
 
     def result(self) -> Scores:
         """See `Pending`."""
+        before = self._engine.computed() or 0
         try:
             scores = self._pending.result()
-            self._step.end(self._done)
+            # Some engines count a pack's tokens when it is sent, others when it is back.
+            self._step.end(self._done + (self._engine.computed() or 0) - before)
         finally:
             self._step.end()
         return scores
