@@ -16,6 +16,7 @@ from polar_ray.records import (
     ROW_ERRORS,
     SCORE_SCHEMA,
     Record,
+    Trajectories,
     check_scores,
     check_table,
     empty_scores,
@@ -25,6 +26,17 @@ from polar_ray.records import (
     to_batch,
     with_row_errors,
 )
+
+
+def test_only_tables_say_that_a_text_is_whole() -> None:
+    """What a client has cut by itself is not cut again; nobody says so of a record."""
+    made = to_batch([Trajectories("p\nr", "p\no")])
+    assert made.table.to_pylist() == [
+        {"prompt": "", "reference": "p\nr", "output": "p\no", "wrapper": "whole"}
+    ]
+    assert to_batch(made.table) == made
+    said = to_batch([{"prompt": "", "reference": "r", "output": "o", "wrapper": "whole"}])
+    assert said.errors[0].startswith("bad_wrapper")
 
 
 def scores_of(values: list[float], errors: list[str | None] | None = None) -> pa.Table:
