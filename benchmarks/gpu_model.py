@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from engines.checkpoint import SHAPES
-from engines.cost import Shape, cost
 from engines.fake_cuda import FLASH, FakeCuda, Op
 from engines.fake_kernels import ROWS, give_kernels
 from engines.made import config_alone
@@ -28,6 +27,7 @@ from engines.workloads import MADE, group_of, grouped
 
 from polar_ray.model.varlen import Runs, plan_runs
 from polar_ray.planning import Ids, Pack, pack
+from polar_ray.planning.cost import Shape, cost
 
 FLASH_ROWS, KEYS = 128, 64
 """Query rows and keys of a tile of variable-length flash attention; keys of the path kernel's."""

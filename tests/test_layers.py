@@ -41,6 +41,7 @@ LAYERS = {
     "pool": 5,
     "train": 5,
     "evaluate": 5,
+    "capacity": 5,
     "offline": 6,
     "verify": 5,
     "adapters": 2,

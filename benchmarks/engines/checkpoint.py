@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from engines.cost import Shape
 from polar_ray.model import ModelConfig, RewardModel, load_config, save_model
+from polar_ray.planning.cost import Shape
 
 VOCABULARY = 92544
 """InternLM2's, so that its tokenizer's ids fit."""

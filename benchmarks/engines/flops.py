@@ -1,6 +1,6 @@
 """Floating-point operations as executed: counts the matrix products that torch really runs.
 
-Against `engines.cost`, which says beforehand what there should be.
+Against `polar_ray.planning.cost`, which says beforehand what there should be.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional as F
 
 from engines.checkpoint import shape_of
-from engines.cost import Cost, cost
 from engines.gemm import shapes
 from engines.made import config_alone
 from engines.ours import NEVER
@@ -22,6 +21,7 @@ from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Scores
 from polar_ray.model import load_config
 from polar_ray.planning import Ids, Pack, pack
+from polar_ray.planning.cost import Cost, cost
 from polar_ray.planning.pack import MIN_SHARE
 
 IN_FLIGHT = 2

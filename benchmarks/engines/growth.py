@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engines.cost import Shape, cost, unshared
 from engines.worker import NO_REUSE, OURS
 from engines.workloads import group_of
 from polar_ray.planning import Ids, pack
+from polar_ray.planning.cost import Shape, cost, unshared
 
 Run = Callable[..., dict[str, Any] | None]
 """Competitor and ids to a report."""

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from engines.checkpoint import shape_of
-from engines.cost import Cost, cost
 from engines.flops import count_flops
 from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Scores
 from polar_ray.model.attention import BLOCK
 from polar_ray.planning import Ids, Pack, pack
+from polar_ray.planning.cost import Cost, cost
 from polar_ray.planning.pack import MIN_SHARE
 
 NEVER = 1 << 30

@@ -3,10 +3,19 @@
 import logging
 import signal
 
-from polar_ray.cli import evaluation, rescoring, scoring, settings, verification
+from polar_ray.cli import capacity, evaluation, rescoring, scoring, settings, verification
 from polar_ray.cli.app import cli
 
-__all__ = ["cli", "evaluation", "main", "rescoring", "scoring", "settings", "verification"]
+__all__ = [
+    "capacity",
+    "cli",
+    "evaluation",
+    "main",
+    "rescoring",
+    "scoring",
+    "settings",
+    "verification",
+]
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
-from engines.cost import Cost, Shape, cost, unshared
 from engines.flops import count_flops
 from products import PRODUCTS, products_by
 
@@ -14,6 +13,7 @@ from polar_ray.config import NativeEngineConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.model.attention import BLOCK
 from polar_ray.planning import Ids, pack
+from polar_ray.planning.cost import Cost, Shape, cost, unshared
 
 WIDE = {
     "hidden_size": 64,

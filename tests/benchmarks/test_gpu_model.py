@@ -9,7 +9,6 @@ import gpu_model
 import pytest
 import torch
 from engines.checkpoint import SHAPES
-from engines.cost import Shape, cost
 from engines.fake_cuda import FLASH, FakeCuda, Op
 from engines.fake_kernels import give_kernels
 from engines.made import config_alone
@@ -18,6 +17,7 @@ from engines.workloads import group_of
 
 from polar_ray.model.varlen import plan_runs
 from polar_ray.planning import pack
+from polar_ray.planning.cost import Shape, cost
 
 [ONE] = pack(group_of(16, 256, 256, 256), max_tokens=32768)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from engines.cost import Cost, Shape, attended_pairs, cost, unshared
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polar_ray.planning import build_pack, without_spans
+from polar_ray.planning.cost import Cost, Shape, attended_pairs, cost, unshared
 
 # Two query heads of 2 dimensions on one key/value head: q is 4 x 4, k and v 4 x 2, o 4 x 4, and
 # the feed-forward three times 4 x 3.

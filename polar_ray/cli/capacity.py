@@ -1,0 +1,129 @@
+"""`polar-ray plan`: how large a pool must be for a load."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from polar_ray.cli.app import SETTINGS_FILE, cli, errors_on_stderr, parse_settings
+from polar_ray.config import PoolConfig
+from polar_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from polar_ray.capacity import Load, Plan
+    from polar_ray.model import ModelConfig
+
+LARGEST = "internlm/POLAR-7B"
+
+
+@cli.command()
+def plan(
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help=f"{SETTINGS_FILE} model=internlm/POLAR-1_8B, engine.dtype=fp8.",
+            show_default=False,
+        ),
+    ] = None,
+    records_per_s: Annotated[float, typer.Option(help="Records a second, when most come.")] = 100.0,
+    tokens: Annotated[
+        str, typer.Option(help="Of prompt, reference and output: 300,500,800.")
+    ] = "300,500,800",
+    group: Annotated[int, typer.Option(help="Outputs of one prompt that come together.")] = 16,
+    gpu: Annotated[str, typer.Option(help="H200, H100, ...; cpu is tried on this one.")] = "H200",
+    calls: Annotated[
+        Literal["batches", "joined", "http"],
+        typer.Option(help="Batches; single records through connect; or as JSON over HTTP."),
+    ] = "batches",
+    seconds: Annotated[float, typer.Option(min=1, help="How long a CPU is tried.")] = 10.0,
+) -> None:
+    """Say how large a pool must be for a load, and on what that rests."""
+    with errors_on_stderr("engine"):
+        from polar_ray.capacity import CPU, Load, cut, device_named, make_plan, measured
+        from polar_ray.encoding import limits
+
+        on_cpu = gpu.lower() == CPU
+        config = parse_settings(PoolConfig, {} if on_cpu else {"num_gpus": 1}, settings)
+        load = Load(records_per_s, *_lengths(tokens), group)
+        model = _model(config, on_cpu=on_cpu)
+        if on_cpu:
+            scored, _ = cut(load, limits(config.encoding, model.window))
+            found = make_plan(
+                config, model, load, measured=measured(config, scored, seconds=seconds), calls=calls
+            )
+        else:
+            found = make_plan(config, model, load, device=device_named(gpu), calls=calls)
+        _show(found, load)
+
+
+def _lengths(text: str) -> tuple[int, int, int]:
+    try:
+        prompt, reference, output = (int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--tokens {text}: three numbers, prompt,reference,output") from None
+    return prompt, reference, output
+
+
+def _model(config: PoolConfig, *, on_cpu: bool) -> ModelConfig:
+    """The shape of the model: POLAR's own are known, so that none of them is fetched for this."""
+    from polar_ray.checkpoint import model_dir
+    from polar_ray.model import ModelConfig, load_config
+    from polar_ray.verify.published import POLAR
+
+    if config.model is None and not on_cpu:
+        return _model(config.model_copy(update={"model": LARGEST}), on_cpu=False)
+    name = (config.model or "").rpartition("/")[2].partition("@")[0]
+    if name in POLAR and not on_cpu:
+        return ModelConfig(max_position_embeddings=32768, **POLAR[name])
+    return load_config(model_dir(config.model))
+
+
+def _show(found: Plan, load: Load) -> None:
+    """A table for a person, one object of JSON for a pipe."""
+    if not sys.stdout.isatty():
+        from dataclasses import asdict
+
+        import orjson
+
+        typer.echo(orjson.dumps({**asdict(found), "settings": settings_of(found)}))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    from polar_ray.cli.printing import table_of
+
+    console, shown = Console(), table_of("", "", show_header=False, box=None)
+    for name, value in rows(found):
+        shown.add_row(name, escape(value))
+    console.print(
+        f"{load.records_per_s:,g} records/s of {load.tokens:,} tokens, {load.group} a group"
+    )
+    console.print(shown)
+    for note in found.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    for assumption in found.assumptions:
+        console.print(f"assumed: {assumption}", highlight=False, markup=False, style="dim")
+    console.print(f"settings: {' '.join(settings_of(found))}", highlight=False, markup=False)
+
+
+def rows(found: Plan) -> list[tuple[str, str]]:
+    """A plan in words."""
+    each = f"{found.devices} GPUs" if found.devices else f"{found.cpus:g} cores"
+    weights = f"{found.weights_bytes / 1e9:,.1f} GB of weights"
+    return [
+        ("replicas", f"{found.replicas:,}, busy {found.busy:.0%} of the time"),
+        ("each", f"{each}, {found.records_per_s:,.1f} records/s, {weights} on each device"),
+        ("host memory", f"{found.replica_bytes / 1e9:,.0f} GB a replica"),
+        ("routers", f"{found.routers:,}, {found.router_bytes / 1e9:,.1f} GB each"),
+        ("object store", f"{found.object_store_bytes / 1e9:,.1f} GB over all nodes"),
+    ]
+
+
+def settings_of(found: Plan) -> list[str]:
+    """The settings that make it, for `polar-ray serve`."""
+    made = [f"num_replicas={found.replicas}", f"num_routers={found.routers}"]
+    made += [f"num_gpus={found.devices}"] if found.devices else [f"num_cpus={found.cpus:g}"]
+    made += [f"engine.tensor_parallel_size={found.devices}"] if found.devices > 1 else []
+    return made
