@@ -57,11 +57,11 @@ class Counting(Replica):
 
 
 @contextmanager
-def serving(engine: NativeEngineConfig | StubEngineConfig, replicas: int, routers: int) -> Any:
+def serving(
+    engine: NativeEngineConfig | StubEngineConfig, replicas: int, routers: int
+) -> Iterator[Pool]:
     """A pool for one part of the benchmark."""
-    config = PoolConfig(
-        num_replicas=replicas, num_routers=routers, num_cpus=0.5, engine=engine, model=None
-    )
+    config = PoolConfig(num_replicas=replicas, num_routers=routers, num_cpus=0.5, engine=engine)
     with pool(config, name=NAME, route_prefix=f"/{NAME}") as url:
         yield Pool(NAME, url)
 
@@ -73,7 +73,7 @@ class Bench:
         self._where, self._total = where, total
         self._first = 0
         self._encoder = Scorer(ScorerConfig(engine=NativeEngineConfig(num_threads=1))).encoder
-        self._counted = serve.get_deployment_handle(Counting.__name__, NAME).counted
+        self._replicas = serve.get_deployment_handle(Counting.__name__, NAME)
 
     def run(self, stage: Stage, ways: list[str]) -> Iterator[Found]:
         """Every way, one after the other, each with rows of its own."""
@@ -100,7 +100,7 @@ class Bench:
         return Found(str(stage), way, count, seconds, cpu_s, self._tokens() - before, unique)
 
     def _tokens(self) -> int:
-        answers = self._counted.broadcast("counted").results(timeout_s=60)
+        answers = self._replicas.broadcast("counted").results(timeout_s=60)
         return sum(counted.get("tokens_computed", 0) for counted in answers)
 
     def _unique(self, first: int, count: int) -> int:

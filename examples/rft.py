@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,6 @@ from polar_ray.records import provenance
 
 POOL = "rft"
 CANDIDATES = 8
-LEARNING_RATE = 0.3
 TIMEOUT_S = 120.0
 """Of each call of the pool; a replica that dies costs seconds of it."""
 
@@ -54,6 +54,8 @@ class Plan:
     length: int = 1
     kill_at: int | None = None
     swap_at: int | None = None
+    questions: int = len(QUESTIONS)
+    learning_rate: float = 0.3
     workers: int = 2
     replicas: int = 2
 
@@ -85,7 +87,7 @@ class Learner:
 
     def __init__(self, plan: Plan) -> None:
         self._policy = Policy(plan.words, plan.length)
-        self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=LEARNING_RATE)
+        self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=plan.learning_rate)
 
     def weights(self) -> dict[str, Tensor]:
         """The policy's."""
@@ -117,14 +119,16 @@ class Learner:
         return self.weights(), step
 
 
-def train(plan: Plan, judges: tuple[Path, Path], tell: Any = lambda number, step: None) -> Any:
+def train(
+    plan: Plan, judges: tuple[Path, Path], tell: Callable[[int, Step], None] = lambda *_: None
+) -> tuple[list[Step], dict[str, float]]:
     """Starts a pool and trains; the figures of each step, and what the pool counted. Needs a Ray
     cluster with Serve, and takes the pool down at the end."""
     deploy(plan, judges[0])
     wait_until_running(POOL, 300)
     try:
         pool = serve.get_app_handle(POOL)
-        parts = [list(range(len(QUESTIONS)))[n :: plan.workers] for n in range(plan.workers)]
+        parts = [list(range(n, plan.questions, plan.workers)) for n in range(plan.workers)]
         questions = [question for part in parts for question in part]
         workers = [Worker.remote(plan, seed) for seed in range(plan.workers)]
         learner = Learner.remote(plan)
@@ -200,6 +204,7 @@ def run(
     sys.stdout.write(f"judges in {work}: {time.monotonic() - began:.0f} s\n")
     words, length = ((*NUMBERS, SURELY), 4) if freely else (NUMBERS, 1)
     plan = Plan(steps, words, length, kill_at, swap_at)
+    title = f"{length} word(s) for each answer, {CANDIDATES} candidates"
 
     def tell(number: int, step: Step) -> None:
         if number % 5 == 0 or number == steps - 1:
@@ -214,12 +219,13 @@ def run(
     (work / f"{name}.jsonl").write_text("".join(json.dumps(asdict(s)) + "\n" for s in done))
     events = {"a replica is killed": kill_at, "the model is exchanged": swap_at}
     marked = {event: step for event, step in events.items() if step is not None}
-    draw(done, work / f"{name}.png", marked, f"{length} words at most, {CANDIDATES} candidates")
+    draw(done, work / f"{name}.png", marked, title)
     summary = {
         "seconds": round(seconds, 1),
         "rows": sum(step.rows for step in done),
         "unscored": sum(step.unscored for step in done),
         "models": len({model for step in done for model in step.models}),
+        "deaths": counted["deaths"],
         "repeats": counted["repeats"],
         "picture": str(work / f"{name}.png"),
     }

@@ -20,7 +20,7 @@ from polar_ray.config import PoolConfig
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "polar_ray"
 MAP = PACKAGE / "README.md"
-FOLDERS = ("polar_ray", "tests", "benchmarks", "cluster")
+FOLDERS = ("polar_ray", "tests", "benchmarks", "cluster", "examples")
 DOCS = [ROOT / "README.md", *(path for top in FOLDERS for path in (ROOT / top).rglob("*.md"))]
 
 LINK = re.compile(r"\]\(([^)#:]+)\)")

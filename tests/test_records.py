@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pytest
-from examples import BAD_ROWS, records
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import BAD_ROWS, records
 from polar_ray.errors import RecordError
 from polar_ray.records import (
     ROW_ERRORS,

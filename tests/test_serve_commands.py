@@ -15,8 +15,9 @@ from uuid import uuid4
 import httpx
 import pytest
 import yaml
-from examples import GROUPS
 from processes import MARK, kill, marked
+
+from examples import GROUPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

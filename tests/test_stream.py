@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from examples import GROUPS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import GROUPS
 from polar_ray.errors import RecordError
 from polar_ray.stream import check_digest, digest, encode_arrow, read_arrow
 

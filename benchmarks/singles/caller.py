@@ -6,26 +6,26 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 import ray
 
 from singles.ways import WAYS, Call, Pool, Rows
-from singles.workload import batches, rows
+from singles.workload import GROUP, batches, rows
+
+WARM_UP = 1_000_000
+"""Groups from here on are scored before a measurement; none has so many."""
 
 
 async def drain(call: Call, left: Iterable[Rows], callers: int) -> int:
     """Has so many callers take one piece of work after the other; how many rows were scored."""
     waiting = iter(left)
-    done = 0
 
-    async def caller() -> None:
-        nonlocal done
-        for piece in waiting:
-            done += len(await call(piece))
+    async def caller() -> int:
+        return sum([len(await call(piece)) for piece in waiting])
 
-    await asyncio.gather(*(caller() for _ in range(callers)))
-    return done
+    return sum(await asyncio.gather(*(caller() for _ in range(callers))))
 
 
 @ray.remote(num_cpus=0)
@@ -52,7 +52,7 @@ class Caller:
             pieces = list(batches(found, batch))
             callers = max(1, in_flight // batch)
         async with WAYS[way](self._pool) as call:
-            await call(rows(first + 1_000_000, 1 * 8)[:1])  # connections, handles, caches
+            await call(rows(WARM_UP + first, GROUP)[:1])  # connections, handles, caches
             began, cpu = time.time(), time.process_time()
             scored = await drain(call, pieces, callers)
             ended, spent = time.time(), time.process_time() - cpu
@@ -76,7 +76,7 @@ class Caller:
         return await _median([lambda: stats.remote()] * count)
 
 
-async def _median(calls: list) -> float:  # type: ignore[type-arg]
+async def _median(calls: Sequence[Callable[[], Awaitable[Any]]]) -> float:
     took = []
     for call in calls:
         began = time.perf_counter()

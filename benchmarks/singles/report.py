@@ -40,22 +40,29 @@ def shares(found: Sequence[Found]) -> dict[str, dict[str, float]]:
     batched = {one.stage: one.rate for one in found if one.way == "batches"}
     table: dict[str, dict[str, float]] = {}
     for one in found:
-        table.setdefault(one.stage, {})[one.way] = one.rate / batched[one.stage]
+        if one.stage in batched:
+            table.setdefault(one.stage, {})[one.way] = one.rate / batched[one.stage]
     return table
 
 
 def show(found: Sequence[Found]) -> Table:
-    """All of it for people."""
-    table = Table("in flight:processes", "way", "rows/s", "share of batches", "CPU ms a row of the")
-    table.columns[-1].header = "callers' CPU, ms a row"
-    table.add_column("computed / unique tokens")
+    """All of it for people. Shares are left out where batches were not asked for."""
+    table = Table(
+        "in flight:processes",
+        "way",
+        "rows/s",
+        "share of batches",
+        "callers' CPU, ms a row",
+        "computed / unique tokens",
+    )
     by_stage = shares(found)
     for one in found:
+        share = by_stage.get(one.stage, {}).get(one.way)
         table.add_row(
             one.stage,
             one.way,
             f"{one.rate:.1f}",
-            f"{by_stage[one.stage][one.way]:.0%}",
+            "" if share is None else f"{share:.0%}",
             f"{one.caller_cpu_s / one.rows * 1e3:.1f}",
             f"{one.computed / one.unique:.3f}",
         )

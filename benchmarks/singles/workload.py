@@ -14,20 +14,11 @@ Row = dict[str, str]
 GROUP = 8
 """Candidates of one prompt and reference."""
 
-THINGS = [
-    "river",
-    "stone",
-    "lamp",
-    "garden",
-    "bridge",
-    "market",
-    "letter",
-    "window",
-    "engine",
-    "harvest",
-    "signal",
-    "morning",
-]
+VOCABULARY = (
+    "river stone lamp garden bridge market letter window engine harvest signal morning "
+    "winter castle basket copper meadow ladder village thunder pocket ribbon saddle velvet"
+)
+THINGS = VOCABULARY.split()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from uuid import uuid4
 import httpx
 import pytest
 import yaml
-from examples import GROUPS
 from processes import MARK, kill, marked
 
+from examples import GROUPS
 from polar_ray.pool.http.port import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

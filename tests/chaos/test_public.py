@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from examples import GROUPS
 from processes import below, kill
 
+from examples import GROUPS
 from polar_ray.client import connect
 from polar_ray.errors import AuthError
 from polar_ray.pool.http.port import free_port

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from examples import GROUPS
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
+from examples import GROUPS
 from polar_ray.client import Client
 from polar_ray.client.handle import HandleTransport
 from polar_ray.errors import Overloaded, PolarRayError, PoolError, ReplicaLost

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from checkpoints import make_sentencepiece
-from examples import GROUPS, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from examples import GROUPS, texts
 from polar_ray.encoding import Encoded, Encoder, Limits, Tokenizer, load_tokenizer
 from polar_ray.errors import ConfigError
 

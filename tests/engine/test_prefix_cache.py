@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint
-from examples import GROUPS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from examples import GROUPS
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.prefix_cache import PrefixCache

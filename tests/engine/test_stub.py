@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 from examples import GROUPS
-
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.records import provenance
 from polar_ray.scorer import Scorer

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 from checkpoints import CONTROLS, make_checkpoint, make_sentencepiece
-from examples import GROUPS
 from fuzz.mutations import mutate
 from safetensors.torch import load_file, save_file
 from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 
+from examples import GROUPS
 from polar_ray.checkpoint import check
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.errors import ConfigError

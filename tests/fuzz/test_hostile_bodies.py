@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
-from examples import GROUPS
 from fuzz.hostile import hostile_bodies
 from processes import replica_pids, rss_mb
 
+from examples import GROUPS
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool

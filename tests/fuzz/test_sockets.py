@@ -17,9 +17,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from examples import GROUPS
 from processes import own, replica_pids, rss_mb
 
+from examples import GROUPS
 from polar_ray.client import connect
 from polar_ray.config import HttpConfig, PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool

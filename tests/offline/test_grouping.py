@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from examples import GROUPS
 from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import GROUPS
 from polar_ray.data.columns import Columns
 from polar_ray.data.rows import Rows
 from polar_ray.data.storage import place

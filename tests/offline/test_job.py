@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from examples import BAD_ROWS, GROUPS
 from rescoring import ROWS, TABLE, Config, Stop, expected, read, scores, stop_after
 
+from examples import BAD_ROWS, GROUPS
 from polar_ray.config import RescoreConfig
 from polar_ray.data.splits import cut
 from polar_ray.data.storage import place, write_whole

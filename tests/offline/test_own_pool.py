@@ -15,12 +15,12 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from examples import GROUPS
 from processes import replica_pids
 from ray.exceptions import ActorUnavailableError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
+from examples import GROUPS
 from polar_ray.config import PoolConfig
 from polar_ray.offline import own_pool
 from polar_ray.offline.own_pool import NAMESPACE, Lease

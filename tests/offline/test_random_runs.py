@@ -28,9 +28,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from examples import GROUPS
 from faulty_job import BROKEN, DONE, Faults, late
 
+from examples import GROUPS
 from polar_ray.config import ScorerConfig
 from polar_ray.scorer import Scorer
 

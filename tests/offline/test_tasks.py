@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from examples import GROUPS
 from processes import kill, own, replica_pids
 
+from examples import GROUPS
 from polar_ray.config import PoolConfig, RescoreConfig, ScorerConfig, StubEngineConfig
 from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import JobStopped, PoolError

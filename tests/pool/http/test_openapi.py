@@ -6,13 +6,13 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 import schemathesis
-from examples import records
 from hypothesis import settings
 from hypothesis import strategies as st
 from schemathesis import Case, CheckContext, Response
 from schemathesis.checks import CHECKS, load_all_checks
 from scorer_as_router import ScorerAsRouter
 
+from examples import records
 from polar_ray.pool.http.auth import Tokens
 from polar_ray.pool.http.formats import FORMATS
 from polar_ray.pool.http.json_body import JSON

@@ -10,11 +10,11 @@ import httpx
 import orjson
 import pyarrow as pa
 import pytest
-from examples import BAD_ROWS, GROUPS
 from fastapi import Request
 from fastapi.testclient import TestClient
 from scorer_as_router import ScorerAsRouter
 
+from examples import BAD_ROWS, GROUPS
 from polar_ray.config import AdmissionConfig, HttpConfig, PoolConfig
 from polar_ray.errors import (
     HTTP_STATUS,

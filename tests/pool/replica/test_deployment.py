@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from checkpoints import without_numbers
-from examples import GROUPS
 
+from examples import GROUPS
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.engine.protocol import Done, Pending
 from polar_ray.errors import ConfigError, DeadlineExceeded, EngineError
