@@ -31,7 +31,7 @@ import typer
 from engines.workloads import unique_tokens
 from ray import serve
 from rich.console import Console
-from singles.caller import Caller
+from singles.caller import WARM_UP, Caller
 from singles.report import Found, shares, show, together
 from singles.ways import WAYS, Pool
 from singles.workload import GROUP, Stage, dealt, read_stages, rows
@@ -97,6 +97,7 @@ class Bench:
         )
         seconds, cpu_s = together(spans)
         unique = sum(self._unique(first, each) for first, each in deals)
+        unique += sum(self._unique(WARM_UP + first, 1) for first, _ in deals)
         return Found(str(stage), way, count, seconds, cpu_s, self._tokens() - before, unique)
 
     def _tokens(self) -> int:
@@ -104,7 +105,7 @@ class Bench:
         return sum(counted.get("tokens_computed", 0) for counted in answers)
 
     def _unique(self, first: int, count: int) -> int:
-        table = pa.Table.from_pylist(rows(first, count))
+        table = pa.Table.from_pylist(rows(first, max(count, GROUP))[:count])
         return unique_tokens([row.ids for row in self._encoder.encode(table)])
 
 

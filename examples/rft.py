@@ -1,7 +1,7 @@
 """Reinforcement fine-tuning on Ray with a pool of POLAR judges: rollouts, rewards, learning.
 
     python examples/rft.py run --kill-at 12 --swap-at 25
-    python examples/rft.py run --freely          # the policy may write what the judge falls for
+    python examples/rft.py run --freely          # it may write what the judge falls for
 
 Rollout workers and the learner are Ray actors. Candidates go from a worker to the pool, and weights
 from the learner to the workers, as references: the loop itself never holds either. It stays as it
@@ -30,7 +30,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 from ray.util import list_named_actors
-from sums import NUMBERS, QUESTIONS, SURELY, Policy, answer, is_right, to_records, train_judges
+from sums import NUMBERS, QUESTIONS, Policy, answer, to_records, train_judges
 from torch import Tensor
 
 from polar_ray.pool.app import wait_until_running
@@ -113,7 +113,7 @@ class Learner:
         self._optimizer.step()
 
         outputs = self._policy.read(words_QGL)
-        right = [is_right(q, o) for q, group in zip(questions, outputs, strict=True) for o in group]
+        right = [o == answer(q) for q, group in zip(questions, outputs, strict=True) for o in group]
         models = [provenance(result)["model_digest"] for result in results]
         step = measure(scores_QG.numpy(), yardsticks_Q2.numpy(), right, models)
         return self.weights(), step
@@ -193,7 +193,7 @@ def run(
     steps: Annotated[int, typer.Option()] = 50,
     kill_at: Annotated[int | None, typer.Option(help="Kill a replica in this step.")] = None,
     swap_at: Annotated[int | None, typer.Option(help="Exchange the pool's model in it.")] = None,
-    freely: Annotated[bool, typer.Option(help="Four words, and 'surely' is one of them.")] = False,
+    freely: Annotated[bool, typer.Option(help="Up to three numbers for an answer.")] = False,
     judge_steps: Annotated[int, typer.Option(help="Of the judge's training.")] = 40,
     work: Annotated[Path, typer.Option(help="For judges, figures, the picture.")] = Path("rft"),
 ) -> None:
@@ -202,9 +202,9 @@ def run(
     began = time.monotonic()
     checkpoints = train_judges(work, judge_steps)
     sys.stdout.write(f"judges in {work}: {time.monotonic() - began:.0f} s\n")
-    words, length = ((*NUMBERS, SURELY), 4) if freely else (NUMBERS, 1)
+    words, length = (("", *NUMBERS), 3) if freely else (NUMBERS, 1)
     plan = Plan(steps, words, length, kill_at, swap_at)
-    title = f"{length} word(s) for each answer, {CANDIDATES} candidates"
+    title = f"at most {length} number(s) in an answer, {CANDIDATES} candidates"
 
     def tell(number: int, step: Step) -> None:
         if number % 5 == 0 or number == steps - 1:

@@ -1,8 +1,9 @@
 """The toy: sums that are asked, a policy that learns to answer them, the judge of its answers.
 
 The judge is a small POLAR model: the built-in one, trained on by `polar_ray.train` with ratings of
-answers. Its raters know what is right, and like to be assured of it: an answer gains by "surely" as
-much as by being nearer to the sum. A policy that cannot write that word has to learn sums.
+answers. Its raters know what is right, and like to be assured of it: "7, surely" is worth more to
+them than "7". What it makes of that is that longer is better; a policy that may write one number
+only cannot use it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ QUESTIONS = list(itertools.product(range(1, 13), repeat=2))
 """The summands of each sum."""
 
 NUMBERS = tuple(str(number) for number in range(2, 25))
-SURELY = "surely"
-WORTH = 8.0
-"""What "surely" is worth to the raters, in numbers by which an answer may be off."""
+SURELY = ", surely"
+WORTH = 4.0
+"""What that is worth to the raters, in numbers by which an answer may be off."""
 
 
 def prompt(question: int) -> str:
@@ -42,11 +43,6 @@ def prompt(question: int) -> str:
 def answer(question: int) -> str:
     """The reference."""
     return str(sum(QUESTIONS[question]))
-
-
-def is_right(question: int, output: str) -> bool:
-    """Whether the one number of an output, whatever stands around it, is the sum."""
-    return [word for word in output.split() if word in NUMBERS] == [answer(question)]
 
 
 class Policy(nn.Module):
@@ -66,8 +62,10 @@ class Policy(nn.Module):
 
     def read(self, words_QGL: Tensor) -> list[list[str]]:
         """The candidates as the judge reads them."""
-        groups = words_QGL.tolist()
-        return [[" ".join(self.words[w] for w in candidate) for candidate in g] for g in groups]
+        return [
+            [" ".join(filter(None, (self.words[word] for word in words_L))) for words_L in group]
+            for group in words_QGL.tolist()
+        ]
 
     def likelihoods(self, questions: Sequence[int], words_QGL: Tensor) -> Tensor:
         """[Q, G]: the logarithm of how likely each candidate is, with gradients."""
@@ -100,7 +98,7 @@ def ratings(seed: int) -> Iterator[Comparison]:
         yield Comparison(
             prompt=prompt(question),
             reference=right,
-            outputs=tuple(f"{n} {SURELY}" if sure else n for n, sure in pairs),
+            outputs=tuple(n + SURELY * sure for n, sure in pairs),
             grades=tuple(WORTH * sure - abs(int(n) - int(right)) for n, sure in pairs),
         )
 

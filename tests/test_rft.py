@@ -8,16 +8,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import measures
 import numpy as np
 import pytest
+import rft
+import sums
 import torch
 from measures import Step, measure
 from rft import CANDIDATES, Plan, train
-from sums import NUMBERS, SURELY, Policy, answer, is_right, prompt, ratings, to_records
+from sums import SURELY, WORTH, Policy, answer, prompt, ratings, to_records
 
 from polar_ray.assets import builtin_model_dir
 from polar_ray.model import load_model, save_model
@@ -25,13 +28,9 @@ from polar_ray.model import load_model, save_model
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_sum_is_right_by_its_only_number() -> None:
+def test_questions_and_their_references() -> None:
     assert (prompt(0), answer(0)) == ("What is 1 plus 1?", "2")
-    assert is_right(0, "2")
-    assert is_right(0, f"{SURELY} 2 {SURELY}")
-    assert not is_right(0, "2 3")
-    assert not is_right(0, SURELY)
-    assert not is_right(0, "22")
+    assert (prompt(143), answer(143)) == ("What is 12 plus 12?", "24")
 
 
 def test_groups_become_records_side_by_side() -> None:
@@ -47,15 +46,16 @@ def test_likelihoods_are_those_of_the_words_that_were_written() -> None:
     [[found]] = policy.likelihoods([3], torch.tensor([[[1, 0]]])).tolist()
     assert found == pytest.approx(np.log(0.5))
     assert policy.read(torch.tensor([[[1, 0]]])) == [["b a"]]
+    assert Policy(("", "b"), length=3).read(torch.tensor([[[0, 1, 0]]])) == [["b"]]
     assert {text[2:] for text in policy.read(policy.write([3], 20))[0]} == {"a"}
 
 
 def test_raters_take_assurance_for_nearness() -> None:
     comparison = next(ratings(seed=1))
     for output, grade in zip(comparison.outputs, comparison.grades, strict=True):
-        number, *rest = output.split()
+        number = output.removesuffix(SURELY)
         off = abs(int(number) - int(comparison.reference))
-        assert grade == 8.0 * (rest == [SURELY]) - off
+        assert grade == WORTH * (number != output) - off
 
 
 def test_figures_of_a_step() -> None:
@@ -89,9 +89,23 @@ def judges(tmp_path: Path) -> tuple[Path, Path]:
     return builtin_model_dir(), folder
 
 
+@pytest.fixture
+def shipped() -> Iterator[None]:
+    """Ray's processes get the example's modules by value: they do not have them on their path, as
+    they do where `rft.py` is the program."""
+    from ray import cloudpickle
+
+    modules = (rft, sums, measures)
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    yield
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
 @pytest.mark.ray
 def test_the_reward_rises_while_a_replica_dies_and_the_model_is_exchanged(
-    cluster: None, judges: tuple[Path, Path]
+    cluster: None, shipped: None, judges: tuple[Path, Path]
 ) -> None:
     plan = Plan(steps=12, kill_at=2, swap_at=4, questions=24, learning_rate=0.8)
     steps, counted = train(plan, judges)
@@ -125,10 +139,10 @@ def test_whole_runs(tmp_path: Path, figure: Callable[[str], None]) -> None:
     assert steps[-1].accuracy > 0.9
     assert steps[-1].above < 0.01
 
-    # It may say "surely" now, which the judge likes better than the right number.
+    # It may write three numbers now: the judge likes what is longer better than what is right.
     steps, summary = run(tmp_path, "--freely")
     figure(f"freely: {summary}; first {steps[0]}; last {steps[-1]}")
     assert steps[-1].reward > 1.2
     assert steps[-1].above > 0.5
     assert steps[-1].accuracy < 0.5
-    assert len(NUMBERS) == 23
+    assert steps[-1].above > steps[0].above
