@@ -38,7 +38,7 @@ from polar_ray.pool.local import cluster
 from polar_ray.records import provenance
 
 POOL = "rft"
-CANDIDATES = 8
+CANDIDATES = 12
 TIMEOUT_S = 120.0
 """Of each call of the pool; a replica that dies costs seconds of it."""
 
@@ -55,7 +55,7 @@ class Plan:
     kill_at: int | None = None
     swap_at: int | None = None
     questions: int = len(QUESTIONS)
-    learning_rate: float = 0.3
+    learning_rate: float = 0.2
     workers: int = 2
     replicas: int = 2
 
@@ -134,7 +134,8 @@ def train(
         learner = Learner.remote(plan)
         weights = learner.weights.remote()
         steps: list[Step] = []
-        for number in range(plan.steps):
+        while not is_over(plan, steps):
+            number = len(steps)
             rollouts = [
                 worker.write.options(num_returns=2).remote(weights, part)
                 for worker, part in zip(workers, parts, strict=True)
@@ -154,6 +155,13 @@ def train(
         return steps, pool.stats.remote().result()
     finally:
         serve.delete(POOL)
+
+
+def is_over(plan: Plan, steps: list[Step]) -> bool:
+    """Whether all steps are done, and the exchange of the model, which takes some seconds."""
+    if len(steps) < plan.steps:
+        return False
+    return plan.swap_at is None or set(steps[-1].models).isdisjoint(steps[0].models)
 
 
 def deploy(plan: Plan, judge: Path) -> None:
