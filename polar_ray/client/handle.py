@@ -24,6 +24,8 @@ from polar_ray.errors import (
     PoolError,
     ReplicaLost,
 )
+from polar_ray.sizes import SMALL_BYTES
+from polar_ray.stream import encode_arrow, read_arrow
 
 ROUTER = "Router"
 """The deployment that callers talk to."""
@@ -71,7 +73,8 @@ class HandleTransport:
                 ) from None
         try:
             handle = _find(app_name)
-            self._score, self._why_waiting = handle.score, handle.why_waiting
+            self._score, self._score_stream = handle.score, handle.score_stream
+            self._why_waiting = handle.why_waiting
         except (RayServeException, RayError, RuntimeError) as error:
             raise PoolError(
                 f"no Serve application {app_name!r} in this Ray cluster: {str(error).rstrip('.')}. "
@@ -92,7 +95,7 @@ class HandleTransport:
         started = time.monotonic()
         with self._call(batch, timeout_s, priority) as response:
             try:
-                return response.result(timeout_s=timeout_s + GRACE_S)
+                return _table(response.result(timeout_s=timeout_s + GRACE_S))
             except Exception as error:
                 raise self._translate(error, time.monotonic() - started) from None
 
@@ -101,7 +104,7 @@ class HandleTransport:
         started = time.monotonic()
         with self._call(batch, timeout_s, priority) as response:
             try:
-                return await asyncio.wait_for(response, timeout_s + GRACE_S)
+                return _table(await asyncio.wait_for(response, timeout_s + GRACE_S))
             except Exception as error:
                 raise self._translate(error, time.monotonic() - started) from None
 
@@ -122,8 +125,12 @@ class HandleTransport:
     ) -> Iterator[DeploymentResponse]:
         """One call of the router, which is told to stop if it is left by an exception."""
         _ray_here.check()
+        score, sent = self._score, batch
+        if isinstance(batch, pa.Table) and batch.nbytes <= SMALL_BYTES:
+            # Ray takes milliseconds to carry a table there and another back.
+            score, sent = self._score_stream, encode_arrow(batch)
         try:
-            response = self._score.remote(batch, timeout_s=timeout_s, priority=priority)
+            response = score.remote(sent, timeout_s=timeout_s, priority=priority)
         except Exception as error:
             raise self._translate(error, 0.0) from None
         try:
@@ -149,6 +156,10 @@ class HandleTransport:
         if isinstance(error, RayServeException | RayError):
             return ReplicaLost(f"pool {self._app_name!r} lost this call; send it again ({error})")
         return PoolError(f"{type(error).__name__}: {error}")
+
+
+def _table(answer: pa.Table | bytes) -> pa.Table:
+    return read_arrow(answer) if isinstance(answer, bytes) else answer
 
 
 def _find(app_name: str) -> DeploymentHandle:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
@@ -13,6 +14,7 @@ from examples import GROUPS
 from polar_ray.client import Client
 from polar_ray.client.handle import HandleTransport
 from polar_ray.errors import Overloaded, PolarRayError, PoolError, ReplicaLost
+from polar_ray.sizes import SMALL_BYTES
 
 
 class Failing:
@@ -37,6 +39,37 @@ class Failing:
         raise self.error  # as Serve does for a call that failed on its way
 
 
+class Method:
+    """A handle's method that answers what it is sent, which it keeps."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def remote(self, batch: Any, **options: Any) -> Method:
+        self.sent.append(batch)
+        return self
+
+    def result(self, timeout_s: float) -> Any:
+        return self.sent[-1]
+
+    def __await__(self) -> Any:
+        return self.sent[-1]
+        yield
+
+
+def test_small_tables_travel_as_streams_and_others_as_they_are() -> None:
+    transport = object.__new__(HandleTransport)
+    transport._score, transport._score_stream = whole, stream = Method(), Method()
+    small = pa.table({"a": ["x" * 100]}).replace_schema_metadata({"made by": "y"})
+    large = pa.table({"a": ["x" * (SMALL_BYTES + 1)]})
+    for batch in (small, large):
+        assert transport.send(batch, 60.0, "train").equals(batch, check_metadata=True)
+        again = asyncio.run(transport.send_async(batch, 60.0, "train"))
+        assert again.equals(batch, check_metadata=True)
+    assert [type(sent) for sent in stream.sent] == [bytes, bytes]
+    assert whole.sent == [large, large]
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize(
     ("error", "kind"),
@@ -53,7 +86,7 @@ def test_errors_of_ray_get_this_projects_names(
 ) -> None:
     transport = object.__new__(HandleTransport)
     transport._app_name = "gone"
-    transport._score = Failing(error, at_once=at_once)
+    transport._score = transport._score_stream = Failing(error, at_once=at_once)
     client = Client(transport, timeout_s=0.2)
     with pytest.raises(kind) as caught:
         client.score(GROUPS)

@@ -43,6 +43,7 @@ from polar_ray.pool.settings import check_binding, check_environment, log_plainl
 from polar_ray.records import Batch, Records, to_batch
 from polar_ray.scores import empty_scores, with_row_errors
 from polar_ray.sizes import SMALL_ROWS
+from polar_ray.stream import encode_arrow, read_arrow
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,13 @@ class Router:
         (default: the pool's).
         """
         return await self.score_read(partial(_read, records), timeout_s, priority)
+
+    async def score_stream(
+        self, stream: bytes, timeout_s: float | None = None, priority: str = "train"
+    ) -> bytes:
+        """`score` of a small table from this project's client, which sends it as a stream and gets
+        the result as one."""
+        return encode_arrow(await self.score(read_arrow(stream), timeout_s, priority))
 
     async def score_read(
         self, read: Read, timeout_s: float | None = None, priority: str = "train"

@@ -42,6 +42,7 @@ from polar_ray.pool.router.deployment import Router
 from polar_ray.pool.router.outcome import Died, Refused, Unreachable
 from polar_ray.pool.router.replicas import outcome
 from polar_ray.records import provenance
+from polar_ray.stream import encode_arrow, read_arrow
 
 
 @pytest.mark.parametrize(
@@ -225,6 +226,18 @@ def test_what_is_served_is_asked_of_a_replica(
 async def _answer(served: Served | None) -> Served | None:
     await asyncio.sleep(0)
     return served
+
+
+def test_a_stream_is_answered_by_one_as_its_table_would_be(silent: Silent) -> None:
+    table = pa.table({name: ["x"] for name in RECORD})
+
+    class Echo(Router):
+        async def score(self, records: Any, timeout_s: Any = None, priority: str = "train") -> Any:
+            return records.replace_schema_metadata({"asked": f"{timeout_s} {priority}"})
+
+    answer = asyncio.run(Echo(PoolConfig(), silent).score_stream(encode_arrow(table), 5.0, "eval"))
+    assert read_arrow(answer).equals(table)
+    assert read_arrow(answer).schema.metadata == {b"asked": b"5.0 eval"}
 
 
 def test_a_full_pool_refuses_and_a_batch_that_never_fits_is_told_so(silent: Silent) -> None:
