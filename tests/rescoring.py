@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import RescoreConfig
 from polar_ray.scorer import Scorer
 

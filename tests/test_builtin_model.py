@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.assets import builtin_model_dir
 from polar_ray.config import ScorerConfig
 from polar_ray.demo import RECORDS

@@ -14,10 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sample_records import GROUPS
 from typer.testing import CliRunner, Result
 
 import polar_ray
-from examples import GROUPS
 from polar_ray.cli import cli
 from polar_ray.cli.app import parse_settings
 from polar_ray.cli.backend import read_token

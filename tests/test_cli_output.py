@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sample_records import GROUPS
 from typer.testing import CliRunner, Result
 
-from examples import GROUPS
 from polar_ray.cli import cli
 from polar_ray.scorer import Scorer
 

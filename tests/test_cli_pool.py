@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from sample_records import GROUPS
 from typer.testing import CliRunner, Result
 
-from examples import GROUPS
 from polar_ray import client as module
 from polar_ray.call_options import Priority
 from polar_ray.cli import cli

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sample_records import GROUPS
 from typer.testing import CliRunner, Result
 
-from examples import GROUPS
 from polar_ray.cli import cli
 from polar_ray.cli.rescoring import _say, describe, histogram
 from polar_ray.evaluate.read import MADE_BY

@@ -53,7 +53,10 @@ def test_dotted_and_nested_keys_join() -> None:
         ({"min_replicas": 5, "max_replicas": 4}, "min_replicas=5 is more than max_replicas=4"),
         ({"num_cpus": float("inf")}, "num_cpus=inf"),
         ({"timeout_s": float("inf")}, "timeout_s=inf"),
-        ({"engine.type": "magic"}, "engine.type='magic': it is one of native, remote, sglang, stub"),
+        (
+            {"engine.type": "magic"},
+            "engine.type='magic': it is one of native, remote, sglang, stub",
+        ),
         ({"engine": {"type": 5}}, "engine.type=5: it is one of native, remote, sglang, stub"),
         ({"engine": {"type": None}}, "engine.type=None: it is one of native, remote, sglang, stub"),
         ({"encoding.cut_side": "middle"}, "encoding.cut_side='middle'"),

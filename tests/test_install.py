@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from sample_records import GROUPS
 from scorer_as_router import ScorerAsRouter
 
-from examples import GROUPS
 from polar_ray.pool.http.port import free_port
 from polar_ray.pool.http.routes import build_http
 from polar_ray.scorer import Scorer

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_records import BAD_ROWS, records
 
-from examples import BAD_ROWS, records
 from polar_ray.errors import RecordError
 from polar_ray.records import (
     ROW_ERRORS,

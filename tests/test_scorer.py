@@ -16,9 +16,9 @@ import pytest
 from dead_device import Dying
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sample_records import BAD_ROWS, GROUPS, records
 
 import polar_ray.scorer as module
-from examples import BAD_ROWS, GROUPS, records
 from polar_ray.checkpoint import model_dir
 from polar_ray.config import EncodingConfig, ScorerConfig, StubEngineConfig
 from polar_ray.engine.native import NativeEngine

@@ -16,8 +16,7 @@ import httpx
 import pytest
 import yaml
 from processes import MARK, kill, marked
-
-from examples import GROUPS
+from sample_records import GROUPS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

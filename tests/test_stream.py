@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.errors import RecordError
 from polar_ray.stream import check_digest, digest, encode_arrow, read_arrow
 

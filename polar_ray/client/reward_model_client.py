@@ -20,7 +20,7 @@ from polar_ray.client.client import to_list
 from polar_ray.client.http import HttpTransport
 from polar_ray.client.json_post import post
 from polar_ray.client.plain import items_of, texts_of
-from polar_ray.client.served_rewards import NotRewards, ServerType, request, rewards
+from polar_ray.client.servers import ServerType, finite_rewards, request
 from polar_ray.errors import (
     ConfigError,
     Overloaded,
@@ -198,14 +198,16 @@ class RewardModelClient:
         texts = texts_of(data)
         if not texts:
             return []
-        route, body = request(kind, texts, self.rm_name)
+        # As POLAR's own, which names the model to sglang alone; but rewards are wanted as they are.
+        model = self.rm_name if kind == "sglang" else None
+        route, body = request(kind, texts, model, activation=False)
         content = orjson.dumps(body)
 
         def ask(url: str, seconds: float) -> list[float]:
             answer = post(f"{url}{route}", content, self._token, seconds)
             try:
-                return rewards(kind, answer, len(texts))
-            except NotRewards as error:
+                return [float(reward) for reward in finite_rewards(kind, answer, len(texts))]
+            except ValueError as error:
                 raise PoolError(
                     f"{url}{route} answered with something else than {len(texts)} rewards of "
                     f"{kind}'s ({error}); is it {kind}, and serves it a reward model?"

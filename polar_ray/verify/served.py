@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import httpx
 
+from polar_ray.client.servers import ServerType, reason, request, rewards
 from polar_ray.engine.protocol import Scores
-from polar_ray.engine.remote.servers import ServerType, reason, request, rewards
 from polar_ray.errors import PoolError
 from polar_ray.planning import Ids
 

@@ -17,8 +17,8 @@ import httpx
 import pytest
 import yaml
 from processes import MARK, kill, marked
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.pool.http.port import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

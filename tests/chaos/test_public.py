@@ -18,8 +18,8 @@ import httpx
 import pytest
 import yaml
 from processes import below, kill
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import connect
 from polar_ray.errors import AuthError
 from polar_ray.pool.http.port import free_port

@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.call_options import Priority
 from polar_ray.client import Client, client
 from polar_ray.client.backoff import LOST_TRIES, Backoff

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from sample_records import BAD_ROWS, GROUPS
 
-from examples import BAD_ROWS, GROUPS
 from polar_ray.call_options import Priority
 from polar_ray.client import Client, connect
 from polar_ray.errors import ConfigError, RecordError, ScoreError

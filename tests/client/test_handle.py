@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import Client
 from polar_ray.client.handle import HandleTransport
 from polar_ray.errors import Overloaded, PolarRayError, PoolError, ReplicaLost

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import httpx
 import pyarrow as pa
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import Client, connect
 from polar_ray.client import http as module
 from polar_ray.client.http import HttpTransport

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from checkpoints import make_checkpoint
-from examples import GROUPS
+from sample_records import GROUPS
 
 from polar_ray import RewardModelClient
 from polar_ray.config import ScorerConfig

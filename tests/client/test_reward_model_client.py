@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from examples import GROUPS
 from fastapi.testclient import TestClient
+from sample_records import GROUPS
 from scorer_as_router import ScorerAsRouter
 
 import polar_ray
@@ -23,7 +23,7 @@ from polar_ray import RewardModelClient, encoding
 from polar_ray.client import reward_model_client as module
 from polar_ray.client.addresses import ask_around, urls
 from polar_ray.client.http import HttpTransport
-from polar_ray.client.served_rewards import SERVERS, NotRewards, rewards
+from polar_ray.client.servers import request
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.encoding import template
 from polar_ray.errors import (
@@ -182,60 +182,15 @@ def test_it_is_a_public_name() -> None:
 
 
 def test_requests_are_those_that_the_servers_know() -> None:
-    told = {kind: (s.route, s.body(["a", "b"], "m")) for kind, s in SERVERS.items()}
+    told = {
+        kind: request(kind, ["a", "b"], named, activation=False)
+        for kind, named in [("sglang", "m"), ("vllm", None), ("lmdeploy", None)]
+    }
     assert told == {
         "sglang": ("/classify", {"model": "m", "text": ["a", "b"]}),
         "vllm": ("/pooling", {"input": ["a", "b"], "use_activation": False}),
         "lmdeploy": ("/pooling", {"input": ["a", "b"]}),
     }
-
-
-def rows(*values: Any) -> dict[str, Any]:
-    return {"data": [{"index": at, "data": value} for at, value in enumerate(values)]}
-
-
-@pytest.mark.parametrize(
-    ("kind", "answer"),
-    [
-        ("sglang", [{"embedding": [-1.5], "meta_info": {}}, {"embedding": [2]}]),
-        ("vllm", rows([[0.1], [0.2], [-1.5]], [[2.0]])),
-        ("vllm", rows([-1.5], [2.0])),
-        ("lmdeploy", rows(-1.5, 2)),
-    ],
-)
-def test_answers_are_read(kind: Any, answer: Any) -> None:
-    assert rewards(kind, answer, 2) == [-1.5, 2.0]
-
-
-@pytest.mark.parametrize(
-    ("kind", "answer"),
-    [
-        ("sglang", None),
-        ("sglang", {"error": {"message": "no"}}),
-        ("sglang", [{"embedding": [1.0]}]),
-        ("sglang", [{"embedding": [1.0]}] * 3),
-        ("sglang", [{"embedding": [1.0, 2.0]}] * 2),
-        ("sglang", [{"embedding": []}] * 2),
-        ("sglang", [{"embedding": ["AACAPw=="]}] * 2),
-        ("sglang", [{"embedding": "1"}] * 2),
-        ("sglang", [{"embedding": [True]}] * 2),
-        ("sglang", [{"embedding": [float("nan")]}] * 2),
-        ("vllm", rows([[1.0, 2.0]], [[1.0]])),
-        ("vllm", rows([1.0, 2.0], [1.0])),
-        ("vllm", rows("AACAPw==", "AACAPw==")),
-        ("vllm", rows([], [])),
-        ("vllm", {"data": rows([[1.0]], [[2.0]])["data"][::-1]}),
-        ("lmdeploy", rows([1.0], [2.0])),
-        ("lmdeploy", rows(True, False)),
-        ("lmdeploy", rows("1", "2")),
-        ("lmdeploy", {"data": rows(1.0, 2.0)["data"][::-1]}),
-        ("lmdeploy", rows(1.0)),
-        ("lmdeploy", {"data": {"0": 1, "1": 2}}),
-    ],
-)
-def test_answers_of_another_shape_are_none(kind: Any, answer: Any) -> None:
-    with pytest.raises(NotRewards):
-        rewards(kind, answer, 2)
 
 
 class Server:

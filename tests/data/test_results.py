@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.data.results import ResultWriter, check_columns, with_scores, write_jsonl
 from polar_ray.errors import ConfigError, RecordError
 from polar_ray.records import SCORE_SCHEMA

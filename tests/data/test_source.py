@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.data import csv_text, json_text
 from polar_ray.data import source as source_module
 from polar_ray.data.columns import Columns

@@ -10,8 +10,8 @@ import pytest
 from checkpoints import make_sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sample_records import GROUPS, texts
 
-from examples import GROUPS, texts
 from polar_ray.encoding import Encoded, Encoder, Limits, Tokenizer, load_tokenizer
 from polar_ray.errors import ConfigError
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import GROUPS, texts
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from sample_records import GROUPS, texts
 
 from polar_ray.encoding import Encoder, Limits, load_tokenizer
 from polar_ray.encoding.ready_made import cut, cut_texts

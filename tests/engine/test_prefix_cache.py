@@ -10,8 +10,8 @@ import torch
 from checkpoints import make_checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.prefix_cache import PrefixCache

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from examples import GROUPS
+from sample_records import GROUPS
+
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.records import provenance
 from polar_ray.scorer import Scorer

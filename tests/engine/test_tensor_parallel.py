@@ -10,8 +10,8 @@ import pytest
 import torch
 from checkpoints import make_checkpoint
 from dead_device import Dead
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.engine.protocol import Pending
 from polar_ray.engine.tensor_parallel import TensorParallelEngine

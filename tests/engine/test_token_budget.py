@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import ScorerConfig
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Pending

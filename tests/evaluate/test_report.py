@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
+from sample_records import GROUPS
 from typer.testing import CliRunner, Result
 
-from examples import GROUPS
 from polar_ray import client
 from polar_ray.cli import cli
 from polar_ray.evaluate import read

@@ -25,9 +25,9 @@ import numpy as np
 from checkpoints import CONTROLS, make_checkpoint, make_sentencepiece
 from fuzz.mutations import mutate
 from safetensors.torch import load_file, save_file
+from sample_records import GROUPS
 from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 
-from examples import GROUPS
 from polar_ray.checkpoint import check
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.errors import ConfigError

@@ -6,8 +6,8 @@ import random
 
 import orjson
 import pyarrow as pa
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import HttpConfig
 from polar_ray.stream import encode_arrow
 

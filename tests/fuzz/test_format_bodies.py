@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 import pytest
-from examples import GROUPS
 from fastapi.testclient import TestClient
 from fuzz.mutations import LIMITS, mutate
+from sample_records import GROUPS
 from scorer_as_router import ScorerAsRouter
 
 from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig

@@ -16,8 +16,8 @@ import orjson
 import pytest
 from fuzz.hostile import hostile_bodies
 from processes import replica_pids, rss_mb
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool

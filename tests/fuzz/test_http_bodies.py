@@ -18,9 +18,9 @@ import pyarrow as pa
 import pytest
 from fuzz.mutations import LIMITS, json_bodies, mutate, streams
 from processes import own, replica_pids, rss_mb
+from sample_records import GROUPS
 from scorer_as_router import ScorerAsRouter
 
-from examples import GROUPS
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, ScorerConfig, StubEngineConfig
 from polar_ray.errors import BY_NAME, HTTP_STATUS

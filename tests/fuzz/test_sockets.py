@@ -18,8 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 from processes import own, replica_pids, rss_mb
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import connect
 from polar_ray.config import HttpConfig, PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sample_records import GROUPS
 from torch import nn
 
-from examples import GROUPS
 from polar_ray.assets import builtin_model_dir
 from polar_ray.config import NativeEngineConfig, ScorerConfig
 from polar_ray.engine.device import choose_dtype

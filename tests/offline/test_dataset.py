@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import Client
 from polar_ray.config import PoolConfig, RescoreConfig, StubEngineConfig
 from polar_ray.errors import ConfigError, JobStopped

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.data.columns import Columns
 from polar_ray.data.rows import Rows
 from polar_ray.data.storage import place

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rescoring import ROWS, TABLE, Config, Stop, expected, read, scores, stop_after
+from sample_records import BAD_ROWS, GROUPS
 
-from examples import BAD_ROWS, GROUPS
 from polar_ray.config import RescoreConfig
 from polar_ray.data.splits import cut
 from polar_ray.data.storage import place, write_whole

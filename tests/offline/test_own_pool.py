@@ -19,8 +19,8 @@ from processes import replica_pids
 from ray.exceptions import ActorUnavailableError
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import PoolConfig
 from polar_ray.offline import own_pool
 from polar_ray.offline.own_pool import NAMESPACE, Lease

@@ -29,8 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from faulty_job import BROKEN, DONE, Faults, late
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import ScorerConfig
 from polar_ray.scorer import Scorer
 

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import Client
 from polar_ray.config import RescoreConfig, ScorerConfig
 from polar_ray.encoding import load_tokenizer

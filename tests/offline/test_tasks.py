@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from processes import kill, own, replica_pids
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import PoolConfig, RescoreConfig, ScorerConfig, StubEngineConfig
 from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import JobStopped, PoolError

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.planning.shard import merge, row_costs, row_groups, shard
 
 rows = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 5)), min_size=1, max_size=60)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray import records
 from polar_ray import scorer as scorer_module
 from polar_ray.config import PoolConfig, ScorerConfig

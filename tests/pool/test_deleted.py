@@ -10,8 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import Client, connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.errors import PoolError

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from checkpoints import make_checkpoint, without_numbers
 from processes import replica_pids
+from sample_records import BAD_ROWS, GROUPS
 from typer.testing import CliRunner
 
-from examples import BAD_ROWS, GROUPS
 from polar_ray.cli import cli
 from polar_ray.client import Client, connect
 from polar_ray.client.handle import HandleTransport

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
+from sample_records import BAD_ROWS
 
-from examples import BAD_ROWS
 from polar_ray.client import connect
 from polar_ray.config import EncodingConfig, HttpConfig, PoolConfig, StubEngineConfig
 from polar_ray.errors import AuthError, DeadlineExceeded, PolarRayError, RecordError

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import real_clients
-from examples import GROUPS
+from sample_records import GROUPS
 
 from polar_ray import RewardModelClient
 from polar_ray.config import PoolConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from deploying import deploy
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.client import connect
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.pool.local import pool

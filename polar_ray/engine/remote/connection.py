@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import orjson
 
+from polar_ray.client.servers import finite_rewards, most_bytes, reason, request
 from polar_ray.config import RemoteEngineConfig
 from polar_ray.engine.protocol import Scores
-from polar_ray.engine.remote.servers import finite_rewards, most_bytes, reason, request
 from polar_ray.errors import ConfigError
 from polar_ray.planning import Ids
 from polar_ray.token_file import read_tokens
@@ -114,7 +114,7 @@ class Connections:
             # A RuntimeError says that the client has been closed.
             raise Trouble(f"{error or type(error).__name__}") from None
         try:
-            return finite_rewards(self._config.server, answer, lengths)
+            return finite_rewards(self._config.server, answer, len(records), lengths)
         except ValueError as error:
             raise Trouble(
                 f"answered with something else than {len(records)} scores in "

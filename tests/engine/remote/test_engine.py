@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from examples import GROUPS
 from model_server import Server, serving
+from sample_records import GROUPS
 
 from polar_ray.config import NativeEngineConfig, RemoteEngineConfig, ScorerConfig
 from polar_ray.engine.native import NativeEngine

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from examples import GROUPS
+from sample_records import GROUPS
 from sglang_faking import Fake, children, living
 
 from polar_ray.config import ScorerConfig, SGLangEngineConfig

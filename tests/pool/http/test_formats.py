@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from examples import GROUPS
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sample_records import GROUPS
 from scorer_as_router import ScorerAsRouter
 
 from polar_ray.config import HttpConfig, PoolConfig, ScorerConfig, StubEngineConfig

@@ -14,8 +14,8 @@ import pytest
 from fuzz.hostile import hostile_bodies
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_records import BAD_ROWS, GROUPS, records
 
-from examples import BAD_ROWS, GROUPS, records
 from polar_ray.config import HttpConfig
 from polar_ray.errors import RecordError, TooLarge
 from polar_ray.pool.http import json_body, json_items, json_scan

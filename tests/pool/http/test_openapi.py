@@ -8,11 +8,11 @@ import pytest
 import schemathesis
 from hypothesis import settings
 from hypothesis import strategies as st
+from sample_records import records
 from schemathesis import Case, CheckContext, Response
 from schemathesis.checks import CHECKS, load_all_checks
 from scorer_as_router import ScorerAsRouter
 
-from examples import records
 from polar_ray.pool.http.auth import Tokens
 from polar_ray.pool.http.formats import FORMATS
 from polar_ray.pool.http.json_body import JSON

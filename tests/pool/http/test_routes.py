@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 from fastapi import Request
 from fastapi.testclient import TestClient
+from sample_records import BAD_ROWS, GROUPS
 from scorer_as_router import ScorerAsRouter
 
-from examples import BAD_ROWS, GROUPS
 from polar_ray.config import AdmissionConfig, HttpConfig, PoolConfig
 from polar_ray.errors import (
     HTTP_STATUS,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.encoding import Encoded
 from polar_ray.engine.protocol import Pending

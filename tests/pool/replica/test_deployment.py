@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from checkpoints import without_numbers
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.engine.protocol import Done, Pending
 from polar_ray.errors import ConfigError, DeadlineExceeded, EngineError
@@ -396,7 +396,7 @@ import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 import pyarrow as pa
 from dead_device import Dying
-from examples import GROUPS
+from sample_records import GROUPS
 from polar_ray.config import ScorerConfig
 from polar_ray.pool.replica.deployment import Replica
 from polar_ray.stream import encode_arrow

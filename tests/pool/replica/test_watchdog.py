@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.engine.protocol import Pending
 from polar_ray.errors import EngineError

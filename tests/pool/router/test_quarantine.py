@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from sample_records import GROUPS
 
-from examples import GROUPS
 from polar_ray.pool.router import quarantine as module
 from polar_ray.pool.router.quarantine import Quarantine, Suspicions
 

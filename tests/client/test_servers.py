@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from polar_ray.engine.remote.connection import retry_after_s
-from polar_ray.engine.remote.servers import (
+from polar_ray.client.servers import (
     ServerType,
     finite_rewards,
     most_bytes,
     reason,
     request,
 )
+from polar_ray.engine.remote.connection import retry_after_s
 
 LENGTHS = [3, 1]
 SGLANG: list[Any] = [
@@ -34,19 +34,19 @@ SOUND: dict[ServerType, Any] = {"sglang": SGLANG, "vllm": VLLM, "lmdeploy": LMDE
 
 @pytest.mark.parametrize("kind", list(SOUND))
 def test_what_is_asked_for_is_read(kind: ServerType) -> None:
-    assert np.array_equal(finite_rewards(kind, SOUND[kind], LENGTHS), np.float32([0.5, -2]))
+    assert np.array_equal(finite_rewards(kind, SOUND[kind], 2, LENGTHS), np.float32([0.5, -2]))
 
 
 def test_rows_come_by_their_index() -> None:
     turned = {"data": VLLM["data"][::-1]}
-    assert finite_rewards("vllm", turned, LENGTHS).tolist() == [0.5, -2]
+    assert finite_rewards("vllm", turned, 2, LENGTHS).tolist() == [0.5, -2]
     turned = {"data": LMDEPLOY["data"][::-1]}
-    assert finite_rewards("lmdeploy", turned, LENGTHS).tolist() == [0.5, -2]
+    assert finite_rewards("lmdeploy", turned, 2, LENGTHS).tolist() == [0.5, -2]
 
 
 def test_vllm_may_give_the_last_value_alone() -> None:
     flat = {"data": [{"index": 0, "data": [0.5]}, {"index": 1, "data": [[-2.0]]}]}
-    assert finite_rewards("vllm", flat, LENGTHS).tolist() == [0.5, -2]
+    assert finite_rewards("vllm", flat, 2, LENGTHS).tolist() == [0.5, -2]
 
 
 def wrong(kind: ServerType, *path: Any, value: Any) -> tuple[ServerType, Any]:
@@ -101,7 +101,7 @@ WRONG = [
 @pytest.mark.parametrize(("kind", "answer"), WRONG, ids=lambda value: str(value)[:60])
 def test_anything_else_is_no_score(kind: ServerType, answer: Any) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        finite_rewards(kind, answer, LENGTHS)
+        finite_rewards(kind, answer, 2, LENGTHS)
 
 
 def test_ids_are_sent_as_each_server_reads_them() -> None:
@@ -150,3 +150,49 @@ def test_when_to_come_back_is_bounded(header: str | None, seconds: float) -> Non
 )
 def test_reasons_are_read_or_shown(text: str, said: str) -> None:
     assert reason(text) == said
+
+
+def rows(*values: Any) -> dict[str, Any]:
+    return {"data": [{"index": at, "data": value} for at, value in enumerate(values)]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("sglang", [{"embedding": [-1.5], "meta_info": {}}, {"embedding": [2]}]),
+        ("vllm", rows([[0.1], [0.2], [-1.5]], [[2.0]])),
+        ("vllm", rows([-1.5], [2.0])),
+        ("lmdeploy", rows(-1.5, 2)),
+    ],
+)
+def test_answers_are_read(kind: Any, answer: Any) -> None:
+    assert finite_rewards(kind, answer, 2).tolist() == [-1.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("sglang", None),
+        ("sglang", {"error": {"message": "no"}}),
+        ("sglang", [{"embedding": [1.0]}]),
+        ("sglang", [{"embedding": [1.0]}] * 3),
+        ("sglang", [{"embedding": [1.0, 2.0]}] * 2),
+        ("sglang", [{"embedding": []}] * 2),
+        ("sglang", [{"embedding": ["AACAPw=="]}] * 2),
+        ("sglang", [{"embedding": "1"}] * 2),
+        ("sglang", [{"embedding": [True]}] * 2),
+        ("sglang", [{"embedding": [float("nan")]}] * 2),
+        ("vllm", rows([[1.0, 2.0]], [[1.0]])),
+        ("vllm", rows([1.0, 2.0], [1.0])),
+        ("vllm", rows("AACAPw==", "AACAPw==")),
+        ("vllm", rows([], [])),
+        ("lmdeploy", rows([1.0], [2.0])),
+        ("lmdeploy", rows(True, False)),
+        ("lmdeploy", rows("1", "2")),
+        ("lmdeploy", rows(1.0)),
+        ("lmdeploy", {"data": {"0": 1, "1": 2}}),
+    ],
+)
+def test_answers_of_another_shape_are_none(kind: Any, answer: Any) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  (each says something else)
+        finite_rewards(kind, answer, 2)

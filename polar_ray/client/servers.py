@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from polar_ray.engine.protocol import Scores
+Scores = npt.NDArray[np.float32]
 
 ServerType = Literal["sglang", "vllm", "lmdeploy"]
 
@@ -67,9 +68,11 @@ def rewards(
     return scores
 
 
-def finite_rewards(kind: ServerType, answer: Any, lengths: Sequence[int]) -> Scores:
-    """`rewards` of sequences of so many tokens; also raises where one is not finite."""
-    scores = rewards(kind, answer, len(lengths), lengths)
+def finite_rewards(
+    kind: ServerType, answer: Any, count: int, lengths: Sequence[int] | None = None
+) -> Scores:
+    """`rewards`; also raises where one is not finite."""
+    scores = rewards(kind, answer, count, lengths)
     if not np.isfinite(scores).all():
         raise ValueError("a score is not finite")
     return scores
