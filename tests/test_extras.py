@@ -25,6 +25,7 @@ PROMISES = {
     "": """
 import polar_ray, polar_ray.cli, polar_ray.data.formats, polar_ray.client.http
 polar_ray.connect(address='http://127.0.0.1:9').close()
+from polar_ray import RewardModelClient
 """,
     "ray": "import polar_ray.client.handle",
     "engine": """
