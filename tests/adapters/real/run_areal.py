@@ -22,7 +22,6 @@ from case import (
     LIVE,
     PROMPT,
     REFERENCE,
-    SHORT_S,
     SILENT,
     close,
     die,
@@ -38,6 +37,7 @@ from polar_ray.adapters.areal import PolarRLVRWorkflow, polar_reward
 TOKENIZER = tokenizer()
 
 
+SHORT_S = 1.0  # AReaL tries each row four times, one after the other
 FUNCTION = "polar_ray.adapters.areal.polar_reward"
 
 

@@ -55,7 +55,7 @@ def rewards(name: str = "polar", bad: int | None = None) -> list[float]:
 def main() -> None:
     stops(rewards, lambda: rewards(bad=1))
     use(LIVE)
-    clean = not any("adapters" in path for path in sys.path if not path.endswith("real"))
+    clean = not any(Path(path, "trl.py").exists() for path in sys.path)
     report("trap", name="no trainer's name is hidden", right=clean)
     for turn in ("first", "second"):  # each in a loop of its own, which ms-swift closes
         report("trap", name=f"async, {turn} loop", right=close(rewards("polar_async"), wanted()))

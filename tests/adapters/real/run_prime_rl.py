@@ -60,6 +60,7 @@ def group(bad: int | None = None) -> tuple[list[Any], list[Any]]:
         trace = trace_of(task, reply)
         try:
             await task.score(trace)
+            trace.ok = True  # as verifiers marks a rollout that came to its end
         except Exception as error:
             trace.record_error(error)
         return SimpleNamespace(traces=[trace])
