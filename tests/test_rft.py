@@ -19,7 +19,7 @@ import rft
 import sums
 import torch
 from measures import Step, measure
-from rft import CANDIDATES, Plan, train
+from rft import CANDIDATES, Plan, is_over, train
 from sums import SURELY, WORTH, Policy, answer, prompt, ratings, to_records
 
 from polar_ray.assets import builtin_model_dir
@@ -65,6 +65,20 @@ def test_figures_of_a_step() -> None:
     assert step.reward == pytest.approx((0 + 4 / 6 + 8 / 6) / 3)
     assert (step.accuracy, step.above) == (0.5, 0.25)  # only -1 is above its own reference
     assert (step.rows, step.unscored, step.models) == (8, 1, ("a", "b"))
+
+
+def scored_by(*models: str) -> Step:
+    return Step(0.0, 0.0, 0.0, 0.0, 0.0, 8, 0, models)
+
+
+def test_a_run_is_over_when_its_steps_and_its_exchange_are() -> None:
+    old, new = scored_by("a"), scored_by("b")
+    assert not is_over(Plan(steps=1), [])
+    assert is_over(Plan(steps=2), [old, old])
+    swapped = Plan(steps=2, swap_at=1)
+    assert not is_over(swapped, [old, old, scored_by("a", "b")])
+    assert is_over(swapped, [old, old, new])
+    assert not is_over(Plan(steps=4, swap_at=1), [old, new, new])
 
 
 def assert_nothing_was_lost(steps: list[Step], counted: dict[str, Any], rows: int) -> None:
