@@ -4,6 +4,7 @@ Reads no environment and keeps no runtime facts. What all of them have in common
 """
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -107,7 +108,7 @@ class RemoteEngineConfig(Config):
 
     addresses: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
     """Their URLs, "http://host:port", as every replica reaches them; on a command line with commas
-    between them."""
+    between them. One of another kind begins with it: "sglang+http://host:port"."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the servers compute in: it bounds how far they may be from the known answers, and every
@@ -146,13 +147,19 @@ class RemoteEngineConfig(Config):
     @model_validator(mode="after")
     def _reachable(self) -> "RemoteEngineConfig":
         for address in self.addresses:
-            if not address.startswith(("http://", "https://")) or "?" in address:
+            if not re.match(r"((sglang|vllm|lmdeploy)\+)?https?://[^?#]+$", address):
                 raise ValueError(f"addresses has {address!r:.80}, which is no http:// or https://")
-        if len({address.rstrip("/") for address in self.addresses}) < len(self.addresses):
+        if len({url for _, url in self.kinds_and_urls}) < len(self.addresses):
             raise ValueError("addresses names a server twice")
         if self.ca_file is not None and not self.verify_tls:
             raise ValueError("ca_file says whom to trust, verify_tls=false to trust anybody")
         return self
+
+    @property
+    def kinds_and_urls(self) -> list[tuple[str, str]]:
+        """Of each server what it is, and where, in the order of `addresses`."""
+        apart = [address.rstrip("/").rpartition("+http") for address in self.addresses]
+        return [(kind or self.server, ("http" * bool(plus)) + url) for kind, plus, url in apart]
 
 
 SGLANG_OWN_ARGS = frozenset({

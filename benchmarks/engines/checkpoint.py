@@ -88,13 +88,23 @@ def make_checkpoint(
             fan_in = 1 if "embeddings" in name else tensor.shape[1]
             torch.nn.init.normal_(tensor, std=1 / math.sqrt(fan_in))
     save_model(model, folder)
+    make_readable(folder)
+    return folder
+
+
+def make_readable(folder: Path) -> None:
+    """Adds to a checkpoint what foreign engines want of it beside its weights."""
     path = folder / "config.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     values["pad_token_id"] = 2  # as POLAR's; sglang wants one
     values["auto_map"] = {"AutoConfig": "configuration_internlm2.InternLM2Config"}
     path.write_text(json.dumps(values), encoding="utf-8")
     (folder / "configuration_internlm2.py").write_text(CONFIG_CLASS, encoding="utf-8")
-    return folder
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        values = json.loads(tokenizer.read_text(encoding="utf-8"))
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"  # one that vllm knows
+        tokenizer.write_text(json.dumps(values), encoding="utf-8")
 
 
 def shape_of(folder: Path) -> Shape:

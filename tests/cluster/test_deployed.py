@@ -15,9 +15,9 @@ from uuid import uuid4
 import numpy as np
 import pytest
 import yaml
-from examples import GROUPS
 from model_server import Server, serving
 from processes import MARK, kill, marked
+from sample_records import GROUPS
 
 from polar_ray.client import connect
 from polar_ray.config import NativeEngineConfig

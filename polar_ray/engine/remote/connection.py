@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
-from polar_ray.client.servers import finite_rewards, most_bytes, reason, request
+from polar_ray.client.servers import ServerType, finite_rewards, most_bytes, reason, request
 from polar_ray.config import RemoteEngineConfig
 from polar_ray.engine.protocol import Scores
 from polar_ray.errors import ConfigError
@@ -94,17 +94,17 @@ class Connections:
             raise ConfigError(f"engine.token_file={path!r} holds no token")
         self._token = tokens[0]
 
-    async def score(self, address: str, records: Sequence[Ids], timeout_s: float) -> Scores:
+    async def score(
+        self, kind: ServerType, address: str, records: Sequence[Ids], timeout_s: float
+    ) -> Scores:
         """The scores of some records by one server; raises a `Trouble`."""
         plain = [record.tolist() for record in records]
-        route, body = request(
-            self._config.server, plain, self._config.served_name, activation=False
-        )
+        route, body = request(kind, plain, self._config.served_name, activation=False)
         lengths = [len(record) for record in records]
         try:
             # httpx bounds each wait, which a server that drips would never reach.
             answer = await asyncio.wait_for(
-                self._post(address.rstrip("/") + route, body, most_bytes(lengths)), timeout_s
+                self._post(address + route, body, most_bytes(lengths)), timeout_s
             )
         except (TimeoutError, asyncio.TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
             raise Late(f"no answer within {timeout_s:.3g} s") from None
@@ -114,11 +114,11 @@ class Connections:
             # A RuntimeError says that the client has been closed.
             raise Trouble(f"{error or type(error).__name__}") from None
         try:
-            return finite_rewards(self._config.server, answer, len(records), lengths)
+            return finite_rewards(kind, answer, len(records), lengths)
         except ValueError as error:
             raise Trouble(
                 f"answered with something else than {len(records)} scores in "
-                f"{self._config.server}'s shape ({error}); is it served as a reward model?"
+                f"{kind}'s shape ({error}); is it served as a reward model?"
             ) from None
 
     async def _post(self, url: str, body: dict[str, Any], most: int) -> Any:

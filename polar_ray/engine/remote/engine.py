@@ -46,7 +46,8 @@ class RemoteEngine:
         """Raises `ConfigError` unless one server at least gives the known answers of `model_dir`;
         it names what is wrong with each."""
         shape = load_config(model_dir)
-        self.name = f"remote-{config.server}"
+        self._kinds = sorted({kind for kind, _ in config.kinds_and_urls})
+        self.name = f"remote-{'+'.join(self._kinds)}"
         self._config = config
         tolerance = config.tolerance or TOLERANCES[config.dtype]
         trust = Trust(known_answers(model_dir), tolerance)
@@ -95,7 +96,7 @@ class RemoteEngine:
         at_work = self._config.requests_per_address * max(1, self._sender.num_believed)
         total = sum(map(len, order.records))
         most = budget(total, at_work, self._config.request_tokens)
-        requests = cut(order, most, leads=self._config.server == "sglang")
+        requests = cut(order, most, leads="sglang" in self._kinds)
         found = await self._sender.score([_job(order, request) for request in requests])
         scores = np.full(len(order.records), np.nan, dtype=np.float32)
         for request, part in zip(requests, found, strict=True):

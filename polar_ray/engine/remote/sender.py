@@ -12,10 +12,11 @@ import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from polar_ray.client.servers import ServerType
 from polar_ray.config import RemoteEngineConfig
 from polar_ray.engine.protocol import Scores
 from polar_ray.engine.remote.connection import Busy, Connections, Refused, Trouble, Unreached
@@ -69,7 +70,7 @@ class Sender:
 
     def __init__(self, config: RemoteEngineConfig, connections: Connections, trust: Trust) -> None:
         self._config, self._connections, self._trust = config, connections, trust
-        self.servers = [Server(address) for address in config.addresses]
+        self.servers = [Server(cast(ServerType, kind), url) for kind, url in config.kinds_and_urls]
         self._waiting: deque[Job] = deque()
         self._open: dict[Job, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -216,7 +217,7 @@ class Sender:
         for turn in job.turns:
             witness = self._trust.witness()
             scores = await self._connections.score(
-                server.address, [*turn, witness.ids], self._config.timeout_s
+                server.kind, server.address, [*turn, witness.ids], self._config.timeout_s
             )
             if (problem := witness.problem(float(scores[-1]))) is not None:
                 raise _Disbelieved(problem)
@@ -291,10 +292,10 @@ class Sender:
         ids = self._trust.known.ids
         try:
             self._connections.read_token()
-            found = await self._connections.score(server.address, ids, limit_s)
+            found = await self._connections.score(server.kind, server.address, ids, limit_s)
             again = None
             if twice:
-                again = await self._connections.score(server.address, ids, limit_s)
+                again = await self._connections.score(server.kind, server.address, ids, limit_s)
             self._trust.check(found, again)
         except (Trouble, ConfigError) as error:
             return str(error)
@@ -336,7 +337,7 @@ class Sender:
         witness = self._trust.witness()
         try:
             scores = await self._connections.score(
-                server.address, [witness.ids], min(CHECK_S, self._config.timeout_s)
+                server.kind, server.address, [witness.ids], min(CHECK_S, self._config.timeout_s)
             )
         except Busy:
             return

@@ -9,6 +9,8 @@ from collections.abc import Hashable
 
 import httpx
 
+from polar_ray.client.servers import ServerType
+
 REQUEST_TOKENS = 32
 """What a request costs beside its tokens, in tokens."""
 
@@ -34,8 +36,8 @@ LONGEST_PAUSE_S = 15.0
 class Server:
     """A server. It begins put aside: nobody has asked it yet."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, kind: ServerType, address: str) -> None:
+        self.kind, self.address = kind, address
         self.name = str(httpx.URL(address).copy_with(userinfo=b""))
         """Without a password, which an address may hold."""
 

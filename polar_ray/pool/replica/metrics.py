@@ -13,6 +13,10 @@ DESCRIPTIONS = {
     "prefix_misses": "Prefixes that the cache did not know.",
     "prefix_tokens_reused": "Tokens that the prefix cache saved.",
     "halvings": "Times that the device ran out of memory and packs were made smaller.",
+    "requests": "Requests to servers.",
+    "requests_failed": "Requests that brought no scores and went to another server.",
+    "tokens_sent": "Tokens of requests to servers.",
+    "servers_aside": "Times that a server was put aside.",
     "failed_updates": "Models that could not be loaded; the one before went on.",
 }
 

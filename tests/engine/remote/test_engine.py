@@ -102,6 +102,19 @@ def test_servers_give_the_native_engines_scores(
         assert body.get("use_activation") is (False if kind == "vllm" else None)
 
 
+def test_servers_of_several_kinds_share_the_work(
+    make: Callable[[str], Servers], truth: Scores
+) -> None:
+    vllm, sglang = make("vllm"), make("sglang")
+    vllm.add()
+    sglang.add()
+    scorer = vllm.scorer(addresses=[*vllm.urls, *(f"sglang+{url}" for url in sglang.urls)])
+    assert close(scores(scorer), truth)
+    assert scorer.provenance["engine"] == "remote-sglang+vllm"
+    assert vllm.all[0].bodies
+    assert sglang.all[0].bodies
+
+
 def test_the_digest_tells_servers_from_our_own_engine(two: Servers, tiny_dir: Path) -> None:
     own = Scorer(ScorerConfig(model=str(tiny_dir))).provenance
     theirs = two.scorer().provenance
@@ -460,6 +473,8 @@ def test_a_token_is_sent_and_read_again_when_it_is_refused(
     [
         ({"addresses": ["127.0.0.1:30000"]}, "no http:// or https://"),
         ({"addresses": ["http://a", "http://a/"]}, "names a server twice"),
+        ({"addresses": ["http://a", "sglang+http://a"]}, "names a server twice"),
+        ({"addresses": ["tgi+http://a"]}, "no http:// or https://"),
         ({"addresses": []}, "addresses"),
         ({"addresses": ["http://a"], "ca_file": "ca.pem", "verify_tls": False}, "ca_file"),
     ],

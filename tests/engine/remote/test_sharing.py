@@ -64,7 +64,7 @@ def test_a_request_goes_only_where_it_may() -> None:
 
 
 def test_speed_is_that_of_the_whole_server() -> None:
-    server = Server("http://a")
+    server = Server("vllm", "http://a")
     server.believe(0.0)
     server.begin("x", 968, 0.0)
     server.begin("y", 968, 0.0)
@@ -76,7 +76,7 @@ def test_speed_is_that_of_the_whole_server() -> None:
 
 
 def test_silence_goes_by_the_speed_measured() -> None:
-    server = Server("http://a")
+    server = Server("vllm", "http://a")
     server.believe(0.0)
     assert server.silent_s(100.0) is None
     server.begin("x", 968, 0.0)
@@ -91,7 +91,7 @@ def test_silence_goes_by_the_speed_measured() -> None:
 
 
 def test_pauses_grow_until_it_has_brought_scores() -> None:
-    server = Server("http://user:secret@a")
+    server = Server("vllm", "http://user:secret@a")
     assert "secret" not in server.name
     pauses = []
     for _ in range(9):
@@ -112,7 +112,7 @@ def test_pauses_grow_until_it_has_brought_scores() -> None:
 
 
 def test_a_busy_server_rests() -> None:
-    server = Server("http://a")
+    server = Server("vllm", "http://a")
     server.believe(0.0)
     assert server.rest(2.0, 10.0) == 0
     assert not server.able(11.9)
