@@ -88,38 +88,51 @@ def test_demo(cluster: None) -> None:
     assert "the handle and HTTP agree on every score" in run.output
 
 
+def serves(folder: Path) -> bool:
+    """Whether the pool answers with the model of this folder."""
+    return provenance(connect(app_name=NAME).score_table(batch(0, 1)))["model"] == folder.name
+
+
 def test_other_weights_under_load(
     cluster: None, tiny_dir: Path, other_dir: Path, figure: Figure
 ) -> None:
     """They go into the process that runs: sglang is started once."""
+    from ray import serve
+
     oracle, account, over = NativeOracle(tiny_dir, other_dir), Account(), asyncio.Event()
 
+    def update(folder: Path) -> None:
+        """As `serve deploy` of a file in which only `user_config` has changed."""
+        deploy(NAME, config(tiny_dir), user_config={"model": str(folder)})
+
     async def main() -> None:
-        call = by(connect(app_name=NAME))
         load = asyncio.create_task(
             run_load(
-                call, oracle, records=0, size=SIZE, callers=CALLERS, until=over, account=account
+                by(connect(app_name=NAME)),
+                oracle,
+                records=0,
+                size=SIZE,
+                callers=CALLERS,
+                until=over,
+                account=account,
             )
         )
         for folder in (other_dir, tiny_dir):
             await account.ended(2 * CALLERS)
-            before = len(account.digests)
-            await asyncio.to_thread(deploy, NAME, config(folder), blocking=True)
+            await asyncio.to_thread(update, folder)
             account.kills += 1
-            await account.ended(2 * CALLERS)
-            assert len(account.digests) >= before
+            await until("the pool has other weights", lambda model=folder: serves(model))
+        await account.ended(2 * CALLERS)
         over.set()
         await load
 
-    deploy(NAME, config(tiny_dir), blocking=True)
+    update(tiny_dir)
     try:
         asyncio.run(until("the pool is whole", lambda: is_whole(NAME, 1)))
         first = schedulers()
         asyncio.run(main())
-        assert schedulers() == first
+        assert schedulers() == first, "none was started anew"
     finally:
-        from ray import serve
-
         serve.delete(NAME)
     figure(f"{account.summary()}; largest difference {oracle.largest_difference:.1e}")
     assert_exact(account, 1)

@@ -168,7 +168,9 @@ def test_updates_in_place_between_answers(
 
 def test_a_killed_scheduler_loses_the_engine_and_leaves_nothing(made: list[Path]) -> None:
     with closing(started(made[0])) as engine:
-        pids = children()
+        assert engine._process._process is not None
+        first = engine._process._process.pid
+        pids = [first, *children(first)]
         (scheduler,) = (pid for pid in pids if b"sglang::scheduler" in command(pid))
         folder = engine._process.folder
         os.kill(scheduler, 9)
