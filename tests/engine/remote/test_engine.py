@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -500,3 +502,58 @@ def test_nobody_at_the_addresses_is_said_at_once(tiny_dir: Path) -> None:
     config = RemoteEngineConfig(server="vllm", addresses=("http://127.0.0.1:9",))
     with pytest.raises(ConfigError, match=r"http://127\.0\.0\.1:9: no connection"):
         RemoteEngine(config, tiny_dir)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate for 127.0.0.1 that nobody has signed but itself."""
+    pytest.importorskip("cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def test_a_server_with_tls_must_be_one_that_is_trusted(
+    make: Callable[[str], Servers], certificate: Path, truth: Scores
+) -> None:
+    servers = make("vllm")
+    server = Server("vllm", servers.folder, alone(servers._engine))
+    with serving(server, cert=certificate) as url:
+        servers.urls.append(url)
+        with pytest.raises(ConfigError, match=r"(?i)certificate"):
+            RemoteEngine(servers.config(), servers.folder)
+        trusting = servers.scorer(ca_file=str(certificate))
+        assert close(scores(trusting), truth)
+        trusting.close()
+        careless = servers.scorer(verify_tls=False)
+        assert close(scores(careless), truth)
+        careless.close()
+    with pytest.raises(ConfigError, match="certificate settings"):
+        RemoteEngine(servers.config(ca_file="/no/such/file"), servers.folder)
