@@ -6,6 +6,7 @@ Helm chart has (`helm-chart/kuberay-operator/crds`).
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -27,7 +28,13 @@ Object = dict[str, Any]
 
 def check_core(found: Object) -> None:
     """Raises for an object of Kubernetes' own that its API server would not take as it is."""
-    kubernetes_validate.validate(found, KUBERNETES, strict=True)
+    _check(json.dumps(found))
+
+
+@cache
+def _check(text: str) -> None:
+    """Of many objects only one is changed at a time, and the schemas take long to read."""
+    kubernetes_validate.validate(json.loads(text), KUBERNETES, strict=True)
 
 
 def check_pod(template: Object) -> None:

@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def required(extra: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
 def test_hadolint_has_nothing_to_say(path: Path) -> None:
-    hadolint = shutil.which("hadolint")
+    places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    hadolint = shutil.which("hadolint", path=places)
     if hadolint is None:
         pytest.skip("hadolint has no build for this machine")
     done = subprocess.run([hadolint, str(path)], capture_output=True, text=True, check=False)
