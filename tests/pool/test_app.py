@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from polar_ray.config import NativeEngineConfig, PoolConfig, StubEngineConfig
 from polar_ray.errors import ConfigError
-from polar_ray.pool.app import app
+from polar_ray.pool.app import _check_resources, app
 from polar_ray.pool.local import pool
 
 
@@ -23,6 +23,23 @@ def test_the_model_is_user_config_and_no_argument() -> None:
     assert replica._deployment_config.user_config == {"model": "/models/a"}
     [scorer] = replica.init_args
     assert (scorer.model, scorer.engine) == (None, engine)
+
+
+@pytest.mark.parametrize("cpus", [0, 1.5])
+def test_routers_reserve_what_is_said(cpus: float) -> None:
+    config = PoolConfig(engine=StubEngineConfig(), router_num_cpus=cpus)
+    router = app(config)._bound_deployment
+    assert router.ray_actor_options["num_cpus"] == cpus
+
+
+def test_routers_count_where_cpus_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    _check_resources(PoolConfig(num_replicas=4))
+    _check_resources(PoolConfig(num_replicas=2, num_routers=2, router_num_cpus=1))
+    with pytest.raises(ConfigError, match="need 5, 2 of them for routers, the cluster has 4"):
+        _check_resources(PoolConfig(num_replicas=3, num_routers=2, router_num_cpus=1))
 
 
 def test_a_model_that_cannot_be_loaded_is_no_application(tiny_dir: Path, tmp_path: Path) -> None:
