@@ -33,8 +33,10 @@ from polar_ray.errors import (
     PolarRayError,
     PoolError,
     RecordError,
+    ServersAway,
     TooLarge,
 )
+from polar_ray.pool.replica.away import with_reason
 from polar_ray.pool.router import deployment as module
 from polar_ray.pool.router import running
 from polar_ray.pool.router.call import Served
@@ -56,6 +58,7 @@ from polar_ray.stream import encode_arrow, read_arrow
         (ReplicaUnavailableError("x"), Refused),
         (DeploymentUnavailableError(DeploymentID("Replica", "app")), Refused),
         (RayTaskError("score", "trace", RecordError("bad")), RecordError),
+        (RayTaskError("score", "trace", ServersAway("gone")), Refused),
         (RayTaskError("score", "trace", EngineError("bad")), EngineError),
         (RayTaskError("score", "trace", KeyError("bug")), KeyError),
     ],
@@ -173,6 +176,32 @@ def test_ready_says_so_while_there_is_no_replica(
         await asyncio.sleep(0)
         running.publish(silent.app_name, ["r1"])
         assert await waiting == SERVED
+
+    asyncio.run(main())
+
+
+def test_a_pool_whose_servers_went_away_is_not_ready_though_nobody_calls(
+    silent: Silent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TICK_S", 0.001)
+    said: Served = SERVED
+    monkeypatch.setattr(Alive, "__await__", lambda self: _answer(said).__await__())
+    running.publish(silent.app_name, ["r1"])
+
+    async def main() -> None:
+        nonlocal said
+        router = Router(PoolConfig(), silent)
+        await router.ready()
+        said = with_reason(SERVED, "http://a: gone")
+        monkeypatch.setattr(module, "READY_TIMEOUT_S", 0.05)
+        with pytest.raises(PoolError, match=r"only replica waits for servers .*: http://a: gone"):
+            await router.ready()
+        with pytest.raises(DeadlineExceeded, match=r"waits for servers .*: http://a: gone"):
+            await router.score([RECORD], 0.05)
+        said = SERVED
+        monkeypatch.setattr(module, "READY_TIMEOUT_S", 30)
+        assert await router.provenance() == SERVED
+        await router.ready()
 
     asyncio.run(main())
 
