@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from examples import GROUPS
+from sample_records import GROUPS
 
 from polar_ray.config import ScorerConfig, StubEngineConfig
 from polar_ray.engine.protocol import Pending, Reliant, waits_for
