@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from polar_ray.adapters.settings import PREFIX, AdapterConfig, StripThink
+from polar_ray.client.end_tokens import without_end
 from polar_ray.errors import ConfigError
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -71,14 +72,6 @@ def visible(text: str, strip: StripThink) -> str:
     if closed < 0 and opened < 0 and strip == "opened":
         closed = text.find(CLOSE)
     return text[closed + len(CLOSE) :].strip() if closed >= 0 else text
-
-
-def without_end(text: str, end_tokens: Sequence[str]) -> str:
-    """A response without the tokens that end it, and what follows them: as a tokenizer decodes it
-    that skips special tokens."""
-    while token := next((t for t in end_tokens if t and text.rstrip().endswith(t)), None):
-        text = text.rstrip().removesuffix(token)
-    return text
 
 
 def _answer(output: Any, strip: StripThink, end_tokens: Sequence[str]) -> Any:

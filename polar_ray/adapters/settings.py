@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from polar_ray.call_options import LONGEST_S, Priority
+from polar_ray.client.end_tokens import END_TOKENS
 from polar_ray.config_base import Config, explain
 from polar_ray.errors import ConfigError
 
@@ -52,18 +53,7 @@ class AdapterConfig(Config):
     and between the first <think> and its </think>. "opened": also what stands before a </think>
     whose <think> is in the prompt. "no": all is scored."""
 
-    end_tokens: tuple[str, ...] = (
-        "<|im_end|>",
-        "<|endoftext|>",
-        "<|eot_id|>",
-        "<|end_of_text|>",
-        "<|end|>",
-        "<|return|>",
-        "<end_of_turn>",
-        "<eos>",
-        "</s>",
-        "<\uff5cend\u2581of\u2581sentence\uff5c>",
-    )
+    end_tokens: tuple[str, ...] = END_TOKENS
     """What a policy ends with, and some trainers leave at the end of the response: not scored.
     In the environment, separated by spaces."""
 

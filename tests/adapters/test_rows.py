@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polar_ray.adapters.rows import column, plain, record, visible, without_end
+from polar_ray.adapters.rows import column, plain, record, visible
 from polar_ray.adapters.settings import AdapterConfig
 from polar_ray.errors import ConfigError
 from polar_ray.records import to_batch
@@ -79,22 +79,9 @@ def test_reasoning_that_the_prompt_opened() -> None:
     assert visible("<think>so", "opened") == "<think>so", "cut short: there is no answer to find"
 
 
-@pytest.mark.parametrize(
-    ("text", "bare"),
-    [
-        ("four<|im_end|>", "four"),
-        ("four<|im_end|>\n", "four"),
-        ("four <|im_end|><|endoftext|>", "four "),
-        ("four<|im_end|> <|endoftext|>\n", "four"),
-        ("four \n", "four \n"),
-        ("<|im_end|>four", "<|im_end|>four"),
-        ("<|im_end|>", ""),
-    ],
-)
-def test_only_tokens_at_the_end_are_cut_off(text: str, bare: str) -> None:
-    assert without_end(text, SETTINGS.end_tokens) == bare
-    wanted = record("p", "r", [{"role": "assistant", "content": bare}], SETTINGS)
-    messages = [{"role": "assistant", "content": text}]
+def test_the_tokens_that_end_an_output_are_cut_off_messages_too() -> None:
+    wanted = record("p", "r", [{"role": "assistant", "content": "four"}], SETTINGS)
+    messages = [{"role": "assistant", "content": "four<|im_end|>"}]
     assert record("p", "r", messages, SETTINGS, ended=True) == wanted
 
 

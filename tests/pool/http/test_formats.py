@@ -21,7 +21,6 @@ from polar_ray.encoding.template import SEPARATOR, text
 from polar_ray.errors import EngineError, Overloaded
 from polar_ray.pool.http.auth import Tokens
 from polar_ray.pool.http.formats import FORMATS
-from polar_ray.pool.http.formats.end_tokens import without_end
 from polar_ray.pool.http.routes import build_http
 from polar_ray.scorer import Scorer
 
@@ -189,11 +188,6 @@ def test_512_rows_of_three_lists(http: TestClient, expected: Callable[..., list[
     assert "row 7" in refused(http.post("/get_reward", json=body))
     body["labels"].pop()
     assert "equal lengths" in refused(http.post("/get_reward", json=body))
-
-
-def test_a_rollouts_end_token_is_not_scored() -> None:
-    assert without_end("a</s>b<|im_end|></s></s>") == "a</s>b"
-    assert without_end("</s>" * 200_000) == ""
 
 
 def test_slimes_prompt_is_text_or_messages(

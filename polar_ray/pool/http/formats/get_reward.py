@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from polar_ray.client.end_tokens import without_end
 from polar_ray.errors import RecordError, row_error
-from polar_ray.pool.http.formats.end_tokens import without_end
 from polar_ray.pool.http.formats.wire import Fields, Format, Question, Row, Scored, read_fields
 from polar_ray.pool.http.object_body import JsonObject
 from polar_ray.records import Unread

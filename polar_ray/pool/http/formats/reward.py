@@ -3,7 +3,7 @@ slime at 624b824a8, `rollout/rm_hub`."""
 
 from __future__ import annotations
 
-from polar_ray.pool.http.formats.end_tokens import without_end
+from polar_ray.client.end_tokens import without_end
 from polar_ray.pool.http.formats.wire import Fields, Format, Question, Scored, read_fields
 from polar_ray.pool.http.object_body import JsonObject
 from polar_ray.pool.http.openapi import MessageBody
