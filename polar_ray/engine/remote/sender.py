@@ -329,7 +329,11 @@ class Sender:
 
     async def _suspect(self, server: Server) -> None:
         """Asks the only server whether it is still there, beside what it is at."""
-        if server not in self._checks and (problem := await self._check(server)) is not None:
+        if server in self._checks:
+            return
+        if (problem := await self._check(server)) is None:
+            server.vouch(self._now)
+        else:
             self._put_aside(server, problem, silent=True)
 
     async def _look_after(self, server: Server) -> None:

@@ -52,7 +52,7 @@ class Server:
         self.heard_at = 0.0
         self._busy_since: float | None = None
         self._in_hand: dict[Hashable, int] = {}
-        self._since = 0.0
+        self._since = self._vouched_at = 0.0
         self._tokens = self._took_s = 0.0
 
     def __repr__(self) -> str:
@@ -99,9 +99,13 @@ class Server:
         """For how long it has finished nothing, if that is longer than its speed explains."""
         if not self._in_hand:
             return None
-        silence = now - self._since
+        silence = now - max(self._since, self._vouched_at)
         explained = self.num_tokens / self.speed(now)
         return silence if silence > max(SILENT_S, SILENT_TIMES * explained) else None
+
+    def vouch(self, now: float) -> None:
+        """It is slow, but there: it has answered something else meanwhile."""
+        self._vouched_at = now
 
     def rest(self, retry_s: float, now: float) -> float:
         """It is busy and gets nothing for a while; for how long it has been so by now."""

@@ -321,6 +321,32 @@ def test_a_silent_server_holds_nothing_up(two: Servers, truth: Scores) -> None:
     assert scorer.counters["servers_aside"] == 1
 
 
+def test_the_only_server_may_be_slow(
+    make: Callable[[str], Servers], truth: Scores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = make("vllm")
+    server = servers.add()
+    scorer = servers.scorer()
+    monkeypatch.setattr("polar_ray.engine.remote.server.SILENT_S", 0.1)
+    monkeypatch.setattr("polar_ray.engine.remote.server.SILENT_TIMES", 0.0)
+    checked = threading.Event()
+    questions = len(server.bodies[0]["input"])
+
+    def slow(handler: Any, body: Any) -> bool:
+        if len(body["input"]) == questions:
+            checked.set()
+        elif body["input"][0] == first:
+            assert checked.wait(60)
+        return False
+
+    [encoded] = scorer.encode(pa.Table.from_pylist(RECORDS[:1]))
+    first = encoded.ids.tolist()
+    server.misbehave = slow
+    table = scorer.score(RECORDS[:1])
+    assert close(np.float32(table["score"].to_pylist()), truth[:1])
+    assert scorer.counters["servers_aside"] == 0
+
+
 def test_a_body_that_drips_ends_by_the_deadline(
     make: Callable[[str], Servers], truth: Scores
 ) -> None:

@@ -84,6 +84,9 @@ def test_silence_goes_by_the_speed_measured() -> None:
     server.begin("y", 9968, 1.0)
     assert server.silent_s(1.0 + 39) is None
     assert server.silent_s(1.0 + 41) == 41
+    server.vouch(30.0)
+    assert server.silent_s(1.0 + 41) is None
+    assert server.silent_s(30.0 + 41) == 41
     server.end("y", 42.0, done=False)
     server.begin("z", 1, 50.0)
     assert server.silent_s(50.0 + SILENT_S) is None
