@@ -42,7 +42,6 @@ from polar_ray.pool.local import pool
 from polar_ray.pool.replica.deployment import Replica
 from polar_ray.scorer import Scorer
 
-NAME = "rows"
 BATCH = 64
 CACHE_BYTES = 256 << 20
 LONE_CALLS = 200
@@ -58,12 +57,12 @@ class Counting(Replica):
 
 @contextmanager
 def serving(
-    engine: NativeEngineConfig | StubEngineConfig, replicas: int, routers: int
+    name: str, engine: NativeEngineConfig | StubEngineConfig, replicas: int, routers: int
 ) -> Iterator[Pool]:
     """A pool for one part of the benchmark."""
     config = PoolConfig(num_replicas=replicas, num_routers=routers, num_cpus=0.5, engine=engine)
-    with pool(config, name=NAME, route_prefix=f"/{NAME}") as url:
-        yield Pool(NAME, url)
+    with pool(config, name=name, route_prefix=f"/{name}") as url:
+        yield Pool(name, url)
 
 
 class Bench:
@@ -73,7 +72,7 @@ class Bench:
         self._where, self._total = where, total
         self._first = 0
         self._encoder = Scorer(ScorerConfig(engine=NativeEngineConfig(num_threads=1))).encoder
-        self._replicas = serve.get_deployment_handle(Counting.__name__, NAME)
+        self._replicas = serve.get_deployment_handle(Counting.__name__, where.name)
 
     def run(self, stage: Stage, ways: list[str]) -> Iterator[Found]:
         """Every way, one after the other, each with rows of its own."""
@@ -134,15 +133,16 @@ def main(
     ray.init(address="local", num_cpus=16, include_dashboard=False, log_to_driver=False)
     found: list[Found] = []
     engine = NativeEngineConfig(num_threads=1, prefix_cache_bytes=CACHE_BYTES)
-    with serving(engine, replicas, routers) as where:
-        bench = Bench(where, rows_each)
-        for stage in stages:
-            for one in bench.run(stage, chosen):
-                found.append(one)
-                sys.stderr.write(f"{one.stage} {one.way}: {one.rate:.1f} rows/s\n")
-    with serving(StubEngineConfig(), 1, routers) as where:
-        latencies = lone(where, chosen)
-    Console(width=120).print(show(found))
+    # Both within one start of Serve; the stub pool has nothing to do meanwhile.
+    with serving("lone", StubEngineConfig(), 1, routers) as idle:
+        with serving("rows", engine, replicas, routers) as where:
+            bench = Bench(where, rows_each)
+            for stage in stages:
+                for one in bench.run(stage, chosen):
+                    found.append(one)
+                    sys.stderr.write(f"{one.stage} {one.way}: {one.rate:.1f} rows/s\n")
+        Console(width=120).print(show(found))
+        latencies = lone(idle, chosen)
     over = {way: round(ms - latencies["nothing"], 2) for way, ms in latencies.items()}
     sys.stdout.write(f"a lone call, p50 in ms, over one that does nothing: {over}\n")
     figures = {"found": [asdict(one) for one in found], "shares": shares(found), "lone": latencies}
