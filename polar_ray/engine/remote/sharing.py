@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from polar_ray.engine.sglang.order import Order
+from polar_ray.engine.order import Order
 
 LEAST_TOKENS = 256
 """Of a request, where there are more: what it costs beside its tokens should not show."""

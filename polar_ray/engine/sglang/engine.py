@@ -19,10 +19,10 @@ import numpy as np
 
 from polar_ray.config import SGLangEngineConfig
 from polar_ray.engine.known_answers import known_answers
+from polar_ray.engine.order import Order, order_records
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
 from polar_ray.engine.sglang import child
 from polar_ray.engine.sglang.arguments import ROOM, environment, longest_record, server_args
-from polar_ray.engine.sglang.order import Order, order_records
 from polar_ray.engine.sglang.process import ChildError, SGLangProcess
 from polar_ray.engine.sglang.view import make_view
 from polar_ray.errors import ConfigError, EngineError

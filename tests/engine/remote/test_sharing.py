@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from polar_ray.engine.order import Order
 from polar_ray.engine.remote.server import SILENT_S, Server
 from polar_ray.engine.remote.sharing import Load, Request, assign, budget, cut
-from polar_ray.engine.sglang.order import Order
 
 
 def order(lengths: list[int], after: list[int]) -> Order:

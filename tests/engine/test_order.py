@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polar_ray.engine.order import order_records
 from polar_ray.engine.sglang.child import join_records, split_records
-from polar_ray.engine.sglang.order import order_records
 from polar_ray.planning import build_pack, pack
 
 
