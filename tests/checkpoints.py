@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import torch
-from engines.checkpoint import make_readable
 from safetensors.torch import load_file, save_file
 from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -94,6 +93,8 @@ def make_checkpoint(folder: Path, *, seed: int = 0, **changes: object) -> Path:
 def make_mild_checkpoint(folder: Path, *, seed: int = 0, **changes: object) -> Path:
     """A checkpoint that foreign engines read, too: vllm's CPU build wants heads of 32 or more.
     Weights keep their input's size, so that rounding stays below 1e-5."""
+    from engines.checkpoint import make_readable  # of the benchmarks, which not all who import have
+
     shape = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
     make_checkpoint(folder, seed=seed, **{**shape, **changes})
     path = folder / "model.safetensors"

@@ -65,7 +65,7 @@ def command(
         return [
             *[python, "-m", "sglang.launch_server", "--model-path", str(model_dir)],
             *["--device", "cpu", "--attention-backend", "torch_native", "--dtype", "float32"],
-            *["--is-embedding", "--trust-remote-code", "--skip-tokenizer-init"],
+            *["--is-embedding", "--trust-remote-code"],
             *["--context-length", str(window), "--max-total-tokens", str(4 * window)],
             *["--host", "127.0.0.1", "--port", str(port), *more],
         ]
@@ -85,9 +85,13 @@ def real_server(
     *,
     window: int = 2048,
     threads: int = 1,
+    reads_text: bool = False,
     more: Sequence[str] = (),
 ) -> Iterator[RealServer]:
-    """A server that answers, for as long as the block; its log is kept in `folder`."""
+    """A server that answers, for as long as the block; its log is kept in `folder`. One that
+    `reads_text` has a tokenizer, too."""
+    if kind == "sglang" and not reads_text:
+        more = ["--skip-tokenizer-init", *more]
     port = free_port()
     log = folder / f"{kind}-{port}.log"
     began = time.monotonic()

@@ -124,10 +124,18 @@ class Connections:
     async def _post(self, url: str, body: dict[str, Any], most: int) -> Any:
         headers = {} if self._token is None else {"authorization": f"Bearer {self._token}"}
         timeout = httpx.Timeout(None, connect=CONNECT_S)
-        async with self._http.stream(
+        ask = self._http.build_request(
             "POST", url, content=orjson.dumps(body), headers=headers, timeout=timeout
-        ) as response:
+        )
+        try:
+            response = await self._http.send(ask, stream=True)
+        except httpx.RemoteProtocolError:
+            # Servers close connections that rest, maybe just when this one is used again.
+            response = await self._http.send(ask, stream=True)
+        try:
             data = await _read(response, most if response.status_code == 200 else ERROR_BYTES)
+        finally:
+            await response.aclose()
         if response.status_code != 200:
             raise _trouble(response, data)
         try:

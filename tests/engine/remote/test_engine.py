@@ -391,6 +391,18 @@ def test_a_busy_server_is_asked_again(
     assert scorer.counters["servers_aside"] == 0
 
 
+def test_a_connection_that_was_closed_while_it_rested_is_no_failure(
+    make: Callable[[str], Servers], truth: Scores
+) -> None:
+    servers = make("vllm")
+    server = servers.add()
+    scorer = servers.scorer()
+    closed = iter([True])
+    server.misbehave = lambda handler, body: next(closed, False)
+    assert close(scores(scorer), truth)
+    assert scorer.counters["requests_failed"] == 0
+
+
 def test_a_server_that_stays_busy_counts_as_away(make: Callable[[str], Servers]) -> None:
     servers = make("vllm")
     server = servers.add()
