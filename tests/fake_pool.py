@@ -48,6 +48,9 @@ class FakePool:
     dies_at: int | None = None
     """The call at which it breaks off, as all later ones."""
 
+    reason: str = "engine_error: the fake failed on it"
+    """Why it has no score."""
+
     released: threading.Event = field(default_factory=threading.Event)
 
     def rows(self) -> list[dict[str, str]]:
@@ -67,7 +70,7 @@ class FakePool:
         count = len(rows)
         return score_table(
             np.array(scores, np.float32),
-            ["engine_error: the fake failed on it" if no else None for no in bad],
+            [self.reason if no else None for no in bad],
             truncated=[False] * count,
             num_tokens=[1] * count,
             control_text=[False] * count,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from polar_ray.adapters.no_reward import NoReward
@@ -46,17 +47,28 @@ def reward_func(
 def response_of(query: str, prompt: str) -> str:
     """What follows the prompt in a query. OpenRLHF decodes both together, which may put a token
     that begins texts in front. Raises `RecordError`: nothing is cut off by guess."""
-    before, found, response = query.partition(prompt)
-    if not found or len(before) > LONGEST_START:
+    if not prompt:
+        raise RecordError("an empty prompt: where it ends in a query nobody can say")
+    at = next((place for place in _starts(query) if query.startswith(prompt, place)), None)
+    if at is None:
         raise RecordError(
             "a query does not begin with its prompt: the tokenizer gives other text back than it "
             "was given, or the prompt was cut (a longer --data.max_len?)"
         )
-    return response
+    return query[at + len(prompt) :]
 
 
-LONGEST_START = 32
-"""Characters of a token that begins texts, such as <|begin_of_text|>."""
+BEGIN = re.compile(r"<[^<>\s]{1,30}>\s?")
+"""A token that begins texts, such as <|begin_of_text|>."""
+
+
+def _starts(query: str) -> Iterator[int]:
+    """Where a query's prompt may begin: at once, or behind a token or two."""
+    yield (at := 0)
+    for _ in range(2):
+        if (token := BEGIN.match(query, at)) is None:
+            return
+        yield (at := token.end())
 
 
 def squashed(score: float) -> float:

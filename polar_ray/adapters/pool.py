@@ -90,8 +90,8 @@ async def _score(rows: Sequence[Row], settings: AdapterConfig) -> tuple[Scored, 
     if not rows:
         return [], {}
     table = await clients.get(settings).score_table_async(rows)
-    errors = table["error"].to_pylist()
-    return table["score"].to_pylist(), {at: text for at, text in enumerate(errors) if text}
+    found, errors = table["score"].to_pylist(), table["error"].to_pylist()
+    return found, {at: errors[at] or "no reason" for at, score in enumerate(found) if score is None}
 
 
 def _connect(settings: AdapterConfig) -> Client:

@@ -27,7 +27,7 @@ def record(
     end_tokens = settings.end_tokens if ended else ()
     return {
         "prompt": plain(prompt),
-        "reference": plain(reference),
+        "reference": _there(plain(reference)),
         "output": _answer(plain(output), settings.strip_think, end_tokens),
     }
 
@@ -72,6 +72,11 @@ def visible(text: str, strip: StripThink) -> str:
     if closed < 0 and opened < 0 and strip == "opened":
         closed = text.find(CLOSE)
     return text[closed + len(CLOSE) :].strip() if closed >= 0 else text
+
+
+def _there(reference: Any) -> Any:
+    """A reference, or None: an empty list is what a file's reader has for one that is missing."""
+    return None if reference == [] else reference
 
 
 def _answer(output: Any, strip: StripThink, end_tokens: Sequence[str]) -> Any:

@@ -108,7 +108,7 @@ def make_plan(
         assumptions = [f"one replica was tried here: {speed:.3g} records/s"]
     else:
         engine = native(config)
-        width, weights = place(model, engine, device, config.num_gpus)
+        width, weights = place(model, engine, device, _gpus(config))
         speed = records_per_s(model, scored, device, engine.dtype, width)
         assumptions = list(_about_rates(device, engine, speed))
         if width > 1:
@@ -152,18 +152,27 @@ def native(config: PoolConfig) -> NativeEngineConfig:
     return config.engine
 
 
+def _gpus(config: PoolConfig) -> float | None:
+    return config.num_gpus if "num_gpus" in config.model_fields_set else None
+
+
 def place(
-    model: ModelConfig, engine: NativeEngineConfig, device: Device, num_gpus: float
+    model: ModelConfig, engine: NativeEngineConfig, device: Device, num_gpus: float | None
 ) -> tuple[int, int]:
-    """How many GPUs one replica needs, and bytes of weights on each."""
+    """How many GPUs one replica needs, and bytes of weights on each. `num_gpus` are those that
+    somebody asked for."""
     given = engine.tensor_parallel_size
-    if num_gpus and num_gpus < given:
-        raise ConfigError(f"num_gpus={num_gpus:g} is less than tensor_parallel_size={given}")
+    if engine.device == "cpu":
+        raise ConfigError("engine.device=cpu: this is a plan for GPUs; --gpu cpu is one without")
+    if num_gpus is not None and num_gpus < given:
+        raise ConfigError(f"num_gpus={num_gpus:g} is less than one replica uses ({given})")
     widths = [width for width in WIDTHS if width >= given and not model.num_key_value_heads % width]
     for width in widths if given == 1 else [given]:
         weights = weight_bytes(model, engine.dtype, width)
         needed = weights + activation_bytes(model, 2, "cuda", MAX_TOKENS["cuda"] // 2) / SHARE
         if needed <= device.memory_bytes * USABLE:
+            if num_gpus is not None and num_gpus > width:
+                raise ConfigError(f"num_gpus={num_gpus:g} is more than one replica uses ({width})")
             return width, weights
     raise ConfigError(
         f"{weight_bytes(model, engine.dtype, 1) / 1e9:,.0f} GB of weights do not fit into "

@@ -6,6 +6,7 @@ made of words.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ def measured(config: PoolConfig, load: Load, *, seconds: float = 10.0) -> float:
     if not isinstance(engine, NativeEngineConfig):
         raise ConfigError(f"engine.type={engine.type}: plans are for the native engine")
     threads = engine.num_threads or max(1, int(config.num_cpus))
+    here = os.cpu_count() or 1
+    if threads > max(1, config.num_cpus):
+        raise ConfigError(
+            f"engine.num_threads={threads} is more than num_cpus={config.num_cpus:g}: replicas "
+            "would take each other's cores"
+        )
+    if threads > here:
+        raise ConfigError(f"num_cpus={config.num_cpus:g}: it is tried here, on {here} cores")
     settings = {"device": "cpu", "num_threads": threads}
     scorer = Scorer(config.scorer.model_copy(update={"engine": engine.model_copy(update=settings)}))
     words = Words(tokens_per_word(scorer), np.random.default_rng(17))

@@ -10,6 +10,10 @@ from polar_ray.errors import ConfigError
 TEMPLATE = 2
 """Tokens of the template within a group's prefix, beside the BOS of each text."""
 
+RATES = (1e-3, 1e7)
+MOST = {"prompt": 1 << 24, "reference": 1 << 24, "output": 1 << 24, "group": 4096}
+"""Beyond these a plan would be as wrong as the question."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -23,11 +27,12 @@ class Load:
     """Records that share prompt and reference and come together."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.records_per_s < float("inf"):
-            raise ConfigError(f"--records-per-s {self.records_per_s:g}: it must be above 0")
-        for name in ("prompt", "reference", "output", "group"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)}: at least 1")
+        least, most = RATES
+        if not least <= self.records_per_s <= most:
+            raise ConfigError(f"--records-per-s {self.records_per_s:g}: from {least:g} to {most:g}")
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} {getattr(self, name)}: from 1 to {most:,}")
 
     @property
     def prefix(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from polar_ray.model import ModelConfig
 
 LARGEST = "internlm/POLAR-7B"
+NUMBER = re.compile(r"\s*[0-9]{1,18}\s*")  # int() takes more than people mean
 
 
 @cli.command()
@@ -45,7 +48,7 @@ def plan(
         from polar_ray.encoding import limits
 
         on_cpu = gpu.lower() == CPU
-        config = parse_settings(PoolConfig, {} if on_cpu else {"num_gpus": 1}, settings)
+        config = parse_settings(PoolConfig, {}, settings)
         load = Load(records_per_s, *_lengths(tokens), group)
         model = _model(config, on_cpu=on_cpu)
         if on_cpu:
@@ -55,12 +58,12 @@ def plan(
             )
         else:
             found = make_plan(config, model, load, device=device_named(gpu), calls=calls)
-        _show(found, load)
+        _show(found, load, config)
 
 
 def _lengths(text: str) -> tuple[int, int, int]:
     try:
-        prompt, reference, output = (int(part) for part in text.split(","))
+        prompt, reference, output = (int(p) for p in text.split(",") if NUMBER.fullmatch(p))
     except ValueError:
         raise ConfigError(f"--tokens {text}: three numbers, prompt,reference,output") from None
     return prompt, reference, output
@@ -80,14 +83,14 @@ def _model(config: PoolConfig, *, on_cpu: bool) -> ModelConfig:
     return load_config(model_dir(config.model))
 
 
-def _show(found: Plan, load: Load) -> None:
+def _show(found: Plan, load: Load, config: PoolConfig) -> None:
     """A table for a person, one object of JSON for a pipe."""
     if not sys.stdout.isatty():
         from dataclasses import asdict
 
         import orjson
 
-        typer.echo(orjson.dumps({**asdict(found), "settings": settings_of(found)}))
+        typer.echo(orjson.dumps({**asdict(found), "settings": settings_of(found, config)}))
         return
     from rich.console import Console
     from rich.markup import escape
@@ -105,7 +108,8 @@ def _show(found: Plan, load: Load) -> None:
         console.print(f"note: {note}", highlight=False, markup=False)
     for assumption in found.assumptions:
         console.print(f"assumed: {assumption}", highlight=False, markup=False, style="dim")
-    console.print(f"settings: {' '.join(settings_of(found))}", highlight=False, markup=False)
+    made = " ".join(settings_of(found, config))
+    console.print(f"settings: {made}", highlight=False, markup=False)
 
 
 def rows(found: Plan) -> list[tuple[str, str]]:
@@ -121,9 +125,24 @@ def rows(found: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def settings_of(found: Plan) -> list[str]:
-    """The settings that make it, for `polar-ray serve`."""
+def settings_of(found: Plan, config: PoolConfig) -> list[str]:
+    """The settings that make it, for `polar-ray serve`: those that were given, and what is planned
+    in place of the rest."""
+    given = config.model_dump(mode="json", exclude_unset=True)
     made = [f"num_replicas={found.replicas}", f"num_routers={found.routers}"]
     made += [f"num_gpus={found.devices}"] if found.devices else [f"num_cpus={found.cpus:g}"]
     made += [f"engine.tensor_parallel_size={found.devices}"] if found.devices > 1 else []
-    return made
+    return [*(f"{name}={value}" for name, value in _flat(given) if name not in PLANNED), *made]
+
+
+PLANNED = ("num_replicas", "min_replicas", "max_replicas", "autoscaling", "num_routers",
+           "num_gpus", "num_cpus", "engine.type", "engine.tensor_parallel_size")  # fmt: skip
+"""Settings whose values a plan says."""
+
+
+def _flat(values: dict[str, Any], before: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        elif value is not None:
+            yield f"{before}{name}", value

@@ -53,3 +53,7 @@ def test_openrlhf_cuts_nothing_off_by_guess() -> None:
     with pytest.raises(RecordError, match="does not begin with its prompt"):
         openrlhf.response_of("x" * 40 + "2+2=", "2+2=")
     assert openrlhf.response_of("<s>2+2=four, as 2+2=4", "2+2=") == "four, as 2+2=4"
+    assert openrlhf.response_of("<|begin_of_text|>text Paris", "text") == " Paris"
+    assert openrlhf.response_of("<s> <s>a", "<s>") == " <s>a"
+    with pytest.raises(RecordError, match="an empty prompt"):
+        openrlhf.response_of("<s>four", "")

@@ -107,6 +107,14 @@ def test_a_row_without_a_score_raises_with_its_reason(settings: AdapterConfig) -
     assert "and 7 more" in str(Unscored(dict.fromkeys(range(10), "x")))
 
 
+def test_a_row_without_a_score_or_a_reason_raises_too(
+    pool: FakePool, settings: AdapterConfig
+) -> None:
+    pool.reason = ""
+    with pytest.raises(Unscored, match="row 1: no reason"):
+        all_scores_now([*rows(1), {**rows(1)[0], "output": UNSCORED}, *rows(1)], settings)
+
+
 def test_or_is_left_out_and_the_log_says_why(
     settings: AdapterConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -103,3 +103,8 @@ def test_a_column_that_is_missing_is_a_mistake_of_the_settings() -> None:
     assert column({"reference": None, "answer": "4"}, None, ("reference", "answer"), "r") is None
     with pytest.raises(ConfigError, match=r"no column gold .* there are: answer\. POLAR_RAY_REF"):
         column({"answer": [1]}, "gold", ("answer",), "reference")
+
+
+def test_an_empty_list_is_no_reference() -> None:
+    for missing in ([], np.array([], dtype=object)):
+        assert record("p", missing, "o", SETTINGS)["reference"] is None

@@ -51,7 +51,14 @@ def run(*words: str) -> dict[str, object]:
 def test_the_command_plans_a_gpu_pool_without_fetching_its_model() -> None:
     found = run("--records-per-s", "1000", "--gpu", "h200", "model=internlm/POLAR-1_8B")
     assert found["devices"] == 1
-    assert found["settings"] == [f"num_replicas={found['replicas']}", "num_routers=1", "num_gpus=1"]
+    made = [f"num_replicas={found['replicas']}", "num_routers=1", "num_gpus=1"]
+    assert found["settings"] == ["model=internlm/POLAR-1_8B", *made]
+
+
+def test_the_settings_of_a_plan_keep_what_it_was_made_for() -> None:
+    found = run("encoding.max_length=8192", "engine.dtype=fp8", "num_gpus=1", "num_replicas=9")
+    made = [f"num_replicas={found['replicas']}", "num_routers=1", "num_gpus=1"]
+    assert found["settings"] == ["encoding.max_length=8192", "engine.dtype=fp8", *made]
 
 
 def test_the_command_tries_a_cpu(tiny_dir: Path) -> None:
@@ -66,7 +73,15 @@ def test_the_command_tries_a_cpu(tiny_dir: Path) -> None:
         (["--tokens", "300"], "prompt,reference,output"),
         (["--gpu", "TPU"], "there are A100"),
         (["--gpu", "A100", "engine.dtype=fp8"], "which has none"),
-        (["--records-per-s", "0"], "above 0"),
+        (["--records-per-s", "0"], "from 0.001"),
+        (["--records-per-s", "1e300"], "from 0.001"),
+        (["--tokens", "1_000,5,5"], "prompt,reference,output"),
+        (["--group", "1000000000"], "from 1 to 4,096"),
+        (["engine.device=cpu"], "--gpu cpu"),
+        (["num_gpus=0"], "less than one replica uses"),
+        (["num_gpus=4"], "more than one replica uses"),
+        (["--gpu", "cpu", "num_cpus=4096"], "tried here"),
+        (["--gpu", "cpu", "num_cpus=1", "engine.num_threads=2"], "more than num_cpus=1"),
         (["encoding.max_length=999999"], "window"),
     ],
 )
