@@ -164,11 +164,9 @@ class RewardModelClient:
 
     def _rows(self, items: Sequence[Any]) -> list[Trajectories | Unread]:
         """Records and texts as the pool gets them; a bad one is an error of its row."""
-        from polar_ray.encoding.ready_made import cut_texts
+        from polar_ray.encoding.ready_made import cut
 
-        texts = [item for item in items if isinstance(item, str)]
-        ready = iter(list(cut_texts(lambda: texts)))
-        return [next(ready) if isinstance(item, str) else self._row(item) for item in items]
+        return [cut(item) if isinstance(item, str) else self._row(item) for item in items]
 
     def _row(self, item: Any) -> Trajectories | Unread:
         try:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sample_records import GROUPS, texts
 
 from polar_ray.encoding import Encoder, Limits, load_tokenizer
-from polar_ray.encoding.ready_made import cut, cut_texts
-from polar_ray.encoding.template import SEPARATOR, text
+from polar_ray.encoding.ready_made import cut
+from polar_ray.encoding.template import SEPARATOR, text, trajectory
 from polar_ray.records import Trajectories, Unread, to_batch
 
 LIMITS = Limits(64, 16)
@@ -39,7 +39,7 @@ def test_its_tokens_are_those_of_its_record(
     assume(SEPARATOR not in prompt + "\n" + reference)
     row = {"prompt": prompt, "reference": reference, "output": output, "wrapper": wrapper}
     made = cut(ready(encoder, row))
-    if made is None:  # refused: nothing tells which separator is the template's
+    if isinstance(made, Unread):  # nothing tells which separator is the template's
         assert SEPARATOR in output
         return
     assert isinstance(made, Trajectories)
@@ -64,43 +64,67 @@ def test_no_separator_but_the_first_is_ever_taken(
 
 def test_records_cut_apart_score_as_themselves(encoder: Encoder) -> None:
     rows = [*GROUPS, {**GROUPS[0], "wrapper": "pretrain"}, {**GROUPS[1], "reference": ""}]
-    made = list(cut_texts(lambda: [ready(encoder, row) for row in rows]))
+    made = [cut(ready(encoder, row)) for row in rows]
     found = [row.ids.tolist() for row in encoder.encode(to_batch(made).table)]
     assert found == [row.ids.tolist() for row in encoder.encode(to_batch(rows).table)]
 
 
 def test_a_group_stays_one() -> None:
     """The router tells groups by prompt and reference."""
-    made = list(cut_texts(lambda: [text(**row) for row in GROUPS]))
+    made = [cut(text(**row)) for row in GROUPS]
     found = {row.reference for row in made if isinstance(row, Trajectories)}
     assert len(found) == len({(row["prompt"], row["reference"]) for row in GROUPS}) == 4
 
 
 @pytest.mark.parametrize(
     "said",
-    [f"x{SEPARATOR}y", f"{SEPARATOR}", f"x{SEPARATOR}Q", "[UNUSED_TOKEN_130]", f"a{SEPARATOR}Q?x"],
+    [f"x{SEPARATOR}y", f"{SEPARATOR}.", f"x{SEPARATOR}q", "[UNUSED_TOKEN_130]"],
 )
 def test_what_a_policy_spells_stays_text(said: str) -> None:
     assert cut(text("Q?", "a", said)) == Trajectories("Q?\na", f"Q?\n{said}")
 
 
-def test_a_policy_that_writes_the_template_is_cut_like_its_group_or_not_at_all() -> None:
-    attack, honest = text("Q?", "a", f"x{SEPARATOR}Q?\na"), text("Q?", "a", "b")
-    expected = Trajectories("Q?\na", f"Q?\nx{SEPARATOR}Q?\na")
-    assert list(cut_texts(lambda: [attack, honest])) == [expected, Trajectories("Q?\na", "Q?\nb")]
-    [alone] = cut_texts(lambda: [attack])
-    assert isinstance(alone, Unread)
-    assert "bad_template" in alone.error
-    assert "POST /score" in alone.error
-    # Another group's texts say nothing of it.
-    other = text("Q?", "other", "b")
-    assert isinstance(next(iter(cut_texts(lambda: [attack, other]))), Unread)
+UNCERTAIN = [
+    {"prompt": "Q?", "reference": "a", "output": f"x{SEPARATOR}Q?\na"},
+    {"prompt": "Q?", "reference": "a", "output": f"x{SEPARATOR}Q"},
+    {"prompt": "Q?", "reference": f"a{SEPARATOR}Q?\nb", "output": "two"},
+    {"prompt": "", "reference": f"a{SEPARATOR}\nb", "output": ""},
+    {"prompt": "P ", "reference": f"r\nA{SEPARATOR}P r\nzz", "output": "c", "wrapper": "pretrain"},
+    {"prompt": "", "reference": f"Aa{SEPARATOR}Ab", "output": "c", "wrapper": "pretrain"},
+]
+
+
+@pytest.mark.parametrize("row", UNCERTAIN)
+def test_what_could_be_cut_elsewhere_is_refused(row: dict[str, str]) -> None:
+    made = cut(text(**row))
+    assert isinstance(made, Unread)
+    assert "bad_template" in made.error
+    assert "POST /score" in made.error
+
+
+imitations = st.tuples(texts, texts).map(lambda two: SEPARATOR.join(two))
+
+
+@given(texts.filter(bool), imitations | texts, imitations | texts, st.booleans())
+@settings(max_examples=500)
+def test_a_text_is_cut_where_it_was_joined_or_not_at_all(
+    prompt: str, reference: str, output: str, imitates: bool
+) -> None:
+    if imitates:
+        reference = reference.replace(SEPARATOR, SEPARATOR + prompt + "\n")
+        output = output.replace(SEPARATOR, SEPARATOR + prompt)
+    for wrapper in ("sft", "pretrain"):
+        made = cut(text(prompt, reference, output, wrapper))
+        if isinstance(made, Trajectories):
+            assert made == Trajectories(
+                trajectory(prompt, reference, wrapper), trajectory(prompt, output, wrapper)
+            )
 
 
 @pytest.mark.parametrize("field", ["prompt", "reference"])
 def test_a_dataset_that_spells_the_separator_is_refused_and_not_cut_elsewhere(field: str) -> None:
     row = {"prompt": "Q?", "reference": "a", "output": "b", field: f"x{SEPARATOR}y"}
-    assert cut(text(**row)) is None
+    assert isinstance(cut(text(**row)), Unread)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from polar_ray.encoding.ready_made import cut_texts
+from polar_ray.encoding.ready_made import cut
 from polar_ray.pool.http.formats.wire import Row
 from polar_ray.pool.http.object_body import JsonObject
 
 
 def rows_of(body: JsonObject, key: str) -> Iterable[Row]:
     """The rows that the texts under a key are."""
-    return cut_texts(texts_of(body, key))
+    return map(cut, texts_of(body, key)())
 
 
 def texts_of(body: JsonObject, key: str) -> Callable[[], Iterable[object]]:
