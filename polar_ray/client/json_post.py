@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-import time
 from typing import Any
 
 import httpx
 import orjson
 
+from polar_ray.client.event_loop import EventLoop
 from polar_ray.errors import (
     AuthError,
     ConfigError,
@@ -18,32 +19,47 @@ from polar_ray.errors import (
     RecordError,
 )
 
+blocking = EventLoop()
+"""There a whole exchange can be given up, whatever of it drips."""
 
-def post(url: str, content: bytes, token: str | None, seconds: float) -> Any:
-    """The JSON that a server answers with. `PoolError` where another one, or the same one later,
-    might answer; `RecordError` where none would."""
-    headers = {"content-type": "application/json"}
+
+def post(url: str, content: bytes, token: str | None, seconds: float, most_bytes: int) -> Any:
+    """The JSON that a server answers with, of at most so many bytes. `PoolError` where another one,
+    or the same one later, might answer; `RecordError` where none would."""
+    # What would unpack to more than was sent is not asked for.
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
-    until = time.monotonic() + seconds
+    exchange = asyncio.wait_for(_exchange(url, content, headers, seconds, most_bytes), seconds)
     try:
-        # No proxy, as servers of rewards are near; no connection is kept, so that forks share none.
-        with (
-            httpx.Client(trust_env=False, timeout=seconds) as http,
-            http.stream("POST", url, content=content, headers=headers) as response,
-        ):
-            body = bytearray()
-            for chunk in response.iter_bytes():
-                body += chunk
-                if time.monotonic() > until:
-                    raise httpx.ReadTimeout("the answer is too slow")
-    except httpx.TimeoutException:
+        response, body = blocking.run(exchange, seconds)
+    except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError):
         raise DeadlineExceeded(f"{url} did not answer within {seconds:.3g} s") from None
     except httpx.HTTPError as error:
         raise PoolError(f"cannot reach {url}: {error!s:.200}") from None
     except httpx.InvalidURL as error:
         raise ConfigError(f"{url!r:.200} is no URL: {error}") from None
-    return _answer(url, response, bytes(body))
+    if response.is_success and len(body) > most_bytes:
+        raise PoolError(f"{url} answered with more than {most_bytes} bytes")
+    return _answer(url, response, body)
+
+
+async def _exchange(
+    url: str, content: bytes, headers: dict[str, str], seconds: float, most_bytes: int
+) -> tuple[httpx.Response, bytes]:
+    body = bytearray()
+    # No proxy, as servers of rewards are near; no connection is kept, so that forks share none.
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=seconds) as http,
+        http.stream("POST", url, content=content, headers=headers) as response,
+    ):
+        if (coding := response.headers.get("content-encoding", "identity")) != "identity":
+            raise httpx.DecodingError(f"content-encoding {coding:.40}, which was not asked for")
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > most_bytes:
+                break
+    return response, bytes(body)
 
 
 def _answer(url: str, response: httpx.Response, body: bytes) -> Any:

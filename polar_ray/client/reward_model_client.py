@@ -20,7 +20,7 @@ from polar_ray.client.client import to_list
 from polar_ray.client.http import HttpTransport
 from polar_ray.client.json_post import post
 from polar_ray.client.plain import items_of, texts_of
-from polar_ray.client.servers import ServerType, finite_rewards, request
+from polar_ray.client.servers import ServerType, finite_rewards, most_bytes, request
 from polar_ray.errors import (
     ConfigError,
     Overloaded,
@@ -200,9 +200,11 @@ class RewardModelClient:
         model = self.rm_name if kind == "sglang" else None
         route, body = request(kind, texts, model, activation=False)
         content = orjson.dumps(body)
+        # A text has at most a token for each of its bytes.
+        most = most_bytes([len(text.encode()) for text in texts])
 
         def ask(url: str, seconds: float) -> list[float]:
-            answer = post(f"{url}{route}", content, self._token, seconds)
+            answer = post(f"{url}{route}", content, self._token, seconds, most)
             try:
                 return [float(reward) for reward in finite_rewards(kind, answer, len(texts))]
             except ValueError as error:

@@ -296,6 +296,47 @@ def test_a_server_that_never_answers_ends_by_the_deadline(tiny_dir: Path) -> Non
             client(GROUPS[0])
 
 
+@pytest.mark.parametrize("drop", [b"x-header: 1\r\n", b"HTTP/1.1 102 Processing\r\n\r\n"])
+def test_a_server_that_drips_ends_by_the_deadline(tiny_dir: Path, drop: bytes) -> None:
+    import socket
+
+    left = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"" if drop.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\n")
+            try:
+                while not left.wait(0.02):
+                    connection.sendall(drop)
+            except OSError:
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,), daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        client = RewardModelClient(
+            tiny_dir, 256, 64, server_type="vllm", server_address=address, timeout_s=0.5
+        )
+        try:
+            with pytest.raises(DeadlineExceeded):
+                client.vllm_request_reward([TEXT], max_retries=1)
+        finally:
+            left.set()
+            thread.join()
+
+
+def test_an_answer_has_bounds(tiny_dir: Path, serve: Callable[..., Server]) -> None:
+    server = serve((200, [{"embedding": [-1.5], "more": "x" * 1_000_000}]))
+    client = RewardModelClient(
+        tiny_dir, 256, 64, server_type="sglang", server_address=server.address
+    )
+    with pytest.raises(PoolError, match="more than"):
+        client.sglang_request_reward([TEXT], max_retries=1)
+
+
 # Who is asked when.
 
 
