@@ -58,6 +58,13 @@ class Job:
 
         self.refused_by: dict[Server, str] = {}
         self.failures = 0
+        self.busy_since: float | None = None
+        """When a server first had no room for it."""
+
+    def busy_for_s(self, now: float) -> float:
+        """How long servers have had no room for it, up to now."""
+        self.busy_since = now if self.busy_since is None else self.busy_since
+        return now - self.busy_since
 
     def fail(self, error: Exception) -> None:
         """It gets no scores."""
@@ -215,28 +222,37 @@ class Sender:
     async def _ask(self, server: Server, job: Job) -> Scores:
         found = []
         for turn in job.turns:
-            witness = self._trust.witness()
+            # One at each end, so that rows in another order, or shifted, are seen.
+            first, last = self._trust.witness(), self._trust.witness()
             scores = await self._connections.score(
-                server.kind, server.address, [*turn, witness.ids], self._config.timeout_s
+                server.kind,
+                server.address,
+                [first.ids, *turn, last.ids],
+                self._config.timeout_s,
             )
-            if (problem := witness.problem(float(scores[-1]))) is not None:
-                raise _Disbelieved(problem)
-            found.append(scores[:-1])
+            for witness, score in ((first, scores[0]), (last, scores[-1])):
+                if (problem := witness.problem(float(score))) is not None:
+                    raise _Disbelieved(problem)
+            found.append(scores[1:-1])
         return np.concatenate(found)
 
     async def _recover(self, job: Job, server: Server, error: Trouble) -> None:
         """A job came back without scores."""
         if isinstance(error, Busy):
-            if server.rest(error.retry_s, self._now) > self._config.patience_s:
-                self._put_aside(server, str(error))
+            rests_s = max(server.rest(error.retry_s, self._now), job.busy_for_s(self._now))
+            if rests_s > self._config.patience_s:
+                job.busy_since = None
+                await self._blame(job, server)
         elif isinstance(error, Refused):
             # It may refuse everything by now, which is no record's fault.
             if (problem := await self._check(server)) is None:
                 job.refused_by[server] = str(error)
             else:
                 self._put_aside(server, problem)
+        elif isinstance(error, Unreached | _Disbelieved):
+            await self._blame(job, server)
         else:
-            job.failures += not isinstance(error, Unreached | _Disbelieved)
+            job.failures += 1
             self._put_aside(server, str(error))
         if job.refused_by and not any(s.aside is None for s in (*self._allowed(job), *job.at)):
             by, said = next(iter(job.refused_by.items()))
@@ -247,6 +263,14 @@ class Sender:
             )
         else:
             self._wait_again(job)
+
+    async def _blame(self, job: Job, server: Server) -> None:
+        """Most often the server is away, full, or another one by now. If it is not, whatever stands
+        before it, or how it takes this request, is at fault."""
+        if (problem := await self._check(server)) is None:
+            job.failures += 1
+        else:
+            self._put_aside(server, problem)
 
     def _wait_again(self, job: Job) -> None:
         """Another server may take it; first, as it has waited the longest."""

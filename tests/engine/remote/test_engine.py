@@ -133,7 +133,7 @@ def test_sglang_gets_the_first_of_a_group_before_the_rest(
     server.bodies.clear()
     group = {"prompt": "Explain the rules of chess to a child.", "reference": "Kings."}
     scorer.score([{**group, "output": f"Move {i}"} for i in range(5)])
-    assert [len(body["input_ids"]) - 1 for body in server.bodies] == [1, 4]  # and a witness each
+    assert [len(body["input_ids"]) - 2 for body in server.bodies] == [1, 4]  # and two witnesses
 
 
 WRONG: dict[str, tuple[str, str]] = {
@@ -409,6 +409,53 @@ def test_a_server_that_stays_busy_counts_as_away(make: Callable[[str], Servers])
     scorer = servers.scorer(patience_s=0.3)
     server.misbehave = reply({"error": "loading"}, 503, retry_after="0")
     with pytest.raises(ServersAway, match="loading"):
+        scorer.score(RECORDS)
+
+
+def unreached(handler: Any, body: Any) -> bool:
+    return reply({"error": "a gateway's"}, 504)(handler, body)
+
+
+def other_scores(handler: Any, body: Any) -> bool:
+    rows = [{"index": at, "data": [[5.5]]} for at in range(len(body["input"]))]
+    return reply({"data": rows})(handler, body)
+
+
+@pytest.mark.parametrize("fault", [unreached, other_scores, reply({"error": "busy"}, 429)])
+def test_a_record_that_sound_servers_fail_on_is_alone_with_its_error(
+    two: Servers, truth: Scores, fault: Callable[[Any, Any], bool]
+) -> None:
+    scorer = two.scorer(patience_s=0.3)
+    marked = "Fail on this. "
+    [bad] = scorer.encode(pa.Table.from_pylist([{**RECORDS[0], "output": marked}]))
+
+    def misbehave(handler: Any, body: Any) -> bool:
+        return bad.ids.tolist() in two.all[0].inputs(body) and fault(handler, body)
+
+    for server in two.all:
+        server.misbehave = misbehave
+    table = scorer.score([*RECORDS[:9], {**RECORDS[0], "output": marked}, *RECORDS[9:]])
+    found, errors = table["score"].to_pylist(), table["error"].to_pylist()
+    assert found[9] is None
+    assert errors[9].startswith("engine_error: 3 servers failed on it")
+    assert close(np.float32(found[:9] + found[10:]), truth)
+    assert scorer.counters["servers_aside"] == 0
+
+
+def test_rows_in_another_order_are_never_believed(
+    make: Callable[[str], Servers], truth: Scores
+) -> None:
+    servers = make("lmdeploy")
+    server = servers.add()
+    scorer = servers.scorer(patience_s=0.3)
+
+    def turn(answer: Any) -> Any:
+        values = [row["data"] for row in answer["data"]]
+        turned = [*values[:-1][::-1], values[-1]]  # but for the last witness
+        return {"data": [{"index": at, "data": value} for at, value in enumerate(turned)]}
+
+    server.change = turn
+    with pytest.raises(ServersAway):
         scorer.score(RECORDS)
 
 
