@@ -57,6 +57,7 @@ def rewards(
     if not isinstance(rows, list) or len(rows) != count:
         found = f"{len(rows)} rows" if isinstance(rows, list) else "no list"
         raise ValueError(f"{found} for {count} sequences")
+    _check_usage(answer, lengths)
     values: dict[int, float] = {}
     for at, row in enumerate(rows):
         place = _place(row, at, count)
@@ -86,6 +87,14 @@ def reason(text: str) -> str:
         return str(inner["message"] if isinstance(inner, dict) else inner)
     except (ValueError, AttributeError, KeyError, RecursionError):
         return text
+
+
+def _check_usage(answer: Any, lengths: Sequence[int] | None) -> None:
+    """vllm and lmdeploy say how many tokens they have read: fewer are sequences cut in silence."""
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    if lengths is not None and read is not None and read != sum(lengths):
+        raise ValueError(f"{sum(lengths)} tokens were read as {read!r:.40}")
 
 
 def _field(of: Any, name: str) -> Any:

@@ -30,10 +30,10 @@ from polar_ray.planning import Ids
 
 logger = logging.getLogger(__name__)
 
-EDITION = "1"
+EDITION = "2"
 """Of the questions and of the file that keeps them: another one makes old files unknown."""
 
-LENGTHS = (1, 2, 3, 7, 16, 33, 64, 129, 257)
+LENGTHS = (1, 2, 3, 7, 16, 33, 64, 129, 257, 600)
 """Tokens of the questions. One needs no rotary table; the long ones show one that is slightly
 wrong, and a shorter window."""
 

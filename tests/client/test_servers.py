@@ -49,6 +49,15 @@ def test_vllm_may_give_the_last_value_alone() -> None:
     assert finite_rewards("vllm", flat, 2, LENGTHS).tolist() == [0.5, -2]
 
 
+def test_the_tokens_that_were_read_must_be_those_that_were_sent() -> None:
+    usage = {"prompt_tokens": 4, "total_tokens": 4}
+    assert finite_rewards("vllm", {**VLLM, "usage": usage}, 2, LENGTHS).tolist() == [0.5, -2]
+    cut = {"prompt_tokens": 3, "total_tokens": 3}
+    for kind in ("vllm", "lmdeploy"):
+        with pytest.raises(ValueError, match="4 tokens were read as 3"):
+            finite_rewards(kind, {**SOUND[kind], "usage": cut}, 2, LENGTHS)
+
+
 def wrong(kind: ServerType, *path: Any, value: Any) -> tuple[ServerType, Any]:
     answer = copy.deepcopy(SOUND[kind])
     inner = answer
