@@ -36,7 +36,7 @@ FLUSH_S = 5.0
 FLUSH_TRIES = 12
 
 WATCH_S = 0.2
-"""How often sglang's processes are looked for."""
+"""How often sglang's processes, and the one that started this one, are looked for."""
 
 _HEAD = struct.Struct("<BIQ")
 _CHUNK = 1 << 20
@@ -217,6 +217,15 @@ def receive_all(connection: socket.socket, frames: queue.SimpleQueue[Frame], fol
         end(folder)
 
 
+def stay_below(parent: int, folder: str) -> None:
+    """Ends this process once `parent` has ended. The socket does not tell where a fork of the
+    parent's still holds its other end. The kernel's own signal for this is not used: it comes when
+    the thread that started this process ends. A stopped process (SIGSTOP) ends when it goes on."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_S)
+    end(folder)
+
+
 def watch(pids: Sequence[int], folder: str) -> None:
     """Ends this process once one of its children has ended: sglang would take seconds to say so,
     and where its handlers are not installed, never does."""
@@ -248,6 +257,9 @@ def main(descriptor: str, folder: str) -> None:
     temporary."""
     connection = socket.socket(fileno=int(descriptor))
     connection.set_inheritable(False)  # or children of this one would keep it open
+    threading.Thread(
+        target=stay_below, args=(os.getppid(), folder), daemon=True, name="parent"
+    ).start()
     frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
     threading.Thread(
         target=receive_all, args=(connection, frames, folder), daemon=True, name="receive"

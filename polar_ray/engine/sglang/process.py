@@ -1,7 +1,8 @@
 """The process that runs sglang, seen from ours: started, asked, and ended with all its children.
 
 It has a session of its own, so that its end can be made sure of by one signal to its group. The
-other way round, it ends itself when our end of the socket is gone, however this process ended.
+other way round, it ends itself when our end of the socket is gone, or this process, however that
+ended; only where it is stopped (SIGSTOP), it ends no sooner than it goes on.
 Knows frames and JSON, not what is scored.
 """
 
@@ -23,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+from polar_ray.client.forks import remake_in_children
 from polar_ray.engine.sglang import child
 from polar_ray.engine.sglang.log import Log
 from polar_ray.errors import ConfigError, DeviceLost, EngineError
@@ -76,6 +78,16 @@ class SGLangProcess:
         self._process: subprocess.Popen[str] | None = None
         self._connection: socket.socket | None = None
         self._reader: threading.Thread | None = None
+        self._forked = False
+        remake_in_children(self)
+
+    def after_fork(self) -> None:
+        """A child that forks from this process has no sglang: it neither holds the socket, by which
+        sglang knows that this process lives, nor ends what is not its own."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._process = self._reader = None
+        self._lost, self._forked = "sglang belongs to the process that forked this one", True
 
     def start(
         self, arguments: Mapping[str, Any], environment: Mapping[str, str], timeout_s: float
@@ -167,7 +179,8 @@ class SGLangProcess:
             self._process = None
             if self._reader is not None:
                 self._reader.join(LAST_WORDS_S)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not self._forked:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _read(lines: IO[str] | None, log: Log) -> None:

@@ -153,23 +153,35 @@ process = SGLangProcess(sys.argv[1])
 started = {"device": "auto", "dtype": "auto", "on_cpu": {"max_total_tokens": 99}, "on_cuda": {}}
 process.start({**started, "model_path": str(process.folder)}, os.environ, 60)
 print(process._process.pid, process.folder, flush=True)
+if sys.argv[2] == "a fork holds the socket":
+    held = os.dup(process._connection.fileno())
+if sys.argv[2] != "alone" and os.fork() == 0:
+    # None of its own, and this ends nothing.
+    print(process._connection, flush=True)
+    process.close()
+    print("closed", flush=True)
 sys.stdin.read()
 """
 
 
-def test_it_ends_with_its_parent(fake: Fake) -> None:
-    command = [sys.executable, "-c", ENDS_WITH_ITS_PARENT, str(fake.python)]
+@pytest.mark.parametrize("how", ["alone", "forked", "a fork holds the socket"])
+def test_it_ends_with_its_parent(fake: Fake, how: str) -> None:
+    command = [sys.executable, "-c", ENDS_WITH_ITS_PARENT, str(fake.python), how]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         pid, folder = parent.stdout.readline().split()
         pids = [int(pid), *children(int(pid))]
+        if how != "alone":
+            assert [parent.stdout.readline().strip() for _ in range(2)] == ["None", "closed"]
         assert len(living(pids)) == 2
+        assert Path(folder).exists()
         parent.kill()
-    wait_until_gone(pids)
-    while Path(folder).exists():
-        time.sleep(0.02)
+        # While the fork lives on.
+        wait_until_gone(pids)
+        while Path(folder).exists():
+            time.sleep(0.02)
 
 
 def test_wrong_answers_are_refused(
