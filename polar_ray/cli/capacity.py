@@ -32,7 +32,7 @@ def plan(
     ] = None,
     records_per_s: Annotated[float, typer.Option(help="Records a second, when most come.")] = 100.0,
     tokens: Annotated[
-        str, typer.Option(help="Of prompt, reference and output: 300,500,800.")
+        str, typer.Option(help="Tokens of a prompt, a reference and an output: 300,500,800.")
     ] = "300,500,800",
     group: Annotated[int, typer.Option(help="Outputs of one prompt that come together.")] = 16,
     gpu: Annotated[str, typer.Option(help="H200, H100, ...; cpu is tried on this one.")] = "H200",
