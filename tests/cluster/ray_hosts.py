@@ -26,15 +26,20 @@ ROUTER = f"ray::ServeReplica:{NAME}:Router".encode()
 
 def environment(home: Path) -> dict[str, str]:
     """That of an operator's shell on each host; they share a home, and so Ray's token."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    kept = {name: value for name, value in os.environ.items() if not _misleads(name)}
     return {
         **kept,
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+
+
+def _misleads(name: str) -> bool:
+    """Settings of other clusters; proxies, which no host here can reach."""
+    return name.startswith("RAY_") or name.lower().endswith("_proxy")
 
 
 class Site:
