@@ -105,8 +105,8 @@ class Network:
         wire.flush()
 
     def close(self) -> None:
-        """Ends all hosts, and what runs in them."""
-        for host in (*self.hosts, self.switch):
+        """Ends all hosts, and what runs in them; the wires first, which are the bridge's."""
+        for host in (self.switch, *self.hosts):
             host.kill()
         for wire in self.wires.values():
             wire.communicate()
