@@ -64,7 +64,7 @@ def server(
 
 def test_text_is_scored_as_by_our_own_engine(server: tuple[str, str], checkpoint: Path) -> None:
     kind, address = server
-    client = RewardModelClient(checkpoint, 1024, 512, server_type=kind, server_address=address)
+    client = RewardModelClient(checkpoint, 1024, 400, server_type=kind, server_address=address)
     rows = [*GROUPS, {**GROUPS[0], "wrapper": "pretrain"}]
     expected = Scorer(ScorerConfig(model=str(checkpoint))).score(rows)["score"].to_pylist()
     assert client(rows) == pytest.approx(expected, abs=1e-4)
