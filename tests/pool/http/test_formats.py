@@ -120,9 +120,27 @@ def test_sglang_answers_one_text_by_one_object(
     for path in ("/classify", "/encode"):
         alone = answered(http.post(path, json={"text": TEXTS[0]}))
         assert alone["embedding"] == expected(GROUPS[0])
-        rows = answered(http.post(path, json={"text": TEXTS, "rid": ["x"] * len(TEXTS)}))
+        rids = [f"x{at}" for at in range(len(TEXTS))]
+        rows = answered(http.post(path, json={"text": TEXTS, "rid": rids}))
         assert [row["embedding"][0] for row in rows] == expected(*GROUPS)
+        assert [row["meta_info"]["id"] for row in rows] == rids
         assert [row["meta_info"]["prompt_tokens"] > 3 for row in rows] == [True] * len(rows)
+
+
+def test_names_of_texts_come_back_or_do_not_fit(http: TestClient) -> None:
+    one = answered(http.post("/classify", json={"text": TEXTS[0], "rid": "x"}))
+    assert one["meta_info"]["id"] == "x"
+    made = answered(http.post("/classify", json={"text": TEXTS, "rid": None}))
+    assert len({row["meta_info"]["id"] for row in made}) == len(TEXTS)
+    for path, key in (("/classify", "text"), ("/encode", "text"), ("/v1/embeddings", "input")):
+        for texts, rid in (
+            (TEXTS[:1], ["a", "b"]),
+            (TEXTS[:2], ["a"]),
+            (TEXTS[:2], ["a", 5]),
+            (TEXTS[:2], "a"),
+            (TEXTS[0], ["a"]),
+        ):
+            assert "'rid'" in refused(http.post(path, json={key: texts, "rid": rid}))
 
 
 def test_lists_of_openais_kind(

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from polar_ray.pool.http.formats.openai import InputFields, UsageBody
 from polar_ray.pool.http.formats.ready_texts import rows_of
+from polar_ray.pool.http.formats.rids import rids_of
 from polar_ray.pool.http.formats.wire import Format, Question, Scored, read_fields
 from polar_ray.pool.http.object_body import JsonObject
 
@@ -42,6 +43,7 @@ class EmbeddingList(BaseModel):
 def read(body: JsonObject) -> Question:
     """A list of texts, or one; both are answered by a list."""
     read_fields(EmbeddingsBody, body)
+    rids_of(body, "input")  # sglang's answer does not name them, but refuses what does not fit
     return Question(rows_of(body, "input"), _answer)
 
 

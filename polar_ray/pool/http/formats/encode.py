@@ -3,18 +3,18 @@ number. Source: sglang 0.5.23, `srt/managers/io_struct.py` and `tokenizer_manage
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from pydantic import BaseModel
 
 from polar_ray.pool.http.formats.ready_texts import is_one, rows_of
+from polar_ray.pool.http.formats.rids import rids_of
 from polar_ray.pool.http.formats.wire import Fields, Format, Question, Scored, read_fields
 from polar_ray.pool.http.object_body import JsonObject
 
 
 class EncodeBody(Fields):
-    """POLAR's client sends `model` and `text`."""
+    """POLAR's client sends `model` and `text`. `rid` names each text, and comes back with it."""
 
     text: str | list[str]
     rid: str | list[str] | None = None
@@ -38,12 +38,12 @@ class EncodeRow(BaseModel):
 def read(body: JsonObject) -> Question:
     """A list of texts is answered by a list, one text by one object."""
     read_fields(EncodeBody, body)
-    alone = is_one(body, "text")
+    alone, rids = is_one(body, "text"), rids_of(body, "text")
 
     def answer(scored: Scored) -> Any:
         rows = [
-            {"embedding": [score], "meta_info": {"id": uuid.uuid4().hex, "prompt_tokens": tokens}}
-            for score, tokens in zip(scored.scores, scored.num_tokens, strict=True)
+            {"embedding": [score], "meta_info": {"id": rid, "prompt_tokens": tokens}}
+            for rid, score, tokens in zip(rids, scored.scores, scored.num_tokens, strict=True)
         ]
         return rows[0] if alone else rows
 
