@@ -2,14 +2,13 @@
 
     python benchmarks/pool_engines.py --groups 3 --vllm DIR --sglang DIR
 
-All score the same records of one random model in float32: groups that come as whole batches, and
-records that each have a prompt of their own. The last line is one JSON document.
+All score the same records of one random model in float32, each by one thread: groups that come as
+whole batches, and records that each have a prompt of their own. The last line is one JSON document.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -81,8 +80,7 @@ def engine_of(
     elif name == "sglang":
         yield SGLangEngineConfig(python=str(environment / "bin" / "python")), None
     else:
-        threads = os.cpu_count() or 1
-        with real_server("vllm", environment, model, folder, window=4096, threads=threads) as real:
+        with real_server("vllm", environment, model, folder, window=4096) as real:
             yield RemoteEngineConfig(server="vllm", addresses=(real.url,)), real
 
 
