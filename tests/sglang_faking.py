@@ -11,11 +11,14 @@ from types import ModuleType
 
 import numpy as np
 
+from polar_ray.engine.answers import Answered, KnownAnswers
 from polar_ray.engine.protocol import Scores
-from polar_ray.errors import ConfigError
 from polar_ray.planning import Ids
 
 FAKE = Path(__file__).parent / "engine" / "sglang" / "fake"
+
+LONG, MANY = 4, 3
+"""Last ids of the longest known answers, and of those for embeddings."""
 
 
 class Fake:
@@ -51,18 +54,22 @@ def _load() -> ModuleType:
 SGLANG = _load()
 
 
-class Known:
-    """Known answers of a fake's model."""
+def known(fake: Fake, model_dir: Path) -> KnownAnswers:
+    """Known answers of a fake's model, whose longest are over what tests let sglang take."""
 
-    def __init__(self, fake: Fake, model_dir: Path) -> None:
-        self.ids = [np.array(row, dtype=np.int32) for row in ([5], [5, 6, 7], [8, 9])]
-        self._scores = fake.scores(self.ids, model_dir)
+    def answered(*lists: Sequence[int]) -> Answered:
+        ids = [np.array(row, dtype=np.int32) for row in lists]
+        return Answered(ids, fake.scores(ids, model_dir))
 
-    def check(self, found: Scores, tolerance: float, *, again: Scores) -> None:
-        """As `KnownAnswers.check`."""
-        for scores in (found, again):
-            if not np.allclose(scores, self._scores, atol=tolerance):
-                raise ConfigError("they are off")
+    first = answered([5], [5, 6, 7], [8, 9], [LONG] * 600)
+    altered = ("unrotated", "unended", "first", "doubled", "unbegun")
+    return KnownAnswers(
+        first.ids,
+        first.scores,
+        dict.fromkeys(altered, np.zeros_like(first.scores)),
+        vocabulary=answered([21, MANY], [22, MANY]),
+        long=answered([LONG] * 1100),
+    )
 
 
 def living(pids: Sequence[int]) -> list[int]:

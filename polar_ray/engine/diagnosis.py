@@ -138,12 +138,8 @@ def diagnose(
         return f"every sequence gets {found[0]:.4g}: the input does not reach the model"
     wrong = np.abs(found - truth) > tolerance
     size = f"{int(wrong.sum())} of {len(found)} scores are off, by up to {_worst(found, truth):.3g}"
-    ordered = np.ptp(found) > 0 < np.ptp(truth) and np.corrcoef(found, truth)[0, 1] > 0.99
-    if ordered and _worst(found, truth) < ROUNDING * np.ptp(truth):
-        return (
-            f"{size}, little beside their spread of {np.ptp(truth):.3g}: rounded to a coarser type "
-            "(bfloat16?); a larger --tolerance forgives it"
-        )
+    if _is_rounding(found, truth):
+        return f"{size}, {_rounded(truth)}"
     counts = np.array(lengths)
     shortest = int(counts[wrong].min())
     if shortest > SHORT and (counts < shortest).any():
@@ -155,9 +151,37 @@ def diagnose(
             f"wrong rotary table: {size}, but single tokens, which need none, are right; check "
             "rope_theta and rope_scaling, and that the table is initialised"
         )
-    if ordered:
+    if _is_ordered(found, truth):
         return f"{size}, but in the right order: scaled"
     return f"{size}: other weights, or another model"
+
+
+def diagnose_embeddings(found: Scores, truth: Scores, *, tolerance: float) -> str | None:
+    """The same of many short sequences of other ids each, by who has given the answers to a few
+    sequences of all lengths."""
+    wrong = ~(np.abs(found - truth) <= tolerance)
+    if not wrong.any():
+        return None
+    size = f"{int(wrong.sum())} of {len(found)} sequences of more ids are off"
+    if not np.isfinite(found).all():
+        return f"{size}, {int((~np.isfinite(found)).sum())} of them not finite: wrong embeddings"
+    size = f"{size}, by up to {_worst(found, truth):.3g}"
+    if _is_rounding(found, truth):
+        return f"{size}, {_rounded(truth)}; or wrong embeddings"
+    return (
+        f"{size}, where those of a few are right: wrong embeddings (a vocabulary that was resized "
+        "or cut in parts?), or now and then another model behind the same address"
+    )
+
+
+def diagnose_long(found: float, truth: float, num_tokens: int, *, tolerance: float) -> str | None:
+    """The same of one sequence that is longer than all others, which are right."""
+    if abs(found - truth) <= tolerance:
+        return None
+    return (
+        f"a sequence of {num_tokens} tokens is off by {abs(found - truth):.3g}, where shorter ones "
+        "are right: a shorter window, or another rope_scaling"
+    )
 
 
 def _near(one: Scores, other: Scores, tolerance: float) -> bool:
@@ -166,3 +190,19 @@ def _near(one: Scores, other: Scores, tolerance: float) -> bool:
 
 def _worst(one: Scores, other: Scores) -> float:
     return float(np.abs(one - other).max())
+
+
+def _is_ordered(found: Scores, truth: Scores) -> bool:
+    moved = np.ptp(found) > 0 < np.ptp(truth)
+    return bool(moved and np.corrcoef(found, truth)[0, 1] > 0.99)
+
+
+def _is_rounding(found: Scores, truth: Scores) -> bool:
+    return _is_ordered(found, truth) and _worst(found, truth) < ROUNDING * float(np.ptp(truth))
+
+
+def _rounded(truth: Scores) -> str:
+    return (
+        f"little beside their spread of {np.ptp(truth):.3g}: rounded to a coarser type "
+        "(bfloat16?); a larger tolerance forgives it"
+    )

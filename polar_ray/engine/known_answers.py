@@ -1,7 +1,8 @@
 """Known answers: what a foreign engine must score before it is believed.
 
-A few sequences of ids and their scores by the native engine in float32 on a CPU, together with
-what engines with known faults would say. They are computed once for each model and kept in the
+A few sequences of ids of all lengths and their scores by the native engine in float32 on a CPU,
+together with what engines with known faults would say; and, for engines that give those, many short
+sequences of other ids and a longer one. They are computed once for each model and kept in the
 user's cache folder. Knows no engine but the native one, and nothing of servers.
 """
 
@@ -9,33 +10,35 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import orjson
-from pydantic import BaseModel, FiniteFloat, NonNegativeInt
 
 from polar_ray.config import NativeEngineConfig
-from polar_ray.data.storage import place, write_whole
 from polar_ray.encoding import load_tokenizer
-from polar_ray.engine.diagnosis import diagnose, known_faults
-from polar_ray.engine.protocol import Scores
-from polar_ray.engine.questions import alone, altered, random_ids
+from polar_ray.engine.answer_file import read, write
+from polar_ray.engine.answers import Answered, KnownAnswers
+from polar_ray.engine.questions import alone, altered, covering_ids, random_ids, together
 from polar_ray.errors import ConfigError
-from polar_ray.json_object import parse, read_object
 from polar_ray.model import ModelConfig, load_config
 from polar_ray.planning import Ids
 
 logger = logging.getLogger(__name__)
 
-EDITION = "2"
+EDITION = "3"
 """Of the questions and of the file that keeps them: another one makes old files unknown."""
 
 LENGTHS = (1, 2, 3, 7, 16, 33, 64, 129, 257, 600)
 """Tokens of the questions. One needs no rotary table; the long ones show one that is slightly
 wrong, and a shorter window."""
+
+LONG = 1100
+"""Tokens of one more question, or as many as the model reads: it shows a window that is shorter
+than that. A longer one, or this one with every fault, would take a large model on a CPU minutes."""
+
+VOCABULARY = 128
+VOCABULARY_TOKENS = 16
+"""So many short questions of so many tokens hold other ids each, for embeddings that are wrong."""
 
 LONGEST_SCALED = 2048
 """Dynamic RoPE shows beyond the model's own positions; where they are more than this, records of
@@ -43,31 +46,6 @@ such a length are too dear to ask on a CPU, and only shorter ones are tried."""
 
 INTERNLM2_BOS = 1
 """Where a checkpoint has no tokenizer that loads here."""
-
-FILE_BYTES = 1 << 24
-
-
-@dataclass(frozen=True, slots=True)
-class KnownAnswers:
-    """Questions, and what is true of them."""
-
-    ids: list[Ids]
-    scores: Scores
-    """float32 [questions]"""
-
-    altered: dict[str, Scores]
-    """What engines with known faults say; see `diagnosis.known_faults`."""
-
-    def check(self, found: Scores, tolerance: float, *, again: Scores | None = None) -> None:
-        """Raises `ConfigError`, which names the fault, unless `found` are the scores within
-        `tolerance`. `again`: what was said when the same was asked a second time."""
-        if found.shape != self.scores.shape:
-            raise ConfigError(f"scores of shape {found.shape} for {len(self.scores)} sequences")
-        faults = known_faults(self.scores, self.altered)
-        lengths = [len(row) for row in self.ids]
-        problem = diagnose(found, self.scores, faults, lengths, tolerance=tolerance, again=again)
-        if problem is not None:
-            raise ConfigError(problem)
 
 
 def known_answers(model_dir: Path, cache_dir: Path | None = None) -> KnownAnswers:
@@ -77,10 +55,10 @@ def known_answers(model_dir: Path, cache_dir: Path | None = None) -> KnownAnswer
 
     folder = user_cache() if cache_dir is None else cache_dir
     path = folder / f"{digest(model_dir, 'float32', f'known answers {EDITION}')}.json"
-    if (kept := _read(path)) is not None:
+    if (kept := read(path)) is not None:
         return kept
     answers = compute(model_dir)
-    _write(path, answers)
+    write(path, answers)
     return answers
 
 
@@ -97,12 +75,15 @@ def compute(model_dir: Path) -> KnownAnswers:
     shape = load_config(model_dir)
     bos = _bos(model_dir) % shape.vocab_size
     ids = questions(shape, bos)
+    vocabulary = covering_ids(shape, VOCABULARY, _within(shape, VOCABULARY_TOKENS))
+    long = long_question(shape, max(map(len, ids)))
     logger.info("computing known answers of %s in float32 on the CPU, once", model_dir)
     engine = NativeEngine(NativeEngineConfig(device="cpu", dtype="float32"), model_dir)
     try:
         score = alone(engine)
         truth = score(ids)
-        if not np.isfinite(truth).all():
+        of_vocabulary, of_long = together(engine, vocabulary), score(long)
+        if not np.isfinite([*truth, *of_vocabulary, *of_long]).all():
             raise ConfigError(f"{model_dir} has no finite scores, by the native engine either")
         others = altered(ids, score, alone(engine, rotate=False), bos=bos)
         if shape.rope_kind == "dynamic":
@@ -114,12 +95,14 @@ def compute(model_dir: Path) -> KnownAnswers:
             others["unbiased"] = score(ids)
     finally:
         engine.close()
-    return KnownAnswers(ids, truth, others)
+    return KnownAnswers(
+        ids, truth, others, Answered(vocabulary, of_vocabulary), Answered(long, of_long)
+    )
 
 
 def questions(shape: ModelConfig, bos: int) -> list[Ids]:
     """Every second one begins as records do, with BOS."""
-    lengths = [length for length in LENGTHS if shape.window is None or length <= shape.window]
+    lengths = [length for length in LENGTHS if length == _within(shape, length)]
     if shape.scaled_above is not None and shape.scaled_above <= LONGEST_SCALED:
         lengths.append(shape.scaled_above + shape.scaled_above // 2)
     ids = random_ids(shape, lengths)
@@ -127,6 +110,17 @@ def questions(shape: ModelConfig, bos: int) -> list[Ids]:
         if len(row) > 1:
             row[0] = bos
     return ids
+
+
+def long_question(shape: ModelConfig, longest: int) -> list[Ids]:
+    """One of more tokens than the others, whose longest has so many; none, if there can be none."""
+    length = _within(shape, LONG)
+    return random_ids(shape, [length], seed=1) if length > longest else []
+
+
+def _within(shape: ModelConfig, length: int) -> int:
+    """So many tokens, or as many as the model reads."""
+    return length if shape.window is None else min(length, shape.window)
 
 
 def _bos(model_dir: Path) -> int:
@@ -142,52 +136,3 @@ def _drop_biases(engine: object) -> None:
         for name in ("bias", "bias_O"):
             if getattr(module, name, None) is not None:
                 setattr(module, name, None)
-
-
-class _Kept(BaseModel):
-    """A file of known answers."""
-
-    ids: list[list[NonNegativeInt]]
-    scores: list[FiniteFloat]
-    altered: dict[str, list[FiniteFloat]]
-    seal: str
-    """sha256 of all else: a file that lost a byte must not refuse a sound server."""
-
-    def sealed(self) -> str:
-        """What `seal` must be."""
-        content = self.model_dump(exclude={"seal"})
-        return sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _read(path: Path) -> KnownAnswers | None:
-    if not path.is_file():
-        return None
-    try:
-        kept = parse(_Kept, read_object(path, FILE_BYTES), path)
-    except ConfigError as error:
-        logger.warning("known answers are computed anew: %s", error)
-        return None
-    if kept.seal != kept.sealed():
-        logger.warning("known answers are computed anew: %s is damaged", path)
-        return None
-    return KnownAnswers(
-        [np.array(row, dtype=np.int32) for row in kept.ids],
-        np.array(kept.scores, dtype=np.float32),
-        {name: np.array(row, dtype=np.float32) for name, row in kept.altered.items()},
-    )
-
-
-def _write(path: Path, answers: KnownAnswers) -> None:
-    """Appears whole or not at all. Without a place to keep it, it is computed the next time."""
-    kept = _Kept(
-        ids=[row.tolist() for row in answers.ids],
-        scores=answers.scores.tolist(),
-        altered={name: row.tolist() for name, row in answers.altered.items()},
-        seal="",
-    )
-    data = orjson.dumps({**kept.model_dump(exclude={"seal"}), "seal": kept.sealed()})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(place(str(path.parent)), path.name, data)
-    except OSError as error:
-        logger.warning("known answers cannot be kept in %s: %s", path.parent, error)

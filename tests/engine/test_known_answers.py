@@ -13,8 +13,9 @@ from polar_ray.config import NativeEngineConfig
 from polar_ray.engine import known_answers as module
 from polar_ray.engine.known_answers import known_answers
 from polar_ray.engine.native import NativeEngine
-from polar_ray.engine.questions import alone
+from polar_ray.engine.questions import alone, covering_ids
 from polar_ray.errors import ConfigError
+from polar_ray.model import load_config
 
 
 @pytest.fixture
@@ -26,8 +27,11 @@ def test_the_native_engine_knows_them(tiny_dir: Path, cache: Path) -> None:
     known = known_answers(tiny_dir, cache)
     engine = NativeEngine(NativeEngineConfig(), tiny_dir)
     known.check(alone(engine)(known.ids), 1e-5)
-    assert max(map(len, known.ids)) > 200
+    assert known.longest == 600
     assert min(map(len, known.ids)) == 1
+    assert [len(row) for row in known.long.ids] == [1100]
+    known.check_vocabulary(alone(engine)(known.vocabulary.ids), 1e-5)
+    known.check_long(alone(engine)(known.long.ids), 1e-5)
 
 
 def test_they_are_computed_once(
@@ -39,6 +43,10 @@ def test_they_are_computed_once(
     assert np.array_equal(first.scores, again.scores)
     assert all(np.array_equal(a, b) for a, b in zip(first.ids, again.ids, strict=True))
     assert first.altered.keys() == again.altered.keys()
+    for name in ("vocabulary", "long"):
+        one, other = getattr(first, name), getattr(again, name)
+        assert np.array_equal(one.scores, other.scores)
+        assert np.array_equal(one.ids, other.ids)
     assert [path.suffix for path in cache.iterdir()] == [".json"]
 
 
@@ -107,7 +115,9 @@ def test_long_dynamic_rope_is_tried_beyond_its_own_positions(tmp_path: Path, cac
     folder = make_checkpoint(
         tmp_path / "long", max_position_embeddings=512, rope_kind="dynamic", rope_factor=2.0
     )
-    assert max(map(len, known_answers(folder, cache).ids)) == 768
+    known = known_answers(folder, cache)
+    assert known.longest == 768
+    assert len(known.long.ids) == 1
 
 
 def test_rotary_theta_shows(tmp_path: Path, tiny_dir: Path, cache: Path) -> None:
@@ -119,7 +129,63 @@ def test_rotary_theta_shows(tmp_path: Path, tiny_dir: Path, cache: Path) -> None
 
 def test_a_short_model_is_asked_for_no_more_than_it_has(tmp_path: Path, cache: Path) -> None:
     folder = make_checkpoint(tmp_path / "short", max_position_embeddings=64)
-    assert max(map(len, known_answers(folder, cache).ids)) == 64
+    known = known_answers(folder, cache)
+    assert known.longest == 64
+    assert not known.long.ids
+    folder = make_checkpoint(tmp_path / "two", max_position_embeddings=2)
+    known = known_answers(folder, cache)
+    assert {len(row) for row in known.vocabulary.ids} == {2}
+    folder = make_checkpoint(tmp_path / "between", max_position_embeddings=700)
+    assert [len(row) for row in known_answers(folder, cache).long.ids] == [700]
+
+
+def test_what_is_too_long_for_an_engine_is_left_out(tiny_dir: Path, cache: Path) -> None:
+    known = known_answers(tiny_dir, cache)
+    some = known.within(64)
+    assert [len(row) for row in some.ids] == [1, 2, 3, 7, 16, 33, 64]
+    assert all(len(scores) == 7 for scores in (some.scores, *some.altered.values()))
+    assert len(some.vocabulary.ids) == len(known.vocabulary.ids) == len(some.vocabulary.scores)
+    assert len(some.long.ids) == len(some.long.scores) == 0
+    some.check(some.scores, 1e-6)
+    some.check_long(some.long.scores, 1e-6)
+    with pytest.raises(ConfigError, match="read at the first token"):
+        some.check(some.altered["first"], 1e-4)
+    assert known.within(1100).long.ids
+    assert not known.within(0).ids
+
+
+def test_short_questions_hold_the_vocabulary_or_much_of_it(tiny_dir: Path) -> None:
+    shape = load_config(tiny_dir)
+    ids = covering_ids(shape, 128, 16)
+    assert {len(row) for row in ids} == {16}
+    assert set(np.concatenate(ids).tolist()) == set(range(400))
+    large = covering_ids(shape.model_copy(update={"vocab_size": 92544}), 128, 16)
+    assert len(large) == 128
+    assert len(np.unique(np.concatenate([row[:-1] for row in large]))) == 128 * 15
+    assert all(row[-1] == shape.reward_token_id for row in large)
+    assert covering_ids(shape, 128, 1) == []
+
+
+def test_wrong_embeddings_and_cut_records_are_named(tiny_dir: Path, cache: Path) -> None:
+    known = known_answers(tiny_dir, cache)
+    engine = NativeEngine(NativeEngineConfig(), tiny_dir)
+    one = int(known.vocabulary.ids[3][5])
+    changed = [np.where(row == one, one - 1, row) for row in known.vocabulary.ids]
+    with pytest.raises(ConfigError, match=r"^1 of 27 sequences .* wrong embeddings"):
+        known.check_vocabulary(alone(engine)(changed), 1e-4)
+    with pytest.raises(ConfigError, match=r"^27 of 27 .* wrong embeddings"):
+        known.check_vocabulary(known.vocabulary.scores[::-1] + 1, 1e-4)
+    with pytest.raises(ConfigError, match=r"rounded to a coarser type .* or wrong embeddings"):
+        known.check_vocabulary(known.vocabulary.scores + np.float32(0.01), 1e-4)
+    with pytest.raises(ConfigError, match="1 of them not finite: wrong embeddings"):
+        known.check_vocabulary(np.append(known.vocabulary.scores[1:], np.float32(np.nan)), 1e-4)
+    with pytest.raises(ConfigError, match="shape"):
+        known.check_vocabulary(known.vocabulary.scores[1:], 1e-4)
+    cut = alone(engine)([row[-1000:] for row in known.long.ids])
+    with pytest.raises(ConfigError, match=r"1100 tokens is off by .* a shorter window"):
+        known.check_long(cut, 1e-4)
+    with pytest.raises(ConfigError, match="a shorter window"):
+        known.check_long(np.float32([np.nan]), 1e-4)
 
 
 def test_a_shorter_window_is_named(tiny_dir: Path, cache: Path) -> None:

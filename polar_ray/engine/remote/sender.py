@@ -19,6 +19,7 @@ import numpy as np
 from polar_ray.client.servers import ServerType
 from polar_ray.config import RemoteEngineConfig
 from polar_ray.engine.protocol import Scores
+from polar_ray.engine.remote.belief import Reach, ask_again, ask_all
 from polar_ray.engine.remote.connection import Busy, Connections, Refused, Trouble, Unreached
 from polar_ray.engine.remote.server import Server
 from polar_ray.engine.remote.sharing import Load, assign
@@ -36,14 +37,14 @@ LOOKAHEAD = 64
 
 TICK_S = 0.25
 CHECK_S = 30.0
-"""The longest that a check of a server in use may take."""
+"""The longest that one request of a check of a server in use may take."""
 
 IDLE_S = 5.0
 """A server that was silent for so long, with nothing to do, is asked for a witness."""
 
 
 class _Disbelieved(Trouble):
-    """The witness was wrong."""
+    """A witness was wrong."""
 
 
 class Job:
@@ -81,7 +82,7 @@ class Sender:
         self._waiting: deque[Job] = deque()
         self._open: dict[Job, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._checks: dict[Server, asyncio.Task[str | None]] = {}
+        self._checks: dict[tuple[Server, bool], asyncio.Task[str | None]] = {}
         self._away_since: float | None = None
         self._closed = False
         self.counts = {"requests": 0, "requests_failed": 0, "tokens_sent": 0, "servers_aside": 0}
@@ -97,7 +98,7 @@ class Sender:
                 self._spawn(self._tend(server))
 
     async def _begin_to_believe(self, server: Server) -> None:
-        problem = await self._problem(server, self._config.timeout_s, twice=True)
+        problem = await self._problem(server, self._config.timeout_s, anew=True, twice=True)
         if problem is None:
             server.believe(self._now)
             return
@@ -222,17 +223,12 @@ class Sender:
     async def _ask(self, server: Server, job: Job) -> Scores:
         found = []
         for turn in job.turns:
-            # One at each end, so that rows in another order, or shifted, are seen.
-            first, last = self._trust.witness(), self._trust.witness()
+            guarded = self._trust.guard(turn)
             scores = await self._connections.score(
-                server.kind,
-                server.address,
-                [first.ids, *turn, last.ids],
-                self._config.timeout_s,
+                server.kind, server.address, guarded.ids, self._config.timeout_s
             )
-            for witness, score in ((first, scores[0]), (last, scores[-1])):
-                if (problem := witness.problem(float(score))) is not None:
-                    raise _Disbelieved(problem)
+            if (problem := guarded.problem(scores)) is not None:
+                raise _Disbelieved(problem)
             found.append(scores[1:-1])
         return np.concatenate(found)
 
@@ -250,7 +246,7 @@ class Sender:
             else:
                 self._put_aside(server, problem)
         elif isinstance(error, Unreached | _Disbelieved):
-            await self._blame(job, server)
+            await self._blame(job, server, anew=isinstance(error, _Disbelieved))
         else:
             job.failures += 1
             self._put_aside(server, str(error))
@@ -264,10 +260,10 @@ class Sender:
         else:
             self._wait_again(job)
 
-    async def _blame(self, job: Job, server: Server) -> None:
+    async def _blame(self, job: Job, server: Server, *, anew: bool = False) -> None:
         """Most often the server is away, full, or another one by now. If it is not, whatever stands
         before it, or how it takes this request, is at fault."""
-        if (problem := await self._check(server)) is None:
+        if (problem := await self._check(server, anew=anew)) is None:
             job.failures += 1
         else:
             self._put_aside(server, problem)
@@ -292,7 +288,7 @@ class Sender:
         """Asks a server that is put aside until it can be believed again."""
         while server.aside is not None:
             await asyncio.sleep(server.pause_s)
-            problem = await self._check(server)
+            problem = await self._check(server, anew=True)
             if problem is None:
                 server.believe(self._now)
                 logger.warning("%s is used again", server.name)
@@ -302,28 +298,46 @@ class Sender:
                 logger.warning("%s stays aside: %s", server.name, problem)
             server.put_aside(problem)
 
-    async def _check(self, server: Server) -> str | None:
-        """Why a server cannot be believed now, or None; those who ask at once share one answer."""
-        if server not in self._checks:
+    async def _check(self, server: Server, *, anew: bool = False) -> str | None:
+        """Why a server cannot be believed now, or None; those who ask at once share one answer.
+        `anew`: it is asked as one that nobody knows yet."""
+        key = (server, anew)
+        if key not in self._checks:
             limit_s = min(CHECK_S, self._config.timeout_s)
-            check = asyncio.get_running_loop().create_task(self._problem(server, limit_s))
-            self._checks[server] = check
-            check.add_done_callback(lambda _: self._checks.pop(server, None))
-        return await asyncio.shield(self._checks[server])
+            asking = self._problem(server, limit_s, anew=anew)
+            self._checks[key] = check = asyncio.get_running_loop().create_task(asking)
+            check.add_done_callback(lambda _: self._checks.pop(key, None))
+        return await asyncio.shield(self._checks[key])
 
-    async def _problem(self, server: Server, limit_s: float, *, twice: bool = False) -> str | None:
+    async def _problem(
+        self, server: Server, limit_s: float, *, anew: bool, twice: bool = False
+    ) -> str | None:
         """What a server's answers to the known questions show."""
-        ids = self._trust.known.ids
+
+        async def ask(ids: Sequence[Ids]) -> Scores:
+            return await self._connections.score(server.kind, server.address, ids, limit_s)
+
         try:
             self._connections.read_token()
-            found = await self._connections.score(server.kind, server.address, ids, limit_s)
-            again = None
-            if twice:
-                again = await self._connections.score(server.kind, server.address, ids, limit_s)
-            self._trust.check(found, again)
+            if anew:
+                self._note(server, await ask_all(ask, self._trust, twice=twice))
+            else:
+                await ask_again(ask, self._trust, server.longest)
         except (Trouble, ConfigError) as error:
             return str(error)
         return None
+
+    def _note(self, server: Server, reach: Reach) -> None:
+        """It takes no longer sequences."""
+        if reach.longest not in (None, server.longest):
+            logger.warning(
+                "%s scores %d tokens, but no record of many more, which gets an error unless "
+                "another server takes it: %s",
+                server.name,
+                reach.longest,
+                reach.refusal,
+            )
+        server.longest = reach.longest
 
     async def _watch(self) -> None:
         """What only the clock tells."""
@@ -353,7 +367,7 @@ class Sender:
 
     async def _suspect(self, server: Server) -> None:
         """Asks the only server whether it is still there, beside what it is at."""
-        if server in self._checks:
+        if (server, False) in self._checks or (server, True) in self._checks:
             return
         if (problem := await self._check(server)) is None:
             server.vouch(self._now)

@@ -92,7 +92,8 @@ class SGLangEngine:
 
     def _believe(self, model_dir: Path) -> None:
         """Takes `model_dir` for the model that sglang has, if its answers say so."""
-        known = known_answers(model_dir)
+        # Always some: neither a model nor `context_length` may be shorter than all of them.
+        known = known_answers(model_dir).within(self._bounds.longest)
         self.info = ModelInfo(
             name=model_name(model_dir),
             digest=digest(model_dir, self._dtype),
@@ -103,18 +104,20 @@ class SGLangEngine:
             dtype=self._dtype,
             max_tokens=MAX_TOKENS,
         )
+        tolerance = TOLERANCES.get(self._dtype, COARSE_TOLERANCE)
         # A second time, of what its cache has kept of the first.
         found, again = self._ask(known.ids), self._ask(known.ids)
         try:
-            known.check(found, TOLERANCES.get(self._dtype, COARSE_TOLERANCE), again=again)
+            known.check(found, tolerance, again=again)
+            known.check_vocabulary(self._ask(known.vocabulary.ids), tolerance)
+            known.check_long(self._ask(known.long.ids), tolerance)
         except ConfigError as error:
             raise ConfigError(f"sglang scores {model_dir} wrongly: {error}") from None
 
     def _ask(self, ids: Sequence[Ids]) -> Scores:
         scores = np.full(len(ids), np.nan, dtype=np.float32)
-        asked = [number for number, row in enumerate(ids) if len(row) <= self._bounds.longest]
-        for packed in pack([ids[number] for number in asked], max_tokens=MAX_TOKENS):
-            scores[[asked[place] for place in packed.records]] = self.submit(packed).result()
+        for packed in pack(ids, max_tokens=MAX_TOKENS):
+            scores[packed.records] = self.submit(packed).result()
         return scores
 
     def take(self, config: SGLangEngineConfig, model_dir: Path) -> bool:

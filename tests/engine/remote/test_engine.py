@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,15 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from model_server import Server, serving
+from model_server import Score, Server, serving
 from sample_records import GROUPS
 
 from polar_ray.config import NativeEngineConfig, RemoteEngineConfig, ScorerConfig
+from polar_ray.engine.known_answers import known_answers
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Scores
 from polar_ray.engine.questions import alone
 from polar_ray.engine.remote.engine import RemoteEngine
-from polar_ray.errors import ConfigError, ServersAway
+from polar_ray.errors import ConfigError, EngineError, ServersAway
 from polar_ray.planning import pack
 from polar_ray.scorer import Scorer
 
@@ -144,7 +146,17 @@ WRONG: dict[str, tuple[str, str]] = {
     "window": ("sglang", "a shorter window"),
     "rounded": ("vllm", "rounded to a coarser type"),
     "random": ("lmdeploy", "not repeatable"),
+    "cut": ("lmdeploy", "1100 tokens is off by .* a shorter window"),
+    "embeddings": ("lmdeploy", "wrong embeddings"),
 }
+
+
+def wrong_embeddings(folder: Path, right: Score, most: int | None = None) -> Score:
+    """As if some ids had another's, of which only the short questions have any."""
+    known = known_answers(folder)
+    wrong = np.setdiff1d(np.concatenate(known.vocabulary.ids), np.concatenate(known.ids))[:most]
+    assert len(wrong)
+    return lambda ids: right([np.where(np.isin(i, wrong), 7, i) for i in ids])
 
 
 @pytest.mark.parametrize("change", list(WRONG))
@@ -165,6 +177,10 @@ def test_a_wrong_server_is_refused_by_name(
         server.truth = lambda ids: right([i[:-1] if len(i) > 1 else i for i in ids])
     elif change == "window":
         server.truth = lambda ids: right([i[-200:] for i in ids])
+    elif change == "cut":
+        server.truth = lambda ids: right([i[-1000:] for i in ids])
+    elif change == "embeddings":
+        server.truth = wrong_embeddings(servers.folder, right)
     elif change == "rounded":
         server.fault = lambda scores, on: np.float32(np.round(scores * 64) / 64)
     else:
@@ -189,6 +205,81 @@ def test_one_wrong_server_is_left_out(two: Servers, truth: Scores) -> None:
     scorer = two.scorer()
     assert close(scores(scorer), truth)
     assert scorer.counters["servers_aside"] == 0  # it never was in use
+
+
+def test_a_server_that_is_put_aside_is_asked_for_everything_again(
+    two: Servers, engine: NativeEngine
+) -> None:
+    wrong = two.all[0]
+    wrong.truth = wrong_embeddings(two.folder, alone(engine))
+    remote = RemoteEngine(two.config(), two.folder)
+    try:
+        while len(wrong.bodies) < 9:  # three times the questions of all lengths would be six
+            time.sleep(0.02)
+        assert "wrong embeddings" in str(remote._sender.servers[0].aside)
+    finally:
+        remote.close()
+
+
+def test_a_server_with_other_embeddings_meanwhile_is_refused(
+    make: Callable[[str], Servers], engine: NativeEngine
+) -> None:
+    """It is right about most known answers, and about most witnesses."""
+    servers = make("sglang")
+    server = servers.add()
+    scorer = servers.scorer()
+    server.truth = wrong_embeddings(servers.folder, alone(engine), most=1)
+    [only] = pack([np.array([5, 6], dtype=np.int32)], max_tokens=100)
+    many = len(known_answers(servers.folder).vocabulary.ids)
+
+    def score_often() -> None:
+        for _ in range(many):
+            scorer.engine.submit(only).result()
+
+    with pytest.raises(ServersAway, match="1 of 27 sequences of more ids are off"):
+        score_often()
+
+
+@pytest.mark.parametrize("window", [1050, 300])
+def test_a_server_with_a_shorter_window_that_says_so_is_used_for_what_it_takes(
+    make: Callable[[str], Servers],
+    engine: NativeEngine,
+    window: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    servers = make("vllm")
+    server = servers.add()
+    server.window = window
+    short, long = (np.full(length, 9, dtype=np.int32) for length in (200, 1200))
+    packs = list(pack([short, long], max_tokens=2048))
+    for others in (0, 1):
+        for _ in range(others):
+            servers.add()
+        remote = RemoteEngine(servers.config(), servers.folder)
+        try:
+            assert f"maximum context length is {window}" in caplog.text
+            [only] = pack([short], max_tokens=2048)
+            assert close(remote.submit(only).result(), alone(engine)([short]))
+            if others:
+                found = np.zeros(2, dtype=np.float32)
+                for packed in packs:
+                    found[packed.records] = remote.submit(packed).result()
+                assert close(found, alone(engine)([short, long]))
+            else:
+                [only] = pack([long], max_tokens=2048)
+                with pytest.raises(EngineError, match=f"maximum context length is {window}"):
+                    remote.submit(only).result()
+            assert remote.counters["servers_aside"] == 0
+        finally:
+            remote.close()
+
+
+def test_a_server_that_refuses_everything_is_not_believed(make: Callable[[str], Servers]) -> None:
+    servers = make("vllm")
+    server = servers.add()
+    server.misbehave = reply({"error": {"message": "no such model"}}, 400)
+    with pytest.raises(ConfigError, match="answered 400: no such model"):
+        RemoteEngine(servers.config(), servers.folder)
 
 
 def test_a_biased_checkpoint_is_refused_where_biases_are_left_out(
@@ -257,6 +348,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "several values": lambda answer: {
         "data": [{**row, "data": [[0.1, 0.2]]} for row in answer["data"]]
     },
+    "fewer tokens read than were sent": lambda answer: {**answer, "usage": {"prompt_tokens": 7}},
     "turned without an index": lambda answer: {
         "data": [{"data": row["data"]} for row in answer["data"][::-1]]
     },
@@ -335,7 +427,7 @@ def test_the_only_server_may_be_slow(
     def slow(handler: Any, body: Any) -> bool:
         if len(body["input"]) == questions:
             checked.set()
-        elif body["input"][0] == first:
+        elif first in body["input"]:
             assert checked.wait(60)
         return False
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import make_checkpoint
-from sglang_faking import Fake, children, living
+from sglang_faking import LONG, MANY, Fake, children, known, living
 
 from polar_ray.config import SGLangEngineConfig
 from polar_ray.engine import build_engine
 from polar_ray.engine.protocol import Scores
+from polar_ray.engine.sglang import engine as module
 from polar_ray.engine.sglang.engine import SGLangEngine
 from polar_ray.errors import ConfigError, DeviceLost, EngineError
 from polar_ray.planning import Ids, pack
@@ -194,6 +195,38 @@ def test_wrong_answers_are_refused(
     ):
         pass
     wait_until_gone(children())
+
+
+def test_only_known_answers_that_it_takes_are_asked(
+    fake: Fake, tiny_dir: Path, other_dir: Path
+) -> None:
+    """Its window is shorter than the longest of them, and that is no fault."""
+    long = f"sent {LONG}"
+    with running(fake, tiny_dir) as engine:
+        assert long not in fake.lines
+        assert fake.lines.count(f"sent {MANY}") == 2
+        build_engine(engine._config, other_dir, in_place_of=engine)
+        assert fake.lines.count(f"sent {MANY}") == 4, "and after an update"
+        assert long not in fake.lines
+    for window, times in ((600, 2), (1100, 3)):
+        before = fake.lines.count(long)
+        config = SGLangEngineConfig(python=str(fake.python), context_length=window)
+        build_engine(config, tiny_dir).close()
+        assert fake.lines.count(long) - before == times
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"), [(MANY, "wrong embeddings"), (LONG, "a shorter window")]
+)
+def test_what_only_many_ids_or_long_records_show_is_refused(
+    fake: Fake, tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, bad: int, message: str
+) -> None:
+    known_to_fake = known(fake, tiny_dir)
+    (known_to_fake.vocabulary if bad == MANY else known_to_fake.long).scores[0] += 9
+    monkeypatch.setattr(module, "known_answers", lambda folder: known_to_fake)
+    config = SGLangEngineConfig(python=str(fake.python), context_length=1200)
+    with pytest.raises(ConfigError, match=f"tiny wrongly: .*{message}"):
+        build_engine(config, tiny_dir)
 
 
 def test_other_weights_in_place(fake: Fake, tiny_dir: Path, other_dir: Path) -> None:

@@ -1,0 +1,140 @@
+"""What a server is asked before it is believed, and which witnesses go with requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from polar_ray.engine.answers import Answered, KnownAnswers
+from polar_ray.engine.protocol import Scores
+from polar_ray.engine.remote.belief import Reach, ask_again, ask_all
+from polar_ray.engine.remote.connection import Refused
+from polar_ray.engine.remote.trust import Trust, neighbours_apart
+from polar_ray.errors import ConfigError
+from polar_ray.planning import Ids
+
+TOLERANCE = 0.1
+
+
+def score(ids: Sequence[Ids]) -> Scores:
+    """What is true of any."""
+    return np.array([np.sin(row[0] + len(row)) * 9 for row in ids], dtype=np.float32)
+
+
+def answered(*shapes: tuple[int, int]) -> Answered:
+    """Of a first id and a length each."""
+    ids = [np.full(length, first, dtype=np.int32) for first, length in shapes]
+    return Answered(ids, score(ids))
+
+
+def known(longest: int = 1100, vocabulary: int = 128) -> KnownAnswers:
+    first = answered(*((5, length) for length in (1, 7, 33, 257, 600)))
+    altered = dict.fromkeys(
+        ("unrotated", "unended", "first", "doubled", "unbegun"), np.zeros_like(first.scores)
+    )
+    short = answered(*((10 + number, 16) for number in range(vocabulary)))
+    return KnownAnswers(first.ids, first.scores, altered, short, answered((6, longest)))
+
+
+class Server:
+    """Takes so many tokens; gives other scores to sequences of lengths that it has a fault in."""
+
+    def __init__(self, most: int = 1 << 20, wrong: int = 0) -> None:
+        self.most, self.wrong = most, wrong
+        self.asked: list[list[int]] = []
+
+    async def __call__(self, ids: Sequence[Ids]) -> Scores:
+        lengths = [len(row) for row in ids]
+        self.asked.append(lengths)
+        if max(lengths) > self.most:
+            raise Refused(f"answered 400: {max(lengths)} tokens are over {self.most}")
+        return score(ids) + np.float32(3) * (np.array(lengths) == self.wrong)
+
+
+ALL = [1, 7, 33, 257, 600]
+
+
+def asked_of(server: Server, *, twice: bool = False) -> Reach:
+    return asyncio.run(ask_all(server, Trust(known(), TOLERANCE), twice=twice))
+
+
+def test_a_server_is_asked_for_all_once_or_twice() -> None:
+    server = Server()
+    assert asked_of(server) == Reach()
+    assert server.asked == [ALL, [16] * 64, [16] * 64, [1100]]
+    server.asked.clear()
+    asked_of(server, twice=True)
+    assert server.asked == [ALL, ALL, [16] * 64, [16] * 64, [1100]]
+    server.asked.clear()
+    asyncio.run(ask_again(server, Trust(known(), TOLERANCE), None))
+    assert server.asked == [ALL]
+
+
+@pytest.mark.parametrize(
+    ("most", "longest", "over"),
+    [(1000, 600, 1100), (300, 257, 600), (16, 7, 600), (600, 600, 1100)],
+)
+def test_a_server_that_refuses_what_is_long_is_believed_for_the_rest(
+    most: int, longest: int, over: int
+) -> None:
+    server = Server(most)
+    reach = asked_of(server, twice=True)
+    assert reach.longest == longest
+    assert reach.refusal == f"answered 400: {over} tokens are over {most}"
+    server.asked.clear()
+    asyncio.run(ask_again(server, Trust(known(), TOLERANCE), reach.longest))
+    assert server.asked == [[length for length in ALL if length <= longest]]
+
+
+def test_a_server_that_takes_too_little_is_not_believed() -> None:
+    with pytest.raises(Refused, match="over 15"):
+        asked_of(Server(15))
+    with pytest.raises(Refused, match="over 0"):
+        asked_of(Server(0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "most", "named"),
+    [
+        (16, 2000, "wrong embeddings"),
+        (16, 300, "wrong embeddings"),
+        (1100, 2000, "a sequence of 1100 tokens is off by 3,.* shorter window"),
+        (600, 2000, "all of 600 tokens or more: a shorter window"),
+        (257, 300, "all of 257 tokens or more: a shorter window"),
+    ],
+)
+def test_what_is_wrong_is_named(wrong: int, most: int, named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        asked_of(Server(most, wrong))
+
+
+def test_witnesses_are_those_of_the_vocabulary_in_turn() -> None:
+    trust = Trust(known(), TOLERANCE)
+    seen = set()
+    for _ in range(64):
+        guarded = trust.guard([np.zeros(3, dtype=np.int32)])
+        assert len(guarded.ids) == 3
+        seen |= {int(guarded.ids[0][0]), int(guarded.ids[-1][0])}
+        truth = score(guarded.ids)
+        assert guarded.problem(truth) is None
+        for wrong in (truth[::-1], np.roll(truth, 1), np.roll(truth, -1)):
+            assert guarded.problem(wrong) is not None
+    assert seen == set(range(10, 138))
+
+
+def test_a_model_with_few_ids_has_the_other_questions_for_witnesses() -> None:
+    trust = Trust(known(vocabulary=1), TOLERANCE)
+    assert {len(trust.witness().ids) for _ in range(5)} == set(ALL)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 8, 9])
+def test_scores_that_follow_each_other_differ(count: int) -> None:
+    scores = np.random.default_rng(0).permutation(count).astype(np.float32)
+    order = neighbours_apart(scores)
+    assert sorted(order) == list(range(count))
+    apart = [abs(scores[a] - scores[b]) for a, b in pairwise(order)]
+    assert all(distance >= count // 2 - 1 for distance in apart)
