@@ -55,6 +55,12 @@ class InternLM2Config(PretrainedConfig):
     """Its fields are those of config.json."""
 
     model_type = "internlm2"
+
+    def __init__(self, rope_theta=10000, rope_scaling=None, **others):
+        # As InternLM's own class: given on, transformers 5 would merge them, which sglang ignores.
+        self.rope_theta = rope_theta
+        self.rope_scaling = rope_scaling
+        super().__init__(**others)
 '''
 
 
