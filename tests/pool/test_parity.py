@@ -43,12 +43,21 @@ MADE: dict[str, dict[str, Any]] = {
     "made_mqa": {"num_key_value_heads": 1},
     "made_linear": {"rope_kind": "linear", "rope_factor": 2.0},
     "made_theta": {"rope_theta": 1e4, "num_hidden_layers": 3},
+    "made_bias": {"bias": True},
+    "made_dynamic": {"rope_kind": "dynamic", "rope_factor": 2.0, "max_position_embeddings": 512},
 }
+BIASES, DYNAMIC = "biases.*(are left out|leaves out)", "dynamic RoPE|rope_scaling|rotary"
 REFUSED = {
-    "mha_bias": "biases.*(are left out|leaves out)",
-    "rope_dynamic": "dynamic RoPE|rope_scaling|rotary",
+    "mha_bias": BIASES,
+    "made_bias": BIASES,
+    "rope_dynamic": DYNAMIC,
+    "made_dynamic": DYNAMIC,
 }
 """By every foreign engine, and in which words."""
+
+NARROW = set(GOLDEN)
+"""vllm's CPU build starts with heads of 16, and dies of the first record."""
+
 
 @pytest.fixture(params=[*GOLDEN, *MADE])
 def folder(request: pytest.FixtureRequest, golden: Path, tmp_path: Path) -> Path:
@@ -93,8 +102,10 @@ def test_every_engine_gives_the_same_scores(
 ) -> None:
     with ExitStack() as stack:
         engine = engine_of(kind, folder, tmp_path, stack)
-        if kind != "native" and folder.name in REFUSED:
-            with pytest.raises(ConfigError, match=REFUSED[folder.name]):
+        dies = kind == "remote-vllm" and folder.name in NARROW
+        reason = "no server can be used" if dies else REFUSED.get(folder.name)
+        if kind != "native" and reason is not None:
+            with pytest.raises(ConfigError, match=reason):
                 Scorer(ScorerConfig(model=str(folder), engine=engine))
             return
         found = through_pool(folder, engine, "parity")
