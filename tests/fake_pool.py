@@ -48,6 +48,12 @@ class FakePool:
     dies_at: int | None = None
     """The call at which it breaks off, as all later ones."""
 
+    connections: int = 0
+    """How many were made to it."""
+
+    calls_per_connection: int | None = None
+    """It hangs up without an answer when another one comes on the same connection."""
+
     reason: str = "engine_error: the fake failed on it"
     """Why it has no score."""
 
@@ -101,7 +107,16 @@ def _handler(pool: FakePool) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
+        def setup(self) -> None:
+            pool.connections += 1
+            self.calls = 0
+            super().setup()
+
         def do_POST(self) -> None:
+            self.calls += 1
+            if pool.calls_per_connection is not None and self.calls > pool.calls_per_connection:
+                self.close_connection = True
+                return
             body = self.rfile.read(int(self.headers["content-length"]))
             query = parse_qs(urlsplit(self.path).query)
             pool.queries.append({key: values[0] for key, values in query.items()})

@@ -1,4 +1,4 @@
-"""EventLoop: one event loop in a thread of its own, for callers that block.
+"""EventLoop: one event loop in a thread of its own, for callers that block or have another.
 
 Calls that many threads make at the same time meet in it, and so travel together. It never closes,
 unlike the loops that a trainer makes for a batch, and a child process that forks gets its own.
@@ -49,6 +49,10 @@ class EventLoop:
         finally:
             future.cancel()  # where the caller was interrupted, nobody waits any more
 
+    async def wait(self, call: Coroutine[Any, Any, T]) -> T:
+        """`run` for a caller in an event loop of its own, who may give it up."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._running()))
+
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
@@ -58,3 +62,7 @@ class EventLoop:
                 )
                 thread.start()
             return self._loop
+
+
+exchanges = EventLoop()
+"""Where requests to servers are made, of all clients."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import httpx
 import orjson
 import pyarrow as pa
 
 from polar_ray.call_options import Priority
+from polar_ray.client.answers import AS_IT_IS, packed
+from polar_ray.client.async_lanes import AsyncLanes
 from polar_ray.client.coalesce import GRACE_S
-from polar_ray.client.forks import remake_in_children
+from polar_ray.client.lanes import Lanes
 from polar_ray.errors import (
     BY_NAME,
     ConfigError,
@@ -36,6 +41,8 @@ from polar_ray.stream import (
     read_arrow,
 )
 
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+
 ELSES: dict[int, type[PoolError]] = {
     404: Unavailable,
     500: ReplicaLost,
@@ -49,8 +56,10 @@ present (a new proxy does not know its routes yet), or that it did not bring the
 ASK_TIMEOUT_S = 8.0
 """A pool that is not ready says so after 5 s."""
 
-NO_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-"""Threads may share a client; none of them should wait for another's connection."""
+ANSWER_BYTES = 1 << 20
+ROW_BYTES = 1 << 14
+"""The longest answer that is read: so much, beside the ids that come back, and so much for each
+row. A row has five values, of which one may be an error's text."""
 
 
 class HttpTransport:
@@ -61,35 +70,25 @@ class HttpTransport:
         address: str,
         *,
         token: str | None = None,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx.MockTransport | None = None,
     ) -> None:
         self._url = _parse(address)
         self._address = str(self._url).rstrip("/")
         # What errors show; an address may hold a password.
         self._name = str(self._url.copy_with(userinfo=b"")).rstrip("/")
-        self._headers = {"content-type": ARROW_STREAM}
+        self._headers = {"content-type": ARROW_STREAM, **AS_IT_IS}
         if token is not None:
             self._headers["authorization"] = f"Bearer {token}"
-        self._answered = False
-        self._transport = transport
-        try:
+        self._answered = self._closed = False
+        with _settings_read():
             # Reading the certificates takes longer than a request, so it is done once.
-            self._ssl = httpx.create_ssl_context()
-            self._http = self._connections()
-        except (ImportError, ValueError, OSError) as error:
-            raise ConfigError(f"proxy or certificate settings for HTTP: {error}") from None
-        remake_in_children(self)
+            tls = httpx.create_ssl_context()
+        self._lanes = Lanes(partial(_made, httpx.Client, tls, transport))
+        self._async_lanes = AsyncLanes(partial(_made, httpx.AsyncClient, tls, transport))
+        _made(httpx.Client, tls, transport).close()  # wrong settings are told at once
 
     def __repr__(self) -> str:
         return f"address={self._name!r}"
-
-    def after_fork(self) -> None:
-        """Connections would be shared with the parent, and their lock may be held."""
-        if not self._http.is_closed:
-            self._http = self._connections()
-
-    def _connections(self) -> httpx.Client:
-        return httpx.Client(verify=self._ssl, limits=NO_LIMITS, transport=self._transport)
 
     def carries(self, records: object) -> bool:
         """Only bytes cross this border; everything becomes a table first."""
@@ -98,44 +97,45 @@ class HttpTransport:
     def send(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
         """The result table of a batch."""
         until = time.monotonic() + timeout_s + GRACE_S
+        most_bytes = _most_bytes(batch)
         with self._translated(timeout_s):
-            response = self._http.send(self._request(batch, timeout_s, priority), stream=True)
-            try:
-                body = []
-                for chunk in response.iter_bytes():
-                    # httpx bounds each wait, which a server that drips would never reach.
-                    if time.monotonic() > until:
-                        raise httpx.ReadTimeout("the answer is too slow")
-                    body.append(chunk)
-            finally:
-                response.close()
-        return self._read(response, b"".join(body), batch.num_rows)
+            request = self._request(batch, timeout_s, priority)
+            response, body = self._lanes.exchange(request, until, most_bytes)
+        return self._read(response, body, batch.num_rows, most_bytes)
 
     async def send_async(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
         """`send` for an event loop."""
-        # An async client belongs to the loop that it was made in; callers may have several.
+        most_bytes = _most_bytes(batch)
         with self._translated(timeout_s):
-            async with httpx.AsyncClient(verify=self._ssl) as http:
-                request = self._request(batch, timeout_s, priority)
-                response = await asyncio.wait_for(http.send(request), timeout_s + GRACE_S)
-        return self._read(response, response.content, batch.num_rows)
+            request = self._request(batch, timeout_s, priority)
+            response, body = await self._async_lanes.exchange(
+                request, timeout_s + GRACE_S, most_bytes
+            )
+        return self._read(response, body, batch.num_rows, most_bytes)
 
     def why_waiting(self) -> str:
         """What the pool says of its state, or that it says nothing."""
+        until = time.monotonic() + ASK_TIMEOUT_S
+        extensions = {"timeout": _timeout(ASK_TIMEOUT_S)}
+        request = httpx.Request(
+            "GET", f"{self._address}/ready", headers=AS_IT_IS, extensions=extensions
+        )
         try:
-            answer = self._http.get(f"{self._address}/ready", timeout=ASK_TIMEOUT_S)
-        except (httpx.HTTPError, RuntimeError) as error:
+            answer, body = self._lanes.exchange(request, until, ANSWER_BYTES)
+        except (httpx.HTTPError, ConfigError, RuntimeError) as error:
             return f"{self._name} does not answer ({str(error) or type(error).__name__})"
-        if (own := _own_error(answer, answer.content)) is not None:
+        if (own := _own_error(answer, body)) is not None:
             return str(own)
         try:
-            return str(orjson.loads(answer.content)["waiting"])
+            return str(orjson.loads(body)["waiting"])
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return f"{self._name} answers {answer.status_code} to {self._name}/ready"
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        self._closed = True
+        self._lanes.close()
+        self._async_lanes.close()
 
     def _request(self, batch: pa.Table, timeout_s: float, priority: Priority) -> httpx.Request:
         body = encode_arrow(batch)
@@ -148,9 +148,17 @@ class HttpTransport:
             extensions={"timeout": _timeout(timeout_s + GRACE_S)},
         )
 
-    def _read(self, response: httpx.Response, body: bytes, num_rows: int) -> pa.Table:
+    def _read(
+        self, response: httpx.Response, body: bytes, num_rows: int, most_bytes: int
+    ) -> pa.Table:
         if response.status_code != 200:
             raise self._error(response, body)
+        if (coding := packed(response)) is not None:
+            raise PoolError(
+                f"{self._name} answered in content-encoding {coding}, which was not asked for"
+            )
+        if len(body) > most_bytes:
+            raise PoolError(f"{self._name} answered with more than {most_bytes} bytes")
         try:
             check_digest(response.headers.get(CONTENT_DIGEST), body)
             table = read_arrow(body)
@@ -176,6 +184,8 @@ class HttpTransport:
     @contextmanager
     def _translated(self, timeout_s: float) -> Iterator[None]:
         """Errors of httpx and of the event loop as this project's own."""
+        if self._closed:
+            raise PoolError(f"cannot reach {self._name}: the client has been closed")
         try:
             yield
         except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError) as error:
@@ -184,7 +194,7 @@ class HttpTransport:
             late = f"{self._name} did not answer within {timeout_s:g} s"
             raise DeadlineExceeded(late) from None
         except (httpx.HTTPError, RuntimeError) as error:
-            # A RuntimeError says that the client has been closed.
+            # A RuntimeError says that there is no room for a thread.
             way = _proxy(self._url)
             reason = f"{str(error) or type(error).__name__}{way}"
             kind: type[PoolError] = PoolError
@@ -195,7 +205,7 @@ class HttpTransport:
     @property
     def _expected_back(self) -> bool:
         """A pool that has answered before; an address that never did is wrong."""
-        return self._answered and not self._http.is_closed
+        return self._answered and not self._closed
 
 
 def _parse(address: str) -> httpx.URL:
@@ -208,6 +218,25 @@ def _parse(address: str) -> httpx.URL:
             f"address={address!r} must begin with http:// or https:// and hold a host, no query"
         )
     return url
+
+
+def _most_bytes(batch: pa.Table) -> int:
+    ids = int(batch["id"].nbytes) if "id" in batch.column_names else 0
+    return int(ANSWER_BYTES + ids + ROW_BYTES * batch.num_rows)
+
+
+def _made(kind: type[Http], tls: ssl.SSLContext, transport: httpx.MockTransport | None) -> Http:
+    with _settings_read():
+        return kind(verify=tls, transport=transport)
+
+
+@contextmanager
+def _settings_read() -> Iterator[None]:
+    """What is wrong with the environment, as an error of this project."""
+    try:
+        yield
+    except (ImportError, ValueError, OSError) as error:
+        raise ConfigError(f"proxy or certificate settings for HTTP: {error}") from None
 
 
 def _timeout(seconds: float) -> dict[str, float | None]:

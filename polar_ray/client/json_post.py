@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import orjson
 
-from polar_ray.client.event_loop import EventLoop
+from polar_ray.client.answers import AS_IT_IS, packed
+from polar_ray.client.event_loop import exchanges
 from polar_ray.errors import (
     AuthError,
     ConfigError,
@@ -19,20 +20,17 @@ from polar_ray.errors import (
     RecordError,
 )
 
-blocking = EventLoop()
-"""There a whole exchange can be given up, whatever of it drips."""
-
 
 def post(url: str, content: bytes, token: str | None, seconds: float, most_bytes: int) -> Any:
     """The JSON that a server answers with, of at most so many bytes. `PoolError` where another one,
     or the same one later, might answer; `RecordError` where none would."""
-    # What would unpack to more than was sent is not asked for.
-    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    headers = {"content-type": "application/json", **AS_IT_IS}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
     exchange = asyncio.wait_for(_exchange(url, content, headers, seconds, most_bytes), seconds)
     try:
-        response, body = blocking.run(exchange, seconds)
+        # In an event loop a whole exchange can be given up, whatever of it drips.
+        response, body = exchanges.run(exchange, seconds)
     except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError):
         raise DeadlineExceeded(f"{url} did not answer within {seconds:.3g} s") from None
     except httpx.HTTPError as error:
@@ -53,8 +51,8 @@ async def _exchange(
         httpx.AsyncClient(trust_env=False, timeout=seconds) as http,
         http.stream("POST", url, content=content, headers=headers) as response,
     ):
-        if (coding := response.headers.get("content-encoding", "identity")) != "identity":
-            raise httpx.DecodingError(f"content-encoding {coding:.40}, which was not asked for")
+        if (coding := packed(response)) is not None:
+            raise httpx.DecodingError(f"content-encoding {coding}, which was not asked for")
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > most_bytes:

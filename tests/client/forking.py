@@ -45,7 +45,10 @@ def fork(client: Client, who: int) -> int:
 
 def main(address: str) -> None:
     with connect(address=address) as client:
-        client.score([{"prompt": "p", "reference": "r", "output": "o"}])
+        # Connections that a child could use: of a call that blocks, and of one that is awaited.
+        first = [{"prompt": "p", "reference": "r", "output": "o"}]
+        client.score(first)
+        asyncio.run(client.score_async(first))
         # A call of another thread is out while this one forks: locks are held, a thread watches.
         busy = threading.Thread(target=wrong, args=(client, 9))
         busy.start()
