@@ -116,6 +116,7 @@ def dying(address: str) -> Iterator[str]:
                     break
                 if begun.startswith(b"GET /die"):
                     dies = True
+                    end_all(ends[:-1])  # kept connections, so that the next call needs a new one
                     near.sendall(b"HTTP/1.1 204 No Content\r\ncontent-length: 0\r\n\r\n")
                     continue
                 far = socket.create_connection((host, int(port)))
@@ -123,7 +124,10 @@ def dying(address: str) -> Iterator[str]:
                 threading.Thread(target=pump, args=(near, far, begun), daemon=True).start()
                 threading.Thread(target=pump, args=(far, near), daemon=True).start()
         listener.close()
-        for end in ends:
+        end_all(ends)
+
+    def end_all(connections: list[socket.socket]) -> None:
+        for end in connections:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
