@@ -1,15 +1,17 @@
-"""Bearer tokens: who may use the pool's HTTP side.
+"""Tokens: who may use the pool's HTTP side.
 
 Every route asks for one but those that say only whether the pool lives. Imports no ray.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -51,10 +53,10 @@ class Tokens:
         Takes the same time whichever it is, and whether it is one.
         """
         self._reload()
-        kind, _, token = (authorization or "").partition(" ")
-        digest = _digest(token.strip())
+        kind, _, sent = (authorization or "").partition(" ")
+        digest = _digest(_token(kind.lower(), sent.strip()))
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return any(matches) and kind.lower() == "bearer"
+        return any(matches)
 
     def _reload(self) -> None:
         if self._clock() - self._looked_at < RELOAD_S:
@@ -89,7 +91,10 @@ class Guard:
         if scope["type"] == "lifespan" or self._allowed(scope):
             await self._app(scope, receive, send)
             return
-        error = AuthError("send the header `Authorization: Bearer TOKEN` with a token of this pool")
+        error = AuthError(
+            "send the header `Authorization: Bearer TOKEN` with a token of this pool, or, as a "
+            "client that can send none, http://any:TOKEN@HOST"
+        )
         await (await self._refuse(scope, error))(scope, receive, send)
 
     def _allowed(self, scope: Scope) -> bool:
@@ -101,6 +106,17 @@ class Guard:
             return True
         headers = [value for name, value in scope["headers"] if name == b"authorization"]
         return len(headers) == 1 and tokens.allow(headers[0].decode("latin-1"))
+
+
+def _token(kind: str, sent: str) -> str:
+    """What a header carries as a token, which may be none: a bearer's, or the password of an
+    address (`http://any:TOKEN@host`). Most trainers' clients can send nothing else."""
+    if kind == "bearer":
+        return sent
+    if kind == "basic":
+        with suppress(ValueError):
+            return base64.b64decode(sent, validate=True).decode().partition(":")[2]
+    return ""
 
 
 def _read(path: Path) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 from pathlib import Path
@@ -60,6 +61,24 @@ def test_each_token_counts_and_nothing_else(tokens: Tokens) -> None:
         "Bearer \udcff",
     ):
         assert not tokens.allow(bad), bad
+
+
+def basic(text: str) -> str:
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
+def test_a_token_counts_as_the_password_of_an_address(tokens: Tokens) -> None:
+    for good in ("any:first-secret", ":second-secret"):
+        assert tokens.allow(basic(good))
+    for bad in ("first-secret", "first-secret:", "any:first", "any:first-secret:", "any:", ""):
+        assert not tokens.allow(basic(bad)), bad
+    for bad in ("Basic", "Basic :first-secret", "Basic /w==", "Digest first-secret"):
+        assert not tokens.allow(bad), bad
+
+
+def test_a_client_that_knows_an_address_alone_is_let_in(http: TestClient) -> None:
+    assert http.get("http://any:first-secret@testserver/v1/models").status_code == 200
+    assert http.get("http://any:wrong@testserver/v1/models").status_code == 401
 
 
 def test_a_changed_file_is_read_again(tokens: Tokens, path: Path, clock: Clock) -> None:
