@@ -49,6 +49,8 @@ def plan(
 
         on_cpu = gpu.lower() == CPU
         config = parse_settings(PoolConfig, {}, settings)
+        if config.model is None and not on_cpu:  # nobody buys GPUs for the built-in one
+            config = config.model_copy(update={"model": LARGEST})
         load = Load(records_per_s, *_lengths(tokens), group)
         model = _model(config, on_cpu=on_cpu)
         if on_cpu:
@@ -75,8 +77,6 @@ def _model(config: PoolConfig, *, on_cpu: bool) -> ModelConfig:
     from polar_ray.model import ModelConfig, load_config
     from polar_ray.verify.published import POLAR
 
-    if config.model is None and not on_cpu:
-        return _model(config.model_copy(update={"model": LARGEST}), on_cpu=False)
     name = (config.model or "").rpartition("/")[2].partition("@")[0]
     if name in POLAR and not on_cpu:
         return ModelConfig(max_position_embeddings=32768, **POLAR[name])
