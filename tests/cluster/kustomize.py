@@ -1,9 +1,13 @@
 """What `kubectl kustomize` makes of a folder, as far as this project's folders go: resources, a
-namespace, and patches of RFC 6902. Whatever else a kustomization says is refused, not ignored."""
+namespace, and patches of RFC 6902. Whatever else a kustomization says is refused, not ignored.
+
+`python tests/cluster/kustomize.py cluster/kubernetes/overlays/cpu` prints it.
+"""
 
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +80,23 @@ def apply(found: Any, operation: Object) -> None:
             del found[key]
         case _:
             raise ValueError(f"operation {what}")
+
+
+class Printer(yaml.SafeDumper):
+    """Texts of several lines as they are read by people."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        style = "|" if "\n" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Printer.add_representer(str, Printer.represent_text)
+
+
+def main(folder: str) -> None:
+    """Prints the objects of a folder as one file of YAML."""
+    print(yaml.dump_all(build(Path(folder)), Dumper=Printer, sort_keys=False), end="")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -4,9 +4,12 @@ find the mistake that it is for."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -51,6 +54,27 @@ def test_every_file_is_used() -> None:
 @pytest.mark.parametrize("place", [*FOLDERS, *JOBS])
 def test_a_place_is_what_it_should_be(place: str) -> None:
     check(made(place))
+
+
+def in_order(objects: Iterable[Object]) -> list[Object]:
+    return sorted(objects, key=lambda found: (found["kind"], found["metadata"]["name"]))
+
+
+def printed(*command: str) -> list[Object]:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return in_order(yaml.safe_load_all(done.stdout))
+
+
+@pytest.mark.parametrize("place", FOLDERS)
+def test_a_folder_is_printed_without_kubectl(place: str) -> None:
+    program = Path(__file__).with_name("kustomize.py")
+    assert printed(sys.executable, str(program), str(FOLDER / place)) == in_order(made(place))
+
+
+@pytest.mark.skipif(not which("kubectl"), reason="no kubectl here")
+@pytest.mark.parametrize("place", FOLDERS)
+def test_kubectl_makes_the_same_of_a_folder(place: str) -> None:
+    assert printed("kubectl", "kustomize", str(FOLDER / place)) == in_order(made(place))
 
 
 @pytest.mark.skipif(not CRDS, reason="POLAR_RAY_KUBERAY_CRDS names no folder of CRDs")
