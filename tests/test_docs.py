@@ -23,7 +23,9 @@ MAP = PACKAGE / "README.md"
 FOLDERS = ("polar_ray", "tests", "benchmarks", "cluster", "examples")
 DOCS = [ROOT / "README.md", *(path for top in FOLDERS for path in (ROOT / top).rglob("*.md"))]
 
-LINK = re.compile(r"\]\(([^)#:]+)\)")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\]\(([^)#:]*)#([^)]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 NAMED_FILE = re.compile(r"`([\w./-]+\.(?:py|md|html))`")
 NAMED_SUITE = re.compile(r"`(test_\w+)`")
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -61,6 +63,16 @@ def test_files_that_a_doc_names_exist(doc: Path) -> None:
     stems = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
     missing += [name for name in NAMED_SUITE.findall(text) if name not in stems]
     assert not missing
+
+
+@every_doc
+def test_sections_that_a_doc_names_exist(doc: Path) -> None:
+    for name, anchor in ANCHOR.findall(doc.read_text("utf-8")):
+        place = doc.parent / name if name else doc
+        headings = HEADING.findall(place.read_text("utf-8"))
+        # As GitHub makes anchors of them.
+        anchors = [re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings]
+        assert anchor in anchors, (name, anchor)
 
 
 @every_doc

@@ -78,7 +78,10 @@ def serve(
         typer.Argument(help=f"{SETTINGS_FILE} num_replicas=4.", show_default=False),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the Serve application.")] = "polar",
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; beyond this machine it needs http.token_file."),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
     route_prefix: Annotated[
         str, typer.Option(help="Path of its own, for a second pool on one cluster, such as /b.")

@@ -64,6 +64,18 @@ def test_verl_in_a_batch_as_polars_recipe_calls_it(pool: FakePool) -> None:
     assert pool.calls[0][0]["prompt"] == "2+2="
 
 
+def test_older_verl_loads_the_function_by_its_path(pool: FakePool) -> None:
+    """As its `get_custom_reward_fn` does, which knows no pkg://."""
+    spec = importlib.util.spec_from_file_location("custom_module", verl.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    extras = [{"prompt": ASKED}] * 4
+    scores = module.compute_score_batch(["polar"] * 4, ANSWERS, objects(*["4"] * 4), extras)
+    assert scores == WANTED
+
+
 class RewardManagerBase:
     def __init__(self, config: Any, tokenizer: Any, compute_score: Any) -> None:
         self.config, self.tokenizer, self.compute_score = config, tokenizer, compute_score
