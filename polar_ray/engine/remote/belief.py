@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polar_ray.engine.answers import KnownAnswers
+from polar_ray.engine.answers import Answered, KnownAnswers
 from polar_ray.engine.protocol import Scores
 from polar_ray.engine.remote.connection import Refused
-from polar_ray.engine.remote.trust import Trust
+from polar_ray.engine.remote.trust import Witnesses, steady
 from polar_ray.planning import Ids
 
 REQUEST_TOKENS = 1024
@@ -24,53 +24,66 @@ Ask = Callable[[Sequence[Ids]], Awaitable[Scores]]
 """Has one server score sequences; raises a `Trouble`."""
 
 
-class Reach(NamedTuple):
-    """How long the sequences are that a server takes."""
+class Belief(NamedTuple):
+    """What a server has shown."""
 
-    longest: int | None = None
-    """Tokens of the longest known one that it has scored; None: it refused none."""
+    known: KnownAnswers
+    """Those that it takes and has given."""
 
-    refusal: str = ""
-    """What it said to a longer one."""
+    witnesses: Witnesses
+    """What it gets with each request."""
 
-
-async def ask_again(ask: Ask, trust: Trust, longest: int | None) -> None:
-    """Asks a server that is believed whether it still is what it was, by what it takes: see
-    `Reach`. Raises `ConfigError`, which names what is wrong, or a `Trouble`."""
-    known = trust.known if longest is None else trust.known.within(longest)
-    known.check(await ask(known.ids), trust.tolerance)
+    refusal: str | None = None
+    """What it said to longer ones."""
 
 
-async def ask_all(ask: Ask, trust: Trust, *, twice: bool = False) -> Reach:
+async def ask_again(ask: Ask, belief: Belief, tolerance: float) -> None:
+    """Asks a server that is believed whether it still is what it was. Raises `ConfigError`, which
+    names what is wrong, or a `Trouble`."""
+    belief.known.check(await ask(belief.known.ids), tolerance)
+
+
+async def ask_all(
+    ask: Ask, known: KnownAnswers, tolerance: float, *, twice: bool = False
+) -> Belief:
     """Asks a server that is not known yet for all known answers, `twice` for those that tell the
-    most. One that refuses what is long for it, in so many words, is a sound server for the rest.
-    Raises as `ask_again`."""
-    known, found, reach = await _as_long_as_it_takes(ask, trust.known)
+    most. One that refuses what is long for it is a sound server for the rest. Raises as
+    `ask_again`."""
+    known, found, refusal = await _as_long_as_it_takes(ask, known)
     again = await ask(known.ids) if twice else None
-    known.check(found, trust.tolerance, again=again)
-    parts = [await ask(part) for part in _parts(known.vocabulary.ids)]
-    known.check_vocabulary(np.concatenate([known.vocabulary.scores[:0], *parts]), trust.tolerance)
+    known.check(found, tolerance, again=again)
+    of_ids = [score for part in _parts(known.vocabulary.ids) for score in await ask(part)]
+    known.check_vocabulary(np.array(of_ids, dtype=np.float32), tolerance)
     if known.long.ids:
         try:
-            known.check_long(await ask(known.long.ids), trust.tolerance)
+            known.check_long(await ask(known.long.ids), tolerance)
         except Refused as error:
-            return Reach(known.longest, str(error))
-    return reach
+            known, refusal = known.within(known.longest), str(error)
+    return Belief(known, _witnesses(known, found, np.array(of_ids), tolerance), refusal)
 
 
-async def _as_long_as_it_takes(ask: Ask, known: KnownAnswers) -> tuple[KnownAnswers, Scores, Reach]:
-    """The questions of up to as many tokens as a server takes, and what it says to them. It must
-    take `vocabulary`'s."""
+async def _as_long_as_it_takes(
+    ask: Ask, known: KnownAnswers
+) -> tuple[KnownAnswers, Scores, str | None]:
+    """The known answers of up to as many tokens as a server takes, what it says to them, and to
+    longer ones. It must take the short ones of `vocabulary`."""
     least = max(map(len, known.vocabulary.ids), default=known.longest)
-    reach = Reach()
+    refusal = None
     while True:
         try:
-            return known, await ask(known.ids), reach
+            return known, await ask(known.ids), refusal
         except Refused as error:
             if known.longest <= least:
                 raise
+            refusal = refusal or str(error)
             known = known.within(known.longest - 1)
-            reach = Reach(known.longest, reach.refusal or str(error))
+
+
+def _witnesses(known: KnownAnswers, found: Scores, of_ids: Scores, tolerance: float) -> Witnesses:
+    answered = known.vocabulary
+    if len(answered.ids) < 2:  # the model has few ids
+        answered, of_ids = Answered(known.ids, known.scores), found
+    return Witnesses(answered, steady(of_ids, answered.scores, tolerance), tolerance)
 
 
 def _parts(ids: Sequence[Ids]) -> Iterator[list[Ids]]:

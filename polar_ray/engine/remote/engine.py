@@ -23,7 +23,6 @@ from polar_ray.engine.protocol import ModelInfo, Pending, Scores
 from polar_ray.engine.remote.connection import Connections
 from polar_ray.engine.remote.sender import Job, Sender
 from polar_ray.engine.remote.sharing import Request, budget, cut
-from polar_ray.engine.remote.trust import TOLERANCES, Trust
 from polar_ray.errors import EngineError
 from polar_ray.hub import model_name
 from polar_ray.model import digest, load_config
@@ -49,8 +48,7 @@ class RemoteEngine:
         self._kinds = sorted({kind for kind, _ in config.kinds_and_urls})
         self.name = f"remote-{'+'.join(self._kinds)}"
         self._config = config
-        tolerance = config.tolerance or TOLERANCES[config.dtype]
-        trust = Trust(known_answers(model_dir), tolerance)
+        known = known_answers(model_dir)
         self._packs = 0
         self.info = ModelInfo(
             name=model_name(model_dir),
@@ -62,7 +60,7 @@ class RemoteEngine:
             dtype=config.dtype,
             max_tokens=PACK_REQUESTS * config.request_tokens * len(config.addresses),
         )
-        self._sender = Sender(config, Connections(config), trust)
+        self._sender = Sender(config, Connections(config), known)
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, name="servers", daemon=True)

@@ -18,12 +18,13 @@ import numpy as np
 
 from polar_ray.client.servers import ServerType
 from polar_ray.config import RemoteEngineConfig
+from polar_ray.engine.answers import KnownAnswers
 from polar_ray.engine.protocol import Scores
-from polar_ray.engine.remote.belief import Reach, ask_again, ask_all
+from polar_ray.engine.remote.belief import Belief, ask_again, ask_all
 from polar_ray.engine.remote.connection import Busy, Connections, Refused, Trouble, Unreached
 from polar_ray.engine.remote.server import Server
 from polar_ray.engine.remote.sharing import Load, assign
-from polar_ray.engine.remote.trust import Trust
+from polar_ray.engine.remote.trust import TOLERANCES
 from polar_ray.errors import ConfigError, EngineError, ServersAway
 from polar_ray.planning import Ids
 
@@ -76,8 +77,14 @@ class Job:
 class Sender:
     """`start` it, `score` jobs, `close` it."""
 
-    def __init__(self, config: RemoteEngineConfig, connections: Connections, trust: Trust) -> None:
-        self._config, self._connections, self._trust = config, connections, trust
+    def __init__(
+        self, config: RemoteEngineConfig, connections: Connections, known: KnownAnswers
+    ) -> None:
+        self._config, self._connections, self._known = config, connections, known
+        self._tolerance = config.tolerance or TOLERANCES[config.dtype]
+        self._beliefs: dict[Server, Belief] = {}
+        """Of those that were believed once."""
+
         self.servers = [Server(cast(ServerType, kind), url) for kind, url in config.kinds_and_urls]
         self._waiting: deque[Job] = deque()
         self._open: dict[Job, None] = {}
@@ -223,7 +230,7 @@ class Sender:
     async def _ask(self, server: Server, job: Job) -> Scores:
         found = []
         for turn in job.turns:
-            guarded = self._trust.guard(turn)
+            guarded = self._beliefs[server].witnesses.guard(turn)
             scores = await self._connections.score(
                 server.kind, server.address, guarded.ids, self._config.timeout_s
             )
@@ -320,24 +327,25 @@ class Sender:
         try:
             self._connections.read_token()
             if anew:
-                self._note(server, await ask_all(ask, self._trust, twice=twice))
+                self._note(server, await ask_all(ask, self._known, self._tolerance, twice=twice))
             else:
-                await ask_again(ask, self._trust, server.longest)
+                await ask_again(ask, self._beliefs[server], self._tolerance)
         except (Trouble, ConfigError) as error:
             return str(error)
         return None
 
-    def _note(self, server: Server, reach: Reach) -> None:
-        """It takes no longer sequences."""
-        if reach.longest not in (None, server.longest):
+    def _note(self, server: Server, belief: Belief) -> None:
+        """It has given all known answers that it takes."""
+        before = self._beliefs.get(server)
+        self._beliefs[server] = belief
+        if belief.refusal is not None and (before is None or before.refusal is None):
             logger.warning(
-                "%s scores %d tokens, but no record of many more, which gets an error unless "
+                "%s scores %d tokens, but not many more; a longer record gets an error unless "
                 "another server takes it: %s",
                 server.name,
-                reach.longest,
-                reach.refusal,
+                belief.known.longest,
+                belief.refusal,
             )
-        server.longest = reach.longest
 
     async def _watch(self) -> None:
         """What only the clock tells."""
@@ -376,7 +384,7 @@ class Sender:
 
     async def _look_after(self, server: Server) -> None:
         """Asks a server that has nothing to do whether it is still there."""
-        witness = self._trust.witness()
+        witness = self._beliefs[server].witnesses.next()
         try:
             scores = await self._connections.score(
                 server.kind, server.address, [witness.ids], min(CHECK_S, self._config.timeout_s)

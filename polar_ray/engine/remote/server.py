@@ -44,9 +44,6 @@ class Server:
         self.aside: str | None = "it has not been asked yet"
         """Why it gets no work; None: it is believed."""
 
-        self.longest: int | None = None
-        """Tokens of the longest known sequence that it takes; None: of all."""
-
         self._silent = False
         self.strikes = 0
         """Times that it was put aside since it last brought scores."""

@@ -1,4 +1,4 @@
-"""Trust: what a server must answer before it is believed, and with every request afterwards.
+"""Trust: how far a server may be from the truth, and what it must answer with every request.
 
 A server that was restarted with another model looks like the one before. So each request carries
 witnesses: short sequences whose scores are known. Without right ones its scores are not used.
@@ -7,12 +7,12 @@ witnesses: short sequences whose scores are known. Without right ones its scores
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from typing import NamedTuple
 
 import numpy as np
 
-from polar_ray.engine.answers import Answered, KnownAnswers
+from polar_ray.engine.answers import Answered
 from polar_ray.engine.protocol import Scores
 from polar_ray.planning import Ids
 
@@ -51,35 +51,40 @@ class Guarded(NamedTuple):
         return self.first.problem(float(found[0])) or self.last.problem(float(found[-1]))
 
 
-class Trust:
-    """Known answers, and how far a server may be from them."""
+class Witnesses:
+    """Those that one server gets, in turn: a wrong model may be right about one, or about all but a
+    few ids."""
 
-    def __init__(self, known: KnownAnswers, tolerance: float) -> None:
-        self.known, self.tolerance = known, tolerance
-        chosen = known.vocabulary
-        if len(chosen.ids) < 2:  # the model reads one token, or has few
-            chosen = Answered(known.ids, known.scores)
-        self._witnesses = cycle(
-            [
-                Witness(chosen.ids[at], float(chosen.scores[at]), tolerance)
-                for at in neighbours_apart(chosen.scores)
-            ]
-        )
+    def __init__(self, known: Answered, places: Sequence[int], tolerance: float) -> None:
+        self.all = [
+            Witness(known.ids[at], float(known.scores[at]), tolerance)
+            for at in neighbours_apart(known.scores, places)
+        ]
+        self._turns = cycle(self.all)
 
-    def witness(self) -> Witness:
-        """The next: another each time, as a wrong model may be right about one, or about all but a
-        few ids."""
-        return next(self._witnesses)
+    def next(self) -> Witness:
+        """Another each time."""
+        return next(self._turns)
 
     def guard(self, records: Sequence[Ids]) -> Guarded:
         """Records as they are to be sent."""
-        return Guarded(self.witness(), records, self.witness())
+        return Guarded(self.next(), records, self.next())
 
 
-def neighbours_apart(scores: Scores) -> list[int]:
-    """An order of these scores in which those that follow each other differ: two witnesses with the
-    same score would not tell whether rows are turned."""
-    ordered = np.argsort(scores, kind="stable")
+def steady(found: Scores, truth: Scores, tolerance: float) -> list[int]:
+    """Places of scores that a sound server will not be wrong about later: in 16 bits a few are far
+    off, and would be more or less so in another batch."""
+    off = np.abs(found - truth)
+    places = np.flatnonzero(off <= tolerance / 2)
+    if len(places) < len(found) / 2:
+        places = np.argsort(off, kind="stable")[: len(found) - len(found) // 2]
+    return [int(at) for at in places]
+
+
+def neighbours_apart(scores: Scores, places: Sequence[int]) -> list[int]:
+    """These places of scores, in an order in which those that follow each other differ: two
+    witnesses with the same score would not tell whether rows are turned."""
+    ordered = sorted(places, key=lambda at: float(scores[at]))
     half, rest = len(ordered) // 2, len(ordered) - len(ordered) // 2
-    pairs = np.stack([ordered[:half], ordered[rest:]], axis=1)
-    return [*pairs.ravel().tolist(), *ordered[half:rest].tolist()]
+    pairs = zip(ordered[:half], ordered[rest:], strict=True)
+    return [*chain.from_iterable(pairs), *ordered[half:rest]]
