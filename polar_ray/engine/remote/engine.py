@@ -21,7 +21,8 @@ from polar_ray.engine.known_answers import known_answers
 from polar_ray.engine.order import Order, order_records
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
 from polar_ray.engine.remote.connection import Connections
-from polar_ray.engine.remote.sender import Job, Sender
+from polar_ray.engine.remote.job import Job
+from polar_ray.engine.remote.sender import Sender
 from polar_ray.engine.remote.sharing import Request, budget, cut
 from polar_ray.errors import EngineError
 from polar_ray.hub import model_name

@@ -22,6 +22,7 @@ from polar_ray.engine.answers import KnownAnswers
 from polar_ray.engine.protocol import Scores
 from polar_ray.engine.remote.belief import Belief, ask_again, ask_all
 from polar_ray.engine.remote.connection import Busy, Connections, Refused, Trouble, Unreached
+from polar_ray.engine.remote.job import Job
 from polar_ray.engine.remote.server import Server
 from polar_ray.engine.remote.sharing import Load, assign
 from polar_ray.engine.remote.trust import TOLERANCES
@@ -46,32 +47,6 @@ IDLE_S = 5.0
 
 class _Disbelieved(Trouble):
     """A witness was wrong."""
-
-
-class Job:
-    """Records for one server, and what has happened to them so far."""
-
-    def __init__(self, ahead: Sequence[Ids], rest: Sequence[Ids]) -> None:
-        self.turns = [list(turn) for turn in (ahead, rest) if turn]
-        self.num_tokens = sum(len(record) for turn in self.turns for record in turn)
-        self.done: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
-        self.at: dict[Server, asyncio.Task[None]] = {}
-        """Where it is now."""
-
-        self.refused_by: dict[Server, str] = {}
-        self.failures = 0
-        self.busy_since: float | None = None
-        """When a server first had no room for it."""
-
-    def busy_for_s(self, now: float) -> float:
-        """How long servers have had no room for it, up to now."""
-        self.busy_since = now if self.busy_since is None else self.busy_since
-        return now - self.busy_since
-
-    def fail(self, error: Exception) -> None:
-        """It gets no scores."""
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 class Sender:
