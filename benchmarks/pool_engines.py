@@ -54,6 +54,8 @@ SHAPES = {
     "tiny": {"max_position_embeddings": 4096},
 }
 
+SETTLE_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -145,10 +147,17 @@ def tokens_computed(config: ScorerConfig, batches: list[list[dict[str, str]]]) -
         counts = scorer.counters
         return counts.get("tokens_computed", counts.get("tokens_sent", 0))
 
-    before = count()
+    def settled() -> int:
+        """sglang tells by its log, which is behind."""
+        found = -1
+        while found != (found := count()):
+            time.sleep(SETTLE_S)
+        return found
+
+    before = settled()
     for batch in batches:
         scorer.score(batch)
-    after = count()
+    after = settled()
     scorer.close()
     return after - before
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain, cycle
-from typing import NamedTuple
+from random import Random
 
 import numpy as np
 
@@ -33,22 +33,24 @@ class Witness:
         return f"it gives {found:.6g} where {self._score:.6g} is known: other weights meanwhile?"
 
 
-class Guarded(NamedTuple):
-    """Records between two witnesses: one at each end, so that rows in another order, or shifted,
-    are seen."""
+class Guarded:
+    """Records with a witness in front and one at `place` among them, so that rows which are turned
+    or shifted are seen."""
 
-    first: Witness
-    records: Sequence[Ids]
-    last: Witness
-
-    @property
-    def ids(self) -> list[Ids]:
+    def __init__(self, front: Witness, records: Sequence[Ids], among: Witness, place: int) -> None:
+        self.ids = [front.ids, *records[:place], among.ids, *records[place:]]
         """What is sent."""
-        return [self.first.ids, *self.records, self.last.ids]
+
+        self._witnesses = {0: front, place + 1: among}
 
     def problem(self, found: Scores) -> str | None:
         """See `Witness`; of the scores of all that was sent."""
-        return self.first.problem(float(found[0])) or self.last.problem(float(found[-1]))
+        problems = (each.problem(float(found[at])) for at, each in self._witnesses.items())
+        return next((problem for problem in problems if problem is not None), None)
+
+    def own(self, found: Scores) -> Scores:
+        """Those of the records alone."""
+        return np.delete(found, list(self._witnesses))
 
 
 class Witnesses:
@@ -61,14 +63,17 @@ class Witnesses:
             for at in neighbours_apart(known.scores, places)
         ]
         self._turns = cycle(self.all)
+        self._random = Random()
 
     def next(self) -> Witness:
         """Another each time."""
         return next(self._turns)
 
     def guard(self, records: Sequence[Ids]) -> Guarded:
-        """Records as they are to be sent."""
-        return Guarded(self.next(), records, self.next())
+        """Records as they are to be sent. One place is drawn, so that rows which change places
+        elsewhere are seen before long."""
+        place = self._random.randint(0, len(records))
+        return Guarded(self.next(), records, self.next(), place)
 
 
 def steady(found: Scores, truth: Scores, tolerance: float) -> list[int]:

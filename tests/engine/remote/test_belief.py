@@ -119,12 +119,25 @@ def test_witnesses_are_those_of_the_vocabulary_in_turn() -> None:
     for _ in range(64):
         guarded = witnesses.guard([np.zeros(3, dtype=np.int32)])
         assert len(guarded.ids) == 3
-        seen |= {int(guarded.ids[0][0]), int(guarded.ids[-1][0])}
-        truth = score(guarded.ids)
+        seen |= {int(ids[0]) for ids in guarded.ids if len(ids) == 16}
+        truth = np.array([99 if len(ids) == 3 else score([ids])[0] for ids in guarded.ids])
         assert guarded.problem(truth) is None
         for wrong in (truth[::-1], np.roll(truth, 1), np.roll(truth, -1)):
             assert guarded.problem(wrong) is not None
     assert seen == set(range(10, 138))
+
+
+def test_rows_that_change_places_are_seen_before_long() -> None:
+    witnesses = asked_of(Server()).witnesses
+    records, seen = [np.array([at], dtype=np.int32) for at in range(6)], 0
+    for _ in range(64):
+        guarded = witnesses.guard(records)
+        truth = score(guarded.ids)
+        assert guarded.own(truth).tolist() == score(records).tolist()
+        inner = truth.copy()
+        inner[2:4] = truth[[3, 2]]
+        seen += guarded.problem(inner) is not None
+    assert seen
 
 
 def test_a_model_with_few_ids_has_the_other_questions_for_witnesses() -> None:
