@@ -114,7 +114,8 @@ def _show(found: Plan, load: Load, config: PoolConfig) -> None:
 
 def rows(found: Plan) -> list[tuple[str, str]]:
     """A plan in words."""
-    each = f"{found.devices} GPUs" if found.devices else f"{found.cpus:g} cores"
+    number, what = (found.devices, "GPU") if found.devices else (found.cpus, "core")
+    each = f"{number:g} {what}{'' if number == 1 else 's'}"
     weights = f"{found.weights_bytes / 1e9:,.1f} GB of weights"
     return [
         ("replicas", f"{found.replicas:,}, busy {found.busy:.0%} of the time"),

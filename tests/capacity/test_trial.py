@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+from capacity.test_speed import polar
 from typer.testing import CliRunner
 
-from polar_ray.capacity import Load, measured
+from polar_ray.capacity import DEVICES, Load, make_plan, measured
 from polar_ray.capacity.trial import Words, tokens_per_word
 from polar_ray.cli import cli
+from polar_ray.cli.capacity import rows
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.errors import ConfigError
 from polar_ray.scorer import Scorer
@@ -58,7 +61,17 @@ def test_the_command_plans_a_gpu_pool_without_fetching_its_model() -> None:
 def test_the_settings_of_a_plan_keep_what_it_was_made_for() -> None:
     found = run("encoding.max_length=8192", "engine.dtype=fp8", "num_gpus=1", "num_replicas=9")
     made = [f"num_replicas={found['replicas']}", "num_routers=1", "num_gpus=1"]
-    assert found["settings"] == ["encoding.max_length=8192", "engine.dtype=fp8", *made]
+    given = ["encoding.max_length=8192", "engine.dtype=fp8"]
+    assert found["settings"] == ["model=internlm/POLAR-7B", *given, *made], "not the built-in one"
+    assert run("model=internlm/POLAR-1_8B")["settings"][0] == "model=internlm/POLAR-1_8B"
+
+
+def test_a_person_reads_of_one_gpu_and_of_several() -> None:
+    load = Load(100, prompt=300, reference=500, output=800)
+    found = make_plan(PoolConfig(), polar("POLAR-7B"), load, device=DEVICES["H200"])
+    assert dict(rows(found))["each"].startswith("1 GPU, ")
+    assert dict(rows(replace(found, devices=4)))["each"].startswith("4 GPUs, ")
+    assert dict(rows(replace(found, devices=0, cpus=0.5)))["each"].startswith("0.5 cores, ")
 
 
 def test_the_command_tries_a_cpu(tiny_dir: Path) -> None:
