@@ -17,9 +17,18 @@ from polar_ray.pool.settings import DANGEROUS, REPLICA
 
 Object = dict[str, Any]
 
-POOL = {"polar-ray.io/pool": "polar"}
-WORKER = {**POOL, "polar-ray.io/part": "worker"}
-HEAD = {**POOL, "polar-ray.io/part": "head"}
+
+def pool_label(name: str) -> dict[str, str]:
+    """The label of one Ray cluster's pods, by which policies and budgets know them from others."""
+    return {"polar-ray.io/pool": name}
+
+
+def part_labels(name: str, which: str) -> dict[str, str]:
+    """The labels of its head, or of its workers."""
+    return {**pool_label(name), "polar-ray.io/part": which}
+
+
+WORKER = part_labels("polar", "worker")
 
 SPEC = {
     "RayService": {
@@ -113,10 +122,13 @@ def check(objects: list[Object]) -> None:
         if found["kind"] == "Job":
             check_security(found["spec"]["template"]["spec"])
     services = [found for found in objects if found["kind"] == "RayService"]
+    policies = [found for found in objects if found["kind"] == "NetworkPolicy"]
     for service in services:
         check_service(service)
-        check_network([found for found in objects if found["kind"] == "NetworkPolicy"])
+        check_network(policies, "polar", [CALLERS])
         check_budget(service, objects)
+    for job in [found for found in objects if found["kind"] == "RayJob"]:
+        check_network(policies, job["metadata"]["name"], [])
 
 
 def check_ray(found: Object) -> None:
@@ -128,7 +140,9 @@ def check_ray(found: Object) -> None:
     assert set(cluster) <= CLUSTER, "KubeRay knows no such key"
     assert cluster["rayVersion"] == ray.__version__, "KubeRay would speak to another Ray"
     auth = cluster["authOptions"]
-    assert (auth["mode"], auth["secretName"]) == ("token", "polar-ray-token"), "open to everybody"
+    name = found["metadata"]["name"]
+    # Whoever has a cluster's token can run code there: each has its own.
+    assert auth == {"mode": "token", "secretName": f"{name}-ray-token"}, "open to others"
     assert set(cluster["headGroupSpec"]) == {"rayStartParams", "template"}
     for group in cluster["workerGroupSpecs"]:
         assert set(group) <= GROUP, "KubeRay knows no such key"
@@ -138,16 +152,16 @@ def check_ray(found: Object) -> None:
         "work on the head dies with it"
     )
     for pods in groups:
-        check_pods(pods)
+        check_pods(pods, name)
     assert len({pods.container["image"] for pods in groups}) == 1, "one cluster, one image"
 
 
-def check_pods(pods: Pods) -> None:
-    """What holds of every pod that Ray runs in."""
+def check_pods(pods: Pods, name: str) -> None:
+    """What holds of every pod that Ray runs in, of the service or job of this name."""
     check_pod(pods.template)
     check_security(pods.spec)
     labels = pods.template["metadata"]["labels"]
-    assert labels == (HEAD if pods.part == "head" else WORKER), "no policy or budget would see it"
+    assert labels == part_labels(name, pods.part), "not what its own policies and budget see"
     for entry in pods.container.get("env", ()):
         assert entry["name"] not in DANGEROUS, DANGEROUS[entry["name"]]
         assert not entry["name"].startswith("RAY_AUTH"), "tokens are KubeRay's to give"
@@ -251,27 +265,32 @@ def check_budget(service: Object, objects: list[Object]) -> None:
     assert budget["spec"]["selector"] == {"matchLabels": WORKER}
 
 
-def check_network(policies: list[Object]) -> None:
-    """Who reaches what: exactly what is listed here."""
+def check_network(policies: list[Object], name: str, more: list[Way]) -> None:
+    """Who reaches what of a cluster: exactly what every one needs, and `more`."""
     found = sorted(ways(policies), key=str)
-    assert found == sorted(WAYS, key=str), found
+    assert found == sorted([*ways_within(name), *more], key=str), found
     assert {"Ingress", "Egress"} in [
         set(policy["spec"]["policyTypes"])
         for policy in policies
-        if policy["spec"]["podSelector"] == {"matchLabels": POOL}
+        if policy["spec"]["podSelector"] == {"matchLabels": pool_label(name)}
     ], "what is not selected is open"
 
 
 Way = tuple[str, str, str, tuple[int, ...]]
+"""Direction, which pods of the cluster, their peers (namespace and pods), and ports (none: all)."""
 
-WAYS: list[Way] = [
-    ("in", str(POOL), f"here {POOL}", ()),
-    ("out", str(POOL), f"here {POOL}", ()),
-    ("out", str(POOL), "{'kubernetes.io/metadata.name': 'kube-system'} any", (53, 53)),
-    ("in", str(HEAD), "{'kubernetes.io/metadata.name': 'kuberay-system'} any", (8265,)),
-    ("in", str(WORKER), "all {'polar-ray.io/caller': 'true'}", (8000,)),
-]
-"""Direction, which pods of the pool, their peers (namespace and pods), and ports (none: all)."""
+CALLERS: Way = ("in", str(WORKER), "all {'polar-ray.io/caller': 'true'}", (8000,))
+
+
+def ways_within(name: str) -> list[Way]:
+    """What every cluster needs: itself, names of hosts, and KubeRay's operator at its head."""
+    all_pods, head = str(pool_label(name)), str(part_labels(name, "head"))
+    return [
+        ("in", all_pods, f"here {all_pods}", ()),
+        ("out", all_pods, f"here {all_pods}", ()),
+        ("out", all_pods, "{'kubernetes.io/metadata.name': 'kube-system'} any", (53, 53)),
+        ("in", head, "{'kubernetes.io/metadata.name': 'kuberay-system'} any", (8265,)),
+    ]
 
 
 def ways(policies: list[Object]) -> Iterator[Way]:

@@ -93,7 +93,7 @@ def test_kuberays_own_schema_takes_it_and_refuses_what_it_does_not_know(place: s
 
 
 def test_the_job_runs_a_command_that_there_is() -> None:
-    [job] = made("jobs/rescore.yaml")
+    [job, *_] = made("jobs/rescore.yaml")
     program, name, *words = job["spec"]["entrypoint"].replace("'", "").split()
     assert (program, name) == ("polar-ray", "rescore")
     given = get_command(cli).commands[name].make_context(name, words).params
@@ -250,6 +250,14 @@ H200: dict[str, Change] = {
 
 JOB: dict[str, Change] = {
     "open": ("/spec/rayClusterSpec/authOptions", GONE),
+    "open to the pool's token": (
+        "/spec/rayClusterSpec/authOptions/secretName",
+        "polar-ray-token",
+    ),
+    "workers that the pool's budget counts": (
+        "/spec/rayClusterSpec/workerGroupSpecs/0/template/metadata/labels/polar-ray.io~1pool",
+        "polar",
+    ),
     "root": (
         "/spec/rayClusterSpec/headGroupSpec/template/spec/securityContext/runAsUser",
         0,
@@ -333,6 +341,21 @@ def test_a_mistake_in_the_overlay_is_found(mistake: str) -> None:
 def test_a_mistake_in_the_job_is_found(mistake: str) -> None:
     objects = made("jobs/rescore.yaml")
     finds(objects, objects[0], *JOB[mistake])
+
+
+def test_what_the_pool_selects_are_no_pods_of_a_job() -> None:
+    job, *policies = made("jobs/rescore.yaml")
+    labels = [set(pods.template["metadata"]["labels"].items()) for pods in pods_of(cluster_of(job))]
+    for found in made("base")[1:]:
+        spec = found["spec"]
+        selector = spec.get("selector") or spec["podSelector"]
+        assert not any(set(selector["matchLabels"].items()) <= own for own in labels)
+    assert len(policies) == 2
+    for place in range(1, 3):
+        objects = made("jobs/rescore.yaml")
+        del objects[place]
+        with pytest.raises(AssertionError):
+            check(objects)
 
 
 WRONG: list[Callable[[], object]] = [
