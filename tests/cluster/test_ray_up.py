@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,28 @@ def read() -> Config:
 
 def test_the_cluster_is_what_it_says() -> None:
     check(read())
+
+
+def test_a_node_gets_the_wheel_that_was_built_last_whatever_it_has(tmp_path: Path) -> None:
+    pip, dist = tmp_path / "polar" / "bin" / "pip", tmp_path / "polar-dist"
+    pip.parent.mkdir(parents=True)
+    dist.mkdir()
+    pip.write_text('#!/bin/sh\necho "$@"\n', "utf-8")
+    pip.chmod(0o755)
+    wheels = [dist / f"polar_ray-0.{n}.0-py3-none-any.whl" for n in (10, 2, 9)]
+    for at, wheel in enumerate(wheels):
+        wheel.touch()
+        os.utime(wheel, (at, at))
+    command = read()["setup_commands"][-1]
+    env = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", command], env=env, capture_output=True, text=True, check=True
+    )
+    whole, again = done.stdout.splitlines()
+    assert whole.split()[-1] == f"{wheels[-1]}[serve]"
+    assert again.split()[-1] == str(wheels[-1])
+    # The same version is installed already, perhaps; what it needs is not to be fetched anew.
+    assert {"--force-reinstall", "--no-deps"} <= set(again.split())
 
 
 def replace(key: str, old: str, new: str) -> Callable[[Config], None]:
