@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from polar_ray.capacity import Load, Plan
     from polar_ray.model import ModelConfig
 
-LARGEST = "internlm/POLAR-7B"
+OWNER = "internlm"
+LARGEST = f"{OWNER}/POLAR-7B"
 NUMBER = re.compile(r"\s*[0-9]{1,18}\s*")  # int() takes more than people mean
 
 
@@ -64,21 +65,27 @@ def plan(
 
 
 def _lengths(text: str) -> tuple[int, int, int]:
-    try:
-        prompt, reference, output = (int(p) for p in text.split(",") if NUMBER.fullmatch(p))
-    except ValueError:
-        raise ConfigError(f"--tokens {text}: three numbers, prompt,reference,output") from None
+    parts = text.split(",")
+    for part in parts:
+        if not NUMBER.fullmatch(part):
+            raise ConfigError(f"--tokens {text}: {part!r} is no number (prompt,reference,output)")
+    if len(parts) != 3:
+        raise ConfigError(f"--tokens {text}: three numbers, prompt,reference,output")
+    prompt, reference, output = map(int, parts)
     return prompt, reference, output
 
 
 def _model(config: PoolConfig, *, on_cpu: bool) -> ModelConfig:
-    """The shape of the model: POLAR's own are known, so that none of them is fetched for this."""
+    """The shape of the model: POLAR's own are known, so that none of them is fetched for this. A
+    folder is read, whatever its name."""
     from polar_ray.checkpoint import model_dir
+    from polar_ray.hub import is_name
     from polar_ray.model import ModelConfig, load_config
     from polar_ray.verify.published import POLAR
 
-    name = (config.model or "").rpartition("/")[2].partition("@")[0]
-    if name in POLAR and not on_cpu:
+    owner, _, name = (config.model or "").partition("@")[0].partition("/")
+    known = owner == OWNER and name in POLAR and is_name(config.model or "")
+    if known and not on_cpu:
         return ModelConfig(max_position_embeddings=32768, **POLAR[name])
     return load_config(model_dir(config.model))
 
