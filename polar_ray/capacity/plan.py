@@ -166,8 +166,8 @@ def place(
         raise ConfigError("engine.device=cpu: this is a plan for GPUs; --gpu cpu is one without")
     if num_gpus is not None and num_gpus < given:
         raise ConfigError(f"num_gpus={num_gpus:g} is less than one replica uses ({given})")
-    widths = [width for width in WIDTHS if width >= given and not model.num_key_value_heads % width]
-    for width in widths if given == 1 else [given]:
+    widths = _widths(model, given)
+    for width in widths:
         weights = weight_bytes(model, engine.dtype, width)
         needed = weights + activation_bytes(model, 2, "cuda", MAX_TOKENS["cuda"] // 2) / SHARE
         if needed <= device.memory_bytes * USABLE:
@@ -176,8 +176,24 @@ def place(
             return width, weights
     raise ConfigError(
         f"{weight_bytes(model, engine.dtype, 1) / 1e9:,.0f} GB of weights do not fit into "
-        f"{widths[-1] if given == 1 else given} {device.name} of {device.memory_bytes / 1e9:.0f} GB"
+        f"{widths[-1]} {device.name} of {device.memory_bytes / 1e9:.0f} GB"
     )
+
+
+def _widths(model: ModelConfig, given: int) -> list[int]:
+    """Among how many GPUs the engine would divide the model: what is `given`, unless it is 1."""
+    if given > WIDTHS[-1]:
+        raise ConfigError(
+            f"engine.tensor_parallel_size={given}: a replica has the GPUs of one node, at most "
+            f"{WIDTHS[-1]}"
+        )
+    if given == 1:
+        parts = math.gcd(model.num_key_value_heads, model.intermediate_size)
+        return [width for width in WIDTHS if not parts % width]
+    from polar_ray.model.tensor_parallel import check_divisible
+
+    check_divisible(model, given)
+    return [given]
 
 
 def weight_bytes(model: ModelConfig, dtype: str, width: int) -> int:

@@ -105,6 +105,22 @@ def test_fewer_gpus_than_the_engine_uses_are_refused() -> None:
         planned(config=config)
 
 
+@pytest.mark.parametrize(
+    ("size", "wrong"),
+    [(3, "does not divide num_key_value_heads=8"), (16, "the GPUs of one node, at most 8")],
+)
+def test_a_division_that_the_engine_refuses_is_refused(size: int, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"engine.tensor_parallel_size={size}.*{wrong}"):
+        planned(config=PoolConfig(engine=NativeEngineConfig(tensor_parallel_size=size)))
+
+
+def test_only_divisions_that_the_engine_takes_are_planned() -> None:
+    large = polar("POLAR-7B", num_hidden_layers=320, hidden_size=8192, num_attention_heads=64)
+    odd = large.model_copy(update={"intermediate_size": 14338})
+    with pytest.raises(ConfigError, match="do not fit into 2 H200"):
+        planned(model=odd)
+
+
 def test_other_engines_have_no_plan() -> None:
     with pytest.raises(ConfigError, match=r"engine\.type=stub"):
         planned(config=PoolConfig(engine=StubEngineConfig()))
