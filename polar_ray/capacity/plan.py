@@ -40,6 +40,9 @@ HELD_S = 20.0
 COPIES = 2
 """Of a record in the object store: the caller's batch, and the shards that are cut from it."""
 
+BATCH = 1024
+"""Records of one call where callers send batches."""
+
 LEAST_STORE = 1 << 30
 PROCESS = 3 << 30
 """Bytes of a replica's process on its host without weights: torch, Ray, texts in hand."""
@@ -98,8 +101,10 @@ def make_plan(
     """The pool that a load needs, of replicas with these settings: on GPUs of `device`, or on CPUs
     where one scorer was `measured` (records a second).
 
-    Raises `ConfigError` for what cannot run: a dtype that the GPU lacks, a model that fits nowhere.
+    Raises `ConfigError` for what cannot run: a dtype that the GPU lacks, a model that fits nowhere,
+    records that a pool refuses.
     """
+    _check_fields(config, load)
     scored, notes = cut(load, limits(config.encoding, model.window))
     if device is None:
         if measured is None:
@@ -118,12 +123,16 @@ def make_plan(
             assumptions.append(f"{width} GPUs are {WIDE:g} as fast as {width} times one")
     each = speed * POOL
     replicas = math.ceil(load.records_per_s / (each * BUSY))
+    held = load.records_per_s * HELD_S * load.text_tokens * BYTES_PER_TOKEN
     routers = math.ceil(load.records_per_s * ROUTER_S[calls] / ROUTER_BUSY)
+    holders = _holders(config, load, held, calls)
+    if holders > routers:
+        routers = holders
+        notes.append("routers are as many as may hold what waits (admission)")
     if load.group == 1:
         notes.append("nothing is shared: 16 outputs of one prompt cost far less than 16 records")
     if routers > 1 and calls == "http":
         notes.append("callers through `connect` need far fewer routers than JSON over HTTP")
-    held = load.records_per_s * HELD_S * load.text_tokens * BYTES_PER_TOKEN
     assumptions += [
         f"a pool has {POOL:.0%} of its scorers' throughput; replicas are busy {BUSY:.0%} of time",
         f"{ROUTER_S[calls] * 1e6:,.0f} us of a router's core for a record ({calls})",
@@ -143,6 +152,24 @@ def make_plan(
         notes=tuple(notes),
         assumptions=tuple(assumptions),
     )
+
+
+def _holders(config: PoolConfig, load: Load, held: float, calls: Calls) -> int:
+    """How many routers may hold so many bytes, and the calls that they are of."""
+    # A group comes together, and `connect` sends it as one call at least.
+    records = {"batches": BATCH, "joined": load.group, "http": 1}[calls]
+    limits = config.admission
+    waiting = load.records_per_s * HELD_S / records
+    return math.ceil(max(held / limits.max_bytes, waiting / limits.max_calls))
+
+
+def _check_fields(config: PoolConfig, load: Load) -> None:
+    longest = max(load.prompt, load.reference, load.output)
+    if longest * BYTES_PER_TOKEN > config.encoding.max_field_bytes:
+        raise ConfigError(
+            f"fields of {longest:,} tokens are some {longest * BYTES_PER_TOKEN:,} bytes, over "
+            f"encoding.max_field_bytes={config.encoding.max_field_bytes}: the pool refuses them"
+        )
 
 
 def native(config: PoolConfig) -> NativeEngineConfig:

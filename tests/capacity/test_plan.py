@@ -8,8 +8,18 @@ import pytest
 from capacity.test_speed import polar
 
 from polar_ray.capacity import DEVICES, Load, Plan, cut, make_plan
-from polar_ray.capacity.plan import BUSY, BYTES_PER_TOKEN, COPIES, POOL, place, weight_bytes
-from polar_ray.config import NativeEngineConfig, PoolConfig, StubEngineConfig
+from polar_ray.capacity.plan import (
+    BATCH,
+    BUSY,
+    BYTES_PER_TOKEN,
+    COPIES,
+    HELD_S,
+    POOL,
+    ROUTER_PROCESS,
+    place,
+    weight_bytes,
+)
+from polar_ray.config import AdmissionConfig, NativeEngineConfig, PoolConfig, StubEngineConfig
 from polar_ray.encoding import limits
 from polar_ray.encoding.truncate import Limits
 from polar_ray.errors import ConfigError
@@ -52,6 +62,32 @@ def test_ten_times_the_load_is_some_ten_times_the_pool() -> None:
 )
 def test_routers_are_busy_half_of_the_time(rate: float, calls: Any, routers: int) -> None:
     assert planned(Load(rate, 10, 10, 10), calls=calls).routers == routers
+
+
+@pytest.mark.parametrize("calls", ["batches", "joined", "http"])
+@pytest.mark.parametrize("group", [1, 16])
+@pytest.mark.parametrize("admission", [{}, {"max_bytes": 1 << 26}, {"max_calls": 20}])
+def test_routers_may_hold_what_they_are_planned_to(
+    calls: Any, group: int, admission: dict[str, int]
+) -> None:
+    config = PoolConfig(admission=AdmissionConfig(**admission))
+    load = Load(1e6, 300, 500, 800, group)
+    found = planned(load, config=config, calls=calls)
+    held = 1e6 * HELD_S
+    per_call = {"batches": BATCH, "joined": group, "http": 1}[calls]
+    assert held / per_call <= found.routers * config.admission.max_calls
+    assert held * 1600 * BYTES_PER_TOKEN <= found.routers * config.admission.max_bytes
+    assert found.router_bytes <= ROUTER_PROCESS + COPIES * config.admission.max_bytes
+
+
+def test_more_routers_than_their_work_takes_are_explained() -> None:
+    assert any("may hold what waits" in note for note in planned(Load(1e6, 300, 500, 800)).notes)
+    assert not any("may hold what waits" in note for note in planned().notes)
+
+
+def test_records_that_a_pool_refuses_have_no_plan() -> None:
+    with pytest.raises(ConfigError, match=r"over encoding\.max_field_bytes=1048576"):
+        planned(Load(100, 300, 500, 1 << 24))
 
 
 def test_what_is_cut_is_said_and_not_paid_for() -> None:
