@@ -18,7 +18,8 @@ from polar_ray.adapters.settings import AdapterConfig, own_settings, read_settin
 from polar_ray.errors import DeadlineExceeded, PoolError
 
 TIMEOUT_S = 10.0
-"""Of the function: below AReaL's own, unless something else is set."""
+"""The longest of the function: below AReaL's own. `polar_timeout_s`, of who has changed that, may
+be longer; what the environment sets for all trainers may not."""
 
 REFERENCE = ("reference", "answer", "ground_truth", "solution")
 
@@ -27,7 +28,10 @@ def polar_reward(
     prompt: str, completions: str, prompt_ids: Any, completion_ids: Any, **columns: Any
 ) -> float:
     """The reward of one row."""
-    settings = read_settings(own_settings(columns), timeout_s=TIMEOUT_S)
+    given = own_settings(columns)
+    settings = read_settings(given)
+    if "timeout_s" not in given:
+        settings = settings.model_copy(update={"timeout_s": min(settings.timeout_s, TIMEOUT_S)})
     try:
         (score,) = all_scores_now([_row(prompt, completions, columns, settings)], settings)
     except DeadlineExceeded as error:  # a TimeoutError, which would become 0

@@ -40,14 +40,16 @@ class BestSoFar:
     def offer(self, prompt: Any, answer: Any, merit: float | None = -math.inf) -> bool:
         """Takes an answer if there is none, or none so good; whether it did. Without a merit, as
         for another policy's answer, it stays until one with a merit comes. An answer whose merit
-        is None or NaN, as of a row without a score, is not taken."""
+        is None or NaN, as of a row without a score, is not taken. Raises `RecordError` for one that
+        is no text or messages."""
         if merit is None or math.isnan(merit):
             return False
-        key = _key(prompt)
+        key, answer = _key(prompt), plain(answer)
+        _text("answer", None if answer == [] else answer)  # a list without messages says nothing
         known = self._best.get(key)
         if known is not None and merit <= known.merit:
             return False
-        self._best[key] = Best(plain(answer), merit)
+        self._best[key] = Best(answer, merit)
         self._best.move_to_end(key)
         if len(self._best) > self._max_prompts:
             self._best.popitem(last=False)
@@ -73,7 +75,11 @@ class BestSoFar:
 
 
 def _key(prompt: Any) -> str:
+    return _text("prompt", plain(prompt))
+
+
+def _text(name: str, value: Any) -> str:
     try:
-        return text_of("prompt", plain(prompt))
+        return text_of(name, value)
     except NotText as error:
         raise RecordError(str(error)) from None

@@ -56,9 +56,10 @@ def _rows(
 def _asked(prompt: Any) -> Any:
     """The conversation before the answer, which is the last message of ms-swift's."""
     messages = plain(prompt)
-    if isinstance(messages, list) and messages and messages[-1].get("role") == "assistant":
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if isinstance(last, dict) and last.get("role") == "assistant":
         return messages[:-1]
-    return messages
+    return messages  # what is none is refused in its row
 
 
 def register() -> None:

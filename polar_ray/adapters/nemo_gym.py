@@ -12,7 +12,7 @@ from polar_ray.adapters.bases import keep, no_such
 from polar_ray.adapters.pool import all_scores
 from polar_ray.adapters.rows import plain, record
 from polar_ray.adapters.settings import read_settings
-from polar_ray.errors import PolarRayError
+from polar_ray.errors import PolarRayError, RecordError
 
 
 async def reward_of(prompt: Any, reference: Any, output: Any) -> float:
@@ -24,7 +24,10 @@ async def reward_of(prompt: Any, reference: Any, output: Any) -> float:
 
 def answer(output: Any) -> list[Any]:
     """The messages of a response's output."""
-    return [item for item in plain(output) if item.get("type") == "message"]
+    items = plain(output)
+    if not (isinstance(items, list) and all(isinstance(item, dict) for item in items)):
+        raise RecordError(f"a response's output is a list of items, not {items!r:.80}")
+    return [item for item in items if item.get("type") == "message"]
 
 
 def _server() -> Any:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from polar_ray.errors import PolarRayError
-
 
 class NoReward:
     """Making a number or a tensor of it raises `error`."""
 
-    def __init__(self, error: PolarRayError) -> None:
+    def __init__(self, error: Exception) -> None:
         self.error = error
 
     def _raise(self, *_: object) -> NoReturn:

@@ -17,7 +17,7 @@ from polar_ray.adapters.no_reward import NoReward
 from polar_ray.adapters.pool import all_scores_now
 from polar_ray.adapters.rows import record
 from polar_ray.adapters.settings import read_settings
-from polar_ray.errors import PolarRayError, RecordError
+from polar_ray.errors import RecordError
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +26,15 @@ def reward_func(
     queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any], **kwargs: Any
 ) -> dict[str, Any]:
     """The rewards of some rollouts; OpenRLHF passes one. The label is the reference."""
-    settings = read_settings()
     try:
+        settings = read_settings()
         rows = [
             record(prompt, label, response_of(query, prompt), settings, ended=True)
             for query, prompt, label in zip(queries, prompts, labels, strict=True)
         ]
         rewards = all_scores_now(rows, settings)
-    except PolarRayError as error:
-        logger.error("no reward: %s", error)
+    except Exception as error:  # of any kind: it would be dropped
+        logger.error("no reward: %s: %s", type(error).__name__, error)
         none = [NoReward(error)] * len(queries)
         return {"rewards": none, "scores": none, "extra_logs": {}}
     return {
@@ -47,6 +47,8 @@ def reward_func(
 def response_of(query: str, prompt: str) -> str:
     """What follows the prompt in a query. OpenRLHF decodes both together, which may put a token
     that begins texts in front. Raises `RecordError`: nothing is cut off by guess."""
+    if not (isinstance(query, str) and isinstance(prompt, str)):
+        raise RecordError(f"a query and its prompt are texts, not {query!r:.80} and {prompt!r:.80}")
     if not prompt:
         raise RecordError("an empty prompt: where it ends in a query nobody can say")
     at = next((place for place in _starts(query) if query.startswith(prompt, place)), None)

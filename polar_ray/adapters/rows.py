@@ -15,6 +15,7 @@ import numpy as np
 from polar_ray.adapters.settings import PREFIX, AdapterConfig, StripThink
 from polar_ray.client.end_tokens import without_end
 from polar_ray.errors import ConfigError
+from polar_ray.messages import NotText, text_of
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -52,6 +53,11 @@ def column(columns: Mapping[str, Any], named: str | None, usual: Sequence[str], 
 
     `ConfigError` where none is: all rows would have no score, for a reason that none of them has.
     """
+    if not isinstance(columns, Mapping):
+        raise ConfigError(
+            f"the {what} is looked for in a row's columns by their names; the trainer gave "
+            f"{columns!r:.80} for a row"
+        )
     names = [named] if named is not None else usual
     for name in names:
         if name in columns:
@@ -88,7 +94,19 @@ def _answer(output: Any, strip: StripThink, end_tokens: Sequence[str]) -> Any:
 
 
 def _in_message(message: Any, strip: StripThink, end_tokens: Sequence[str]) -> Any:
-    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(message, dict):
+        return message
+    content = message.get("content")
+    if isinstance(content, list):  # reasoning may begin in one part and end in another
+        content = _joined(message)
     if not isinstance(content, str):
         return message
     return {**message, "content": _answer(content, strip, end_tokens)}
+
+
+def _joined(message: dict[str, Any]) -> str | None:
+    """The text of a message in parts; None where one is no text, which is refused in its row."""
+    try:
+        return text_of("output", [message])
+    except NotText:
+        return None

@@ -191,7 +191,7 @@ class HttpTransport:
         except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError) as error:
             if isinstance(error, httpx.ConnectTimeout) and self._expected_back:
                 raise Unavailable(f"cannot reach {self._name}: no connection in time") from None
-            late = f"{self._name} did not answer within {timeout_s:.3g} s"
+            late = f"{self._name} did not answer within {round(timeout_s, 2):g} s"
             raise DeadlineExceeded(late) from None
         except (httpx.HTTPError, RuntimeError) as error:
             # A RuntimeError says that there is no room for a thread.

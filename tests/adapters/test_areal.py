@@ -20,11 +20,18 @@ def areal_call(**columns: Any) -> float:
     return areal.polar_reward(chat, "four<|im_end|>", [1], [2], messages=ASKED, **columns)
 
 
-def test_areal_scores_its_messages_without_the_end_token(pool: FakePool) -> None:
+def test_areal_scores_its_messages_without_the_end_token(
+    pool: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert areal_call(answer="4") == WANTED[0]
     assert float(pool.queries[0]["timeout_s"]) <= 10, "before AReaL's own 15 s, which become 0"
     areal_call(answer="4", polar_timeout_s=99.0)
     assert 90 < float(pool.queries[1]["timeout_s"]) <= 99
+    monkeypatch.setenv("POLAR_RAY_TIMEOUT_S", "60")
+    areal_call(answer="4")
+    assert float(pool.queries[2]["timeout_s"]) <= 10, (
+        "what is set for all trainers is too long here"
+    )
     with pytest.raises(Unscored, match="null_field"):
         areal_call(answer=None)
     assert pickle.loads(pickle.dumps(areal.polar_reward)) is areal.polar_reward

@@ -34,6 +34,14 @@ def test_a_row_without_a_score_is_never_the_best(merit: float | None) -> None:
         best.reference("2+2=")
 
 
+@pytest.mark.parametrize("answer", [None, 5, [], {"text": "4"}])
+def test_what_is_no_text_is_never_the_best(answer: object) -> None:
+    best = BestSoFar()
+    with pytest.raises(RecordError, match="answer"):
+        best.offer("2+2=", answer, 1.0)
+    assert best.offer("2+2=", "4", 0.5)
+
+
 def test_messages_are_the_same_prompt_as_their_text() -> None:
     best = BestSoFar()
     answer = [{"role": "assistant", "content": "4"}]

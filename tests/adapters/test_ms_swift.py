@@ -35,6 +35,10 @@ def test_ms_swift_gets_all_or_nothing(pool: FakePool) -> None:
         plain(ANSWERS, **swift_columns(bad=1))
     with pytest.raises(Unscored, match="row 1: null_field"):
         asyncio.run(awaited(ANSWERS, **swift_columns(bad=1)))
+    columns = swift_columns()
+    columns["messages"][1] = ["2+2="]
+    with pytest.raises(Unscored, match="row 1: "):
+        plain(ANSWERS, **columns)
 
 
 def test_ms_swift_knows_the_rewards_once_they_are_registered(

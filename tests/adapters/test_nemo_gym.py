@@ -10,6 +10,7 @@ from fake_pool import FakePool
 
 from polar_ray.adapters import nemo_gym
 from polar_ray.adapters.pool import Unscored
+from polar_ray.errors import RecordError
 
 
 def test_nemo_gym_scores_a_response(pool: FakePool) -> None:
@@ -21,3 +22,5 @@ def test_nemo_gym_scores_a_response(pool: FakePool) -> None:
     assert asyncio.run(nemo_gym.reward_of(ASKED, "4", output)) == WANTED[0]
     with pytest.raises(Unscored, match="null_field"):
         asyncio.run(nemo_gym.reward_of(ASKED, None, output))
+    with pytest.raises(RecordError, match=r"a list of items, not \[None\]"):
+        nemo_gym.answer([None])

@@ -47,6 +47,15 @@ def test_a_reward_that_openrlhf_cannot_use_says_why_where_it_is_used(
     assert [entry.levelname for entry in caplog.records] == ["ERROR"]
 
 
+@pytest.mark.parametrize("queries", [[None], ["2+2=four", "2+2=five"]])
+def test_openrlhf_drops_no_mistake(pool: FakePool, queries: list[Any]) -> None:
+    found = openrlhf.reward_func(queries, ["2+2="], ["4"])
+    assert len(found["rewards"]) == len(queries)
+    for reward in found["rewards"]:
+        with pytest.raises(ValueError, match=r"texts, not None|argument 2 is shorter"):
+            float(reward)
+
+
 def test_openrlhf_cuts_nothing_off_by_guess() -> None:
     with pytest.raises(RecordError, match="does not begin with its prompt"):
         openrlhf.response_of("2 + 2 = four", "2+2=")

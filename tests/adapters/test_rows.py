@@ -93,6 +93,11 @@ def test_reasoning_is_stripped_in_messages_too() -> None:
     said = [{"role": "assistant", "content": "<think>hm</think> four"}]
     output = record("p", "r", said, SETTINGS)["output"]
     assert output == [{"role": "assistant", "content": "four"}]
+    parts = [{"type": "text", "text": "<think>hm"}, {"type": "text", "text": "</think> four"}]
+    said = [{"role": "assistant", "content": parts}]
+    assert record("p", "r", said, SETTINGS)["output"] == output
+    picture = [{"role": "assistant", "content": [*parts, {"type": "image_url"}]}]
+    assert record("p", "r", picture, SETTINGS)["output"] == picture, "which its row refuses"
     odd = [{"role": "assistant", "content": None}, 7]
     assert record("p", "r", odd, SETTINGS)["output"] == odd
 
@@ -103,6 +108,8 @@ def test_a_column_that_is_missing_is_a_mistake_of_the_settings() -> None:
     assert column({"reference": None, "answer": "4"}, None, ("reference", "answer"), "r") is None
     with pytest.raises(ConfigError, match=r"no column gold .* there are: answer\. POLAR_RAY_REF"):
         column({"answer": [1]}, "gold", ("answer",), "reference")
+    with pytest.raises(ConfigError, match=r"prompt is looked for .* the trainer gave None"):
+        column(None, None, ("prompt",), "prompt")  # type: ignore[arg-type]
 
 
 def test_an_empty_list_is_no_reference() -> None:

@@ -204,6 +204,8 @@ def test_512_rows_of_three_lists(http: TestClient, expected: Callable[..., list[
     assert found["scores"] == found["rewards"] == found["extra_logs"]["polar_scores"]
     body["query"][7] = "something else"
     assert "row 7" in refused(http.post("/get_reward", json=body))
+    body["query"][7], body["prompts"][7] = rows[7]["output"], ""
+    assert "an empty prompt" in refused(http.post("/get_reward", json=body))
     body["labels"].pop()
     assert "equal lengths" in refused(http.post("/get_reward", json=body))
 

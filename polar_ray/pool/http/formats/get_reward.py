@@ -53,6 +53,9 @@ def _row(query: object, prompt: object, label: object) -> Row:
             return value
     if not (isinstance(query, str) and isinstance(prompt, str)):
         return Unread(row_error("bad_message", "query and prompts are lists of strings"))
+    if not prompt:
+        sentence = "an empty prompt: where it ends in a query nobody can say"
+        return Unread(row_error("bad_template", sentence))
     if not query.startswith(prompt):
         sentence = "the query does not begin with its prompt, so that what follows is not known"
         return Unread(row_error("bad_template", sentence))
