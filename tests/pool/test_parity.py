@@ -29,6 +29,7 @@ from polar_ray.config import (
     SGLangEngineConfig,
 )
 from polar_ray.errors import ConfigError
+from polar_ray.model import load_config
 from polar_ray.pool.local import pool
 from polar_ray.scorer import Scorer
 
@@ -92,7 +93,13 @@ def engine_of(kind: str, folder: Path, tmp_path: Path, stack: ExitStack) -> Engi
     if kind == "sglang":
         return SGLangEngineConfig(python=str(environment("sglang") / "bin" / "python"))
     server: Kind = "sglang" if kind == "remote-sglang" else "vllm"
-    real = stack.enter_context(real_server(server, environment(server), folder, tmp_path))
+    shape = load_config(folder)
+    # Dynamic RoPE shows beyond the model's own positions, as far as its factor lets servers go.
+    dynamic = shape.rope_kind == "dynamic"
+    window = int(shape.max_position_embeddings * shape.rope_factor) if dynamic else 2048
+    real = stack.enter_context(
+        real_server(server, environment(server), folder, tmp_path, window=window)
+    )
     return RemoteEngineConfig(server=server, addresses=(real.url,))
 
 
