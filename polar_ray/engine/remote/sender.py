@@ -20,7 +20,7 @@ from polar_ray.client.servers import ServerType
 from polar_ray.config import RemoteEngineConfig
 from polar_ray.engine.answers import KnownAnswers
 from polar_ray.engine.protocol import Scores
-from polar_ray.engine.remote.belief import Belief, ask_again, ask_all
+from polar_ray.engine.remote.belief import Ask, Belief, ask_again, ask_all
 from polar_ray.engine.remote.connection import Busy, Connections, Refused, Trouble, Unreached
 from polar_ray.engine.remote.job import Job
 from polar_ray.engine.remote.server import Server
@@ -295,19 +295,28 @@ class Sender:
         self, server: Server, limit_s: float, *, anew: bool, twice: bool = False
     ) -> str | None:
         """What a server's answers to the known questions show."""
-
-        async def ask(ids: Sequence[Ids]) -> Scores:
-            return await self._connections.score(server.kind, server.address, ids, limit_s)
-
         try:
             self._connections.read_token()
             if anew:
-                self._note(server, await ask_all(ask, self._known, self._tolerance, twice=twice))
+                await self._ask_all(server, limit_s, twice=twice)
             else:
+                ask = self._asking(server, limit_s)
                 await ask_again(ask, self._beliefs[server], self._tolerance)
         except (Trouble, ConfigError) as error:
             return str(error)
         return None
+
+    async def _ask_all(self, server: Server, limit_s: float, *, twice: bool = False) -> None:
+        """Believes what a server shows in all known answers. Raises as `ask_all`."""
+        began, ask = self._now, self._asking(server, limit_s)
+        self._note(server, await ask_all(ask, self._known, self._tolerance, twice=twice))
+        server.questioned(began, self._now)
+
+    def _asking(self, server: Server, limit_s: float) -> Ask:
+        async def ask(ids: Sequence[Ids]) -> Scores:
+            return await self._connections.score(server.kind, server.address, ids, limit_s)
+
+        return ask
 
     def _note(self, server: Server, belief: Belief) -> None:
         """It has given all known answers that it takes."""
@@ -347,6 +356,18 @@ class Sender:
         elif not server.num_requests and now - server.heard_at > IDLE_S:
             server.heard_at = now
             self._spawn(self._look_after(server))
+        elif server.is_to_be_questioned(now):
+            server.questioned(now, now)  # no second time meanwhile
+            self._spawn(self._question(server))
+
+    async def _question(self, server: Server) -> None:
+        """Asks a server in use everything again, beside what it is at, which may take its time."""
+        try:
+            await self._ask_all(server, self._config.timeout_s)
+        except Busy:
+            return
+        except (Trouble, ConfigError) as error:
+            self._put_aside(server, str(error))
 
     async def _suspect(self, server: Server) -> None:
         """Asks the only server whether it is still there, beside what it is at."""

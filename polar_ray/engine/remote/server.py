@@ -32,6 +32,11 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 15.0
 """Between two checks of a server that is put aside; each is twice as long as the one before."""
 
+QUESTIONS_S = 60.0
+QUESTIONS_SHARE = 0.01
+"""A server in use is asked all known answers again after so long, and for at most that share of the
+time, as most of what may be wrong with it the short witnesses do not show."""
+
 
 class Server:
     """A server. It begins put aside: nobody has asked it yet."""
@@ -54,6 +59,7 @@ class Server:
         self._in_hand: dict[Hashable, int] = {}
         self._since = self._vouched_at = 0.0
         self._tokens = self._took_s = 0.0
+        self._questions_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Server {self.name}>"
@@ -123,6 +129,14 @@ class Server:
         """It has given the known answers."""
         self.aside, self.rests_until, self.heard_at = None, 0.0, now
         self._busy_since = None
+
+    def questioned(self, began: float, now: float) -> None:
+        """It has given all known answers, asked for from `began` on."""
+        self._questions_at = now + max(QUESTIONS_S, (now - began) / QUESTIONS_SHARE)
+
+    def is_to_be_questioned(self, now: float) -> bool:
+        """Whether it is time for all known answers again."""
+        return self.aside is None and now >= self._questions_at
 
     def succeeded(self, now: float) -> None:
         """It has brought scores of records."""

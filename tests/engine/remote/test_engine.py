@@ -22,6 +22,7 @@ from polar_ray.engine.known_answers import known_answers
 from polar_ray.engine.native import NativeEngine
 from polar_ray.engine.protocol import Scores
 from polar_ray.engine.questions import alone
+from polar_ray.engine.remote import server as remote_server
 from polar_ray.engine.remote.engine import RemoteEngine
 from polar_ray.errors import ConfigError, EngineError, ServersAway
 from polar_ray.planning import pack
@@ -238,6 +239,22 @@ def test_a_server_with_other_embeddings_meanwhile_is_refused(
 
     with pytest.raises(ServersAway, match="1 of 27 sequences of more ids are off"):
         score_often()
+
+
+def test_a_server_that_cuts_meanwhile_is_found_by_the_questions_of_every_minute(
+    make: Callable[[str], Servers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is right about all witnesses, as they are short, and says that it has read every token."""
+    monkeypatch.setattr(remote_server, "QUESTIONS_S", 0.2)
+    monkeypatch.setattr(remote_server, "QUESTIONS_SHARE", 1.0)
+    servers = make("vllm")
+    server = servers.add()
+    sound = server.truth
+    scorer = servers.scorer()
+    server.truth = lambda ids: sound([row[-64:] for row in ids])
+    while (reason := scorer.engine.waits_for) is None:  # type: ignore[attr-defined]
+        time.sleep(0.02)
+    assert "tokens" in reason
 
 
 @pytest.mark.parametrize("window", [1050, 300])

@@ -114,6 +114,18 @@ def test_pauses_grow_until_it_has_brought_scores() -> None:
     assert server.able(4.0)
 
 
+def test_a_server_in_use_is_questioned_again_for_a_hundredth_of_its_time() -> None:
+    server = Server("vllm", "http://a")
+    assert not server.is_to_be_questioned(0.0)  # it is aside
+    server.believe(0.0)
+    server.questioned(0.0, 0.1)
+    assert not server.is_to_be_questioned(60.0)
+    assert server.is_to_be_questioned(60.2)
+    server.questioned(100.0, 120.0)
+    assert not server.is_to_be_questioned(120.0 + 1999)
+    assert server.is_to_be_questioned(120.0 + 2001)
+
+
 def test_a_busy_server_rests() -> None:
     server = Server("vllm", "http://a")
     server.believe(0.0)
