@@ -76,6 +76,23 @@ class PlainResult(ActorReplicaResult):  # type: ignore[misc]
 
     accepted: ReplicaQueueLengthInfo | None = None
 
+    def __init__(self, answer: Any, *args: Any, **named: Any) -> None:
+        self._reference = answer if isinstance(answer, ray.ObjectRef) else None
+        super().__init__(answer, *args, **named)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """Holds the answer until `callback` has it. Ray fetches one that lies in the object store
+        for it, on a thread of its own, and ends the process if nobody holds it any more: a caller
+        that waited elsewhere, or was cancelled, has let go of it by then."""
+        reference = self._reference
+
+        def call(answer: Any) -> None:
+            nonlocal reference
+            callback(answer)
+            reference = None
+
+        super().add_done_callback(call)
+
     async def get_rejection_response(self) -> ReplicaQueueLengthInfo | None:
         return self.accepted or await super().get_rejection_response()
 

@@ -33,6 +33,7 @@ USED: Mapping[str, str] = {
     "ray.serve._private.common:RequestMetadata._by_reference": "know the calls that go by Ray",
     "ray.serve._private.common:ReplicaQueueLengthInfo": "take a call as accepted",
     "ray.serve._private.replica_result:ActorReplicaResult": "give up an answer that cannot come",
+    "ray.serve._private.replica_result:ActorReplicaResult.add_done_callback": "hold its answer",
     "ray.serve._private.replica:ReplicaActor.get_num_ongoing_requests": "ask for a heartbeat",
     "ray.serve.request_router:RunningReplica._actor_handle": "ask for a heartbeat",
     "ray.serve.request_router:RunningReplica.try_send_request": "call plainly, not by a stream",
