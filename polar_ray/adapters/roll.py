@@ -23,7 +23,8 @@ def rewards_of(data: Any, tokenizer: Any) -> list[float]:
     settings = read_settings()
     texts = tokenizer.batch_decode(data.batch["responses"], skip_special_tokens=True)
     asked = tokenizer.batch_decode(data.batch["prompts"], skip_special_tokens=True)
-    return all_scores_now(_rows(data.non_tensor_batch, asked, texts, settings), settings)
+    columns = {**data.non_tensor_batch}  # ROLL's own kind of mapping has `keys` and items, no more
+    return all_scores_now(_rows(columns, asked, texts, settings), settings)
 
 
 def _rows(

@@ -13,10 +13,29 @@ from polar_ray.adapters import roll
 from polar_ray.adapters.pool import Unscored
 
 
+class Columns:
+    """All that ROLL's own batches have of a mapping."""
+
+    def __init__(self, columns: dict[str, Any]) -> None:
+        self._columns = columns
+
+    def keys(self) -> set[str]:
+        return set(self._columns)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._columns[name]
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+
 def roll_batch(**columns: Any) -> Any:
     given = {"ground_truth": objects(*["4"] * 4), "domain": objects(*["polar"] * 4), **columns}
     tensors = {"responses": ids_of(ANSWERS), "prompts": ids_of(["2+2="] * 4)}
-    return SimpleNamespace(batch=tensors, non_tensor_batch=given)
+    return SimpleNamespace(batch=tensors, non_tensor_batch=Columns(given))
 
 
 def test_roll_scores_a_shard(pool: FakePool) -> None:
