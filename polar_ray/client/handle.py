@@ -141,8 +141,10 @@ class HandleTransport:
                 response.cancel()
             raise
 
-    def _translate(self, error: Exception, waited_s: float) -> PolarRayError:
-        error = cause(error)
+    def _translate(self, raised: Exception, waited_s: float) -> Exception:
+        """One of this project's errors for what Ray and Serve raise. What the caller's own signal
+        handler raises while it waits is returned as it is."""
+        error = cause(raised)
         if isinstance(error, PolarRayError):
             return error
         if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -155,7 +157,9 @@ class HandleTransport:
             return Overloaded(f"pool {self._app_name!r} is full")
         if isinstance(error, RayServeException | RayError):
             return ReplicaLost(f"pool {self._app_name!r} lost this call; send it again ({error})")
-        return PoolError(f"{type(error).__name__}: {error}")
+        if isinstance(raised, RayTaskError | RuntimeError):
+            return PoolError(f"{type(error).__name__}: {error}")
+        return error
 
 
 def _table(answer: pa.Table | bytes) -> pa.Table:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from ray.exceptions import RayTaskError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from sample_records import GROUPS
@@ -77,7 +78,8 @@ def test_small_tables_travel_as_streams_and_others_as_they_are() -> None:
         (DeploymentUnavailableError(DeploymentID("Router", "gone")), PoolError),
         (BackPressureError(1, 1), Overloaded),
         (RayServeException("lost"), ReplicaLost),
-        (ValueError("upstream broke"), PoolError),
+        (RuntimeError("upstream broke"), PoolError),
+        (RayTaskError("score", "...", ValueError("no such row")), PoolError),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
@@ -93,3 +95,15 @@ def test_errors_of_ray_get_this_projects_names(
     assert type(caught.value) is kind
     with pytest.raises(kind):
         asyncio.run(client.score_async(GROUPS))
+
+
+class Interrupted(Exception):
+    """Of a caller's own signal handler, say one that bounds a reward function's time."""
+
+
+def test_what_the_caller_itself_raises_is_no_error_of_the_pool() -> None:
+    transport = object.__new__(HandleTransport)
+    transport._app_name = "here"
+    transport._score = transport._score_stream = Failing(Interrupted("late"), at_once=False)
+    with pytest.raises(Interrupted, match="late"):
+        Client(transport, timeout_s=0.2).score(GROUPS)
