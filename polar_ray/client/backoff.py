@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable
 
-from polar_ray.errors import Overloaded, PolarRayError, ReplicaLost, Unavailable
+from polar_ray.errors import DeadlineExceeded, Overloaded, PolarRayError, ReplicaLost, Unavailable
 
 FIRST_S, LONGEST_S = 0.2, 3.0
 LOST_TRIES = 4
@@ -27,7 +27,10 @@ class Backoff:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._clock, self._chance = clock, chance
-        self._until = clock() + timeout_s
+        self._timeout_s, self._until = timeout_s, clock() + timeout_s
+        self._before: PolarRayError | None = None
+        """What the last try ended with."""
+
         self._lost = self._away = 0
 
     @property
@@ -50,7 +53,16 @@ class Backoff:
             wait = FIRST_S * 2**self._lost * self._chance()
             self._lost += 1
         else:
-            raise error
+            raise self._with_what_was_before(error)
         if wait >= self.left_s:
             raise error
+        self._before = error
         return wait
+
+    def _with_what_was_before(self, error: PolarRayError) -> PolarRayError:
+        """The last try may have had no time, and knows no reason."""
+        if self._before is None or not isinstance(error, DeadlineExceeded):
+            return error
+        return DeadlineExceeded(
+            f"no score within {self._timeout_s:g} s; at last: {error}; before that: {self._before}"
+        )

@@ -52,6 +52,15 @@ def waits(error: PolarRayError, timeout_s: float = 60, chance: float = 0.5) -> l
     return time.naps
 
 
+def test_a_try_that_had_no_time_left_does_not_hide_what_was_before() -> None:
+    backoff = Backoff(40)
+    backoff.wait_s(Unavailable("cannot reach http://pool"))
+    with pytest.raises(DeadlineExceeded, match=r"within 40 s.*0\.003 s.*cannot reach http://pool"):
+        backoff.wait_s(DeadlineExceeded("no answer within 0.003 s"))
+    with pytest.raises(DeadlineExceeded, match=r"^only$"):
+        Backoff(40).wait_s(DeadlineExceeded("only"))
+
+
 def test_a_full_pool_is_asked_again_until_the_deadline() -> None:
     assert waits(Overloaded("full", 10.0)) == [10.0] * 5
     assert waits(Overloaded("full", 10.0), chance=0.0) == [5.0] * 11
