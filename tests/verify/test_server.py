@@ -122,7 +122,7 @@ def test_text_that_is_wrong_in_all_lengths_tells_of_no_window() -> None:
         (lambda scores: scores * 1.5, "in the right order"),
         (lambda scores: np.sort(scores), "other weights"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_faults_of_scores_are_named(
     tiny_dir: Path, engine: NativeEngine, fault: Callable[[Scores], Scores], named: str
