@@ -102,6 +102,7 @@ class Scorer:
         """Tokens of a pack; halved for good when the device ran out of memory."""
 
         self.num_halvings = 0
+        self._closed = False
         self._ignored = Ignored()
         self._bugs: set[str] = set()
         """Where unexpected errors were raised; each traceback is logged once."""
@@ -166,8 +167,8 @@ class Scorer:
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
     ) -> ForwardResult:
         """Scores of encoded records. A record that makes the engine fail gets an error of its own;
-        the others get their scores. Raises `DeviceLost` where every forward fails, and
-        `ServersAway` where it does at present.
+        the others get their scores. Raises `DeviceLost` where every forward fails, `ServersAway`
+        where it does at present, and an `EngineError` where the scorer was closed meanwhile.
 
         `before_pack` is called before each pack; an exception from it ends the call.
         """
@@ -184,6 +185,7 @@ class Scorer:
                         plans.pop()
                         continue
                     before_pack()
+                    self._check_open()
                     try:
                         with self._engine_errors():
                             in_flight.append((packed, self.engine.submit(packed)))
@@ -203,6 +205,10 @@ class Scorer:
                     pending.result()
         return ForwardResult(scores, errors)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the scorer was closed while it scored")
+
     @contextmanager
     def _engine_errors(self) -> Iterator[None]:
         """Turns every exception of the engine into an `EngineError`."""
@@ -211,6 +217,7 @@ class Scorer:
         except EngineError:
             raise
         except Exception as error:
+            self._check_open()
             if (where := place(error)) not in self._bugs:
                 self._bugs.add(where)
                 logger.error("the engine raised an unexpected error", exc_info=error)
@@ -223,6 +230,7 @@ class Scorer:
         which gets the error. What no record is to blame for is raised."""
         if isinstance(error, DeviceLost | ServersAway):
             raise error
+        self._check_open()
         rows = failed.records
         if len(rows) == 1:
             errors[int(rows[0])] = row_error("engine_error", f"{error!s:.{LONGEST_ERROR}}")
@@ -268,7 +276,8 @@ class Scorer:
         return {**self.engine.counters, "halvings": self.num_halvings}
 
     def close(self) -> None:
-        """Lets go of the model."""
+        """Lets go of the model; a call that is out ends with an `EngineError`."""
+        self._closed = True
         self.engine.close()
 
 

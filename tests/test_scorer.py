@@ -283,6 +283,38 @@ def test_a_device_that_dies_is_no_error_of_any_row(tiny_dir: Path, at: int) -> N
         assert dying.submitted == tried, "no pack is tried again in smaller ones"
 
 
+def test_a_scorer_that_is_closed_while_it_scores_blames_no_record(tiny_dir: Path) -> None:
+    mine = Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=64))
+    packs: list[int] = []
+
+    def before_pack() -> None:
+        packs.append(1)
+        if len(packs) == 3:
+            mine.close()
+
+    with pytest.raises(EngineError, match="was closed while it scored"):
+        mine.forward(mine.encode(pa.Table.from_pylist(GROUPS)), before_pack)
+    assert len(packs) == 3
+
+
+@pytest.mark.parametrize("at", [1, 5])
+def test_a_scorer_that_is_closed_in_the_middle_of_a_pack_blames_no_record(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    mine = Scorer(ScorerConfig(model=str(tiny_dir), max_tokens=64))
+    submit, packs = mine.engine.submit, []
+
+    def closed_meanwhile(pack: Pack) -> Pending:
+        packs.append(pack)
+        if len(packs) == at:
+            mine.close()
+        return submit(pack)
+
+    monkeypatch.setattr(mine.engine, "submit", closed_meanwhile)
+    with pytest.raises(EngineError, match="was closed while it scored"):
+        mine.score(GROUPS)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_no_number_is_an_error(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch, value: float

@@ -80,6 +80,7 @@ class Worker:
         self._source = place(job.source)
         self._reader = Reader(self._source.filesystem, job.schema)
         self._reading = Lock()
+        self._closed = False
         self._bucket = -1
         self._sorted = Rows(pa.Table.from_batches([], job.schema), {})
 
@@ -96,6 +97,7 @@ class Worker:
         if isinstance(rows, Problem):
             return rows
         scores = scored(rows.table, self.job.columns, self._scoring, self.job.made_by)
+        self._check_open()
         return write_part(
             self._out,
             split,
@@ -128,11 +130,19 @@ class Worker:
         return grouping.write_shuffle(self._out, call.number, what, rows, request, skipped, count)
 
     def close(self) -> None:
-        """Lets go of the open file."""
-        self._reader.close()
+        """Lets go of the open file. A call that is out, as after a second interruption, writes
+        nothing any more."""
+        self._closed = True
+        with self._reading:
+            self._reader.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise JobStopped("the job was stopped; run this again")
 
     def _read(self, split: Split) -> Rows | Problem:
         with self._reading:
+            self._check_open()
             if isinstance(split, grouping.BucketSplit):
                 return self._read_bucket(split)
             rows: Rows | Problem
