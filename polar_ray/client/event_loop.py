@@ -2,15 +2,19 @@
 
 Calls that many threads make at the same time meet in it, and so travel together. It never closes,
 unlike the loops that a trainer makes for a batch, and a child process that forks gets its own.
+
+A caller's thread may be interrupted anywhere, by Ctrl-C or a signal's handler that raises, as those
+that bound a reward's time. So callers share nothing with the loop that has a lock in Python, which
+such an exception would leave locked for ever: a future of `concurrent.futures` has one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 from polar_ray.client.forks import remake_in_children
 from polar_ray.errors import DeadlineExceeded
@@ -39,29 +43,74 @@ class EventLoop:
 
     def run(self, call: Coroutine[Any, Any, T], timeout_s: float) -> T:
         """What a coroutine returns or raises, which ends by itself within `timeout_s`."""
-        future = asyncio.run_coroutine_threadsafe(call, self._running())
+        ended = threading.Lock()
+        ended.acquire()
+        loop, running = self._running(), _Running(call, ended.release)
+        loop.call_soon_threadsafe(running.begin)
         try:
-            return future.result(timeout_s + LATE_S)
-        except FutureTimeout as error:
-            if future.done():  # its own error, which is one of time, too
-                raise
-            raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from error
-        finally:
-            future.cancel()  # where the caller was interrupted, nobody waits any more
+            if not ended.acquire(timeout=min(timeout_s + LATE_S, threading.TIMEOUT_MAX)):
+                raise DeadlineExceeded(f"no answer within {timeout_s:g} s")
+        except BaseException:
+            loop.call_soon_threadsafe(running.cancel)
+            raise
+        return running.result()
 
     async def wait(self, call: Coroutine[Any, Any, T]) -> T:
         """`run` for a caller in an event loop of its own, who may give it up."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._running()))
+        here = asyncio.get_running_loop()
+        ended = here.create_future()
+
+        def end() -> None:
+            if not ended.done():  # the caller may have left
+                ended.set_result(None)
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the caller's loop is closed
+                here.call_soon_threadsafe(end)
+
+        loop, running = self._running(), _Running(call, tell)
+        loop.call_soon_threadsafe(running.begin)
+        try:
+            await ended
+        except BaseException:
+            loop.call_soon_threadsafe(running.cancel)
+            raise
+        return running.result()
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                loop = asyncio.new_event_loop()
                 thread = threading.Thread(
-                    target=self._loop.run_forever, name="polar-ray-calls", daemon=True
+                    target=loop.run_forever, name="polar-ray-calls", daemon=True
                 )
                 thread.start()
+                self._loop = loop  # once it runs: starting may be interrupted
             return self._loop
+
+
+class _Running(Generic[T]):
+    """A coroutine in the loop. All but `result` is called there."""
+
+    def __init__(self, call: Coroutine[Any, Any, T], tell: Callable[[], None]) -> None:
+        self._call, self._tell = call, tell
+        self._task: asyncio.Task[T]
+
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._call)
+        self._task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    def result(self) -> T:
+        """What it returned or raised, once `tell` was called."""
+        return self._task.result()
+
+    def _ended(self, task: asyncio.Task[T]) -> None:
+        if not task.cancelled():
+            task.exception()  # nobody may be there to whom it could be raised
+        self._tell()
 
 
 exchanges = EventLoop()

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
 
 import httpx
 import orjson
@@ -17,7 +15,6 @@ import pyarrow as pa
 
 from polar_ray.call_options import Priority
 from polar_ray.client.answers import AS_IT_IS, packed
-from polar_ray.client.async_lanes import AsyncLanes
 from polar_ray.client.coalesce import GRACE_S
 from polar_ray.client.lanes import Lanes
 from polar_ray.errors import (
@@ -40,8 +37,6 @@ from polar_ray.stream import (
     encode_arrow,
     read_arrow,
 )
-
-Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
 
 ELSES: dict[int, type[PoolError]] = {
     404: Unavailable,
@@ -83,9 +78,9 @@ class HttpTransport:
         with _settings_read():
             # Reading the certificates takes longer than a request, so it is done once.
             tls = httpx.create_ssl_context()
-        self._lanes = Lanes(partial(_made, httpx.Client, tls, transport))
-        self._async_lanes = AsyncLanes(partial(_made, httpx.AsyncClient, tls, transport))
-        _made(httpx.Client, tls, transport).close()  # wrong settings are told at once
+            # Wrong settings are told at once.
+            httpx.Client(verify=tls, transport=transport).close()
+        self._lanes = Lanes(partial(_made, tls, transport))
 
     def __repr__(self) -> str:
         return f"address={self._name!r}"
@@ -96,11 +91,10 @@ class HttpTransport:
 
     def send(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
         """The result table of a batch."""
-        until = time.monotonic() + timeout_s + GRACE_S
         most_bytes = _most_bytes(batch)
         with self._translated(timeout_s):
             request = self._request(batch, timeout_s, priority)
-            response, body = self._lanes.exchange(request, until, most_bytes)
+            response, body = self._lanes.exchange(request, timeout_s + GRACE_S, most_bytes)
         return self._read(response, body, batch.num_rows, most_bytes)
 
     async def send_async(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
@@ -108,21 +102,19 @@ class HttpTransport:
         most_bytes = _most_bytes(batch)
         with self._translated(timeout_s):
             request = self._request(batch, timeout_s, priority)
-            response, body = await self._async_lanes.exchange(
-                request, timeout_s + GRACE_S, most_bytes
-            )
+            seconds = timeout_s + GRACE_S
+            response, body = await self._lanes.exchange_async(request, seconds, most_bytes)
         return self._read(response, body, batch.num_rows, most_bytes)
 
     def why_waiting(self) -> str:
         """What the pool says of its state, or that it says nothing."""
-        until = time.monotonic() + ASK_TIMEOUT_S
         extensions = {"timeout": _timeout(ASK_TIMEOUT_S)}
         request = httpx.Request(
             "GET", f"{self._address}/ready", headers=AS_IT_IS, extensions=extensions
         )
         try:
-            answer, body = self._lanes.exchange(request, until, ANSWER_BYTES)
-        except (httpx.HTTPError, ConfigError, RuntimeError) as error:
+            answer, body = self._lanes.exchange(request, ASK_TIMEOUT_S, ANSWER_BYTES)
+        except (httpx.HTTPError, asyncio.TimeoutError, ConfigError, RuntimeError) as error:
             return f"{self._name} does not answer ({str(error) or type(error).__name__})"
         if (own := _own_error(answer, body)) is not None:
             return str(own)
@@ -135,7 +127,6 @@ class HttpTransport:
         """Closes the connections."""
         self._closed = True
         self._lanes.close()
-        self._async_lanes.close()
 
     def _request(self, batch: pa.Table, timeout_s: float, priority: Priority) -> httpx.Request:
         body = encode_arrow(batch)
@@ -225,9 +216,9 @@ def _most_bytes(batch: pa.Table) -> int:
     return int(ANSWER_BYTES + ids + ROW_BYTES * batch.num_rows)
 
 
-def _made(kind: type[Http], tls: ssl.SSLContext, transport: httpx.MockTransport | None) -> Http:
+def _made(tls: ssl.SSLContext, transport: httpx.MockTransport | None) -> httpx.AsyncClient:
     with _settings_read():
-        return kind(verify=tls, transport=transport)
+        return httpx.AsyncClient(verify=tls, transport=transport)
 
 
 @contextmanager

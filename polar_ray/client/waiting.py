@@ -67,8 +67,8 @@ class Waiting:
             number = next(self._numbers)
             self._began[number] = time.monotonic()
             if not self._watched:
-                self._watched = True
                 threading.Thread(target=self._watch, name="why-waiting", daemon=True).start()
+                self._watched = True  # once it runs: starting may be interrupted
         try:
             yield
         finally:

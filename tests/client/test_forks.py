@@ -1,4 +1,4 @@
-"""A child that forked from a process with a client gets its own answers, and no others."""
+"""Forks and signals: a child gets its own answers and no others, who is interrupted the next ones."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def test_parent_and_children_get_their_own_answers() -> None:
         finally:
             pool.kill()
     assert printed.split() == ["0"] * 5, "wrong answers of four children and of their parent"
+
+
+def test_calls_that_are_interrupted_anywhere_hold_up_no_others() -> None:
+    """In a process of its own, which may stand for ever."""
+    with run(str(TESTS / "fake_pool.py")) as pool:
+        try:
+            assert pool.stdout is not None
+            address = pool.stdout.readline().strip()
+            with run(str(TESTS / "client" / "interrupting.py"), address, "1000") as interrupting:
+                try:
+                    printed, _ = interrupting.communicate(timeout=200)
+                finally:
+                    interrupting.kill()
+        finally:
+            pool.kill()
+    assert printed.split() == ["1000", "2"]
 
 
 def test_a_child_of_a_process_with_ray_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

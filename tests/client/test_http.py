@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pyarrow as pa
@@ -107,11 +107,12 @@ def test_a_deadline_goes_to_the_server_and_bounds_the_wait() -> None:
     assert 3 < seen[0].extensions["timeout"]["read"] < 4
 
 
-class Drip(httpx.SyncByteStream):
+class Drip(httpx.AsyncByteStream):
     """A body whose every byte is in time, and whose end never comes."""
 
-    def __iter__(self) -> Iterator[bytes]:
+    async def __aiter__(self) -> AsyncIterator[bytes]:
         while True:
+            await asyncio.sleep(0)
             yield b"x"
 
 

@@ -14,7 +14,7 @@ from polar_ray.config import StubEngineConfig
 
 pytestmark = pytest.mark.ray
 
-CALLS = 36
+CALLS = 12
 
 
 def test_a_caller_that_blocks_for_them_lives_on(cluster: None, tiny_dir: Path) -> None:
