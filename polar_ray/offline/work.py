@@ -80,6 +80,7 @@ class Worker:
         self._source = place(job.source)
         self._reader = Reader(self._source.filesystem, job.schema)
         self._reading = Lock()
+        self._closed = False
         self._bucket = -1
         self._sorted = Rows(pa.Table.from_batches([], job.schema), {})
 
@@ -128,11 +129,16 @@ class Worker:
         return grouping.write_shuffle(self._out, call.number, what, rows, request, skipped, count)
 
     def close(self) -> None:
-        """Lets go of the open file."""
-        self._reader.close()
+        """Lets go of the open file. Calls that still run, as nobody waits for them, read no more:
+        half a file would pass for a whole one."""
+        with self._reading:
+            self._closed = True
+            self._reader.close()
 
     def _read(self, split: Split) -> Rows | Problem:
         with self._reading:
+            if self._closed:
+                raise JobStopped("the job was stopped")
             if isinstance(split, grouping.BucketSplit):
                 return self._read_bucket(split)
             rows: Rows | Problem
