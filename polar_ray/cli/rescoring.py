@@ -11,10 +11,16 @@ import typer
 
 from polar_ray.cli.app import cli, errors_on_stderr, parse_settings
 from polar_ray.cli.backend import INPUT_HELP, Model, ProgressKind
+from polar_ray.cli.interrupts import stopping_is_said
 from polar_ray.config import RescoreConfig
 
 WIDEST = 40
 """Characters of the longest bar of the histogram."""
+
+STOPPING = (
+    "stopping: what is being scored is finished first, so that it need not be done again; two more "
+    "Ctrl-C end that, too"
+)
 
 
 @cli.command()
@@ -78,7 +84,7 @@ def rescore(
             _say(estimate(config, open_input(config, source), tokens_per_s), "would be rescored")
             return
         try:
-            with _listener(progress) as listen:
+            with stopping_is_said(STOPPING), _listener(progress) as listen:
                 manifest = run(config, source, out, listen)
         except KeyboardInterrupt:
             typer.echo("stopped; the same command goes on where this ended", err=True)

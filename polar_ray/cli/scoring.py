@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from polar_ray.cli.backend import (
     TimeoutS,
     TokenFile,
 )
+from polar_ray.cli.interrupts import interrupted_once
 from polar_ray.config import PoolConfig, ScoreConfig
 
 
@@ -88,7 +90,7 @@ def serve(
     ] = "/",
 ) -> None:
     """Start a pool on this Ray cluster (or a local one) and keep it running."""
-    _interrupted_once()
+    interrupted_once(signal.SIGINT, signal.SIGTERM)
     with errors_on_stderr("serve"):
         config = parse_settings(PoolConfig, {}, settings)
         from polar_ray.pool.http.port import check_number
@@ -111,23 +113,6 @@ def demo(
         from polar_ray.demo import run
 
         run(config, port=port)
-
-
-def _interrupted_once() -> None:
-    """From now on the first SIGINT or SIGTERM raises KeyboardInterrupt; what then stops the pool is
-    not disturbed by a second one, and interrupted by a third."""
-    import signal
-
-    signals: list[int] = []
-
-    def on_signal(number: int, frame: object) -> None:
-        signals.append(number)
-        if len(signals) != 2:
-            raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as it is in a script's background
-            signal.signal(number, on_signal)
 
 
 def _wait_for_interrupt() -> None:
