@@ -9,6 +9,7 @@
         OutOfMemory                    on this many tokens at once
         DeviceLost                     nor will it again in this process
         ServersAway                    at present, as the servers that run it are away
+        EngineClosed                   as somebody has closed it meanwhile
       ScoreError(RuntimeError)         rows without a score, raised at the caller's wish
       JobStopped(RuntimeError)         an offline job ended early; the same command goes on with it
         ModelChanged                   between two calls of one job: their scores do not compare
@@ -64,6 +65,10 @@ class DeviceLost(EngineError):
 class ServersAway(EngineError):
     """The servers that an engine relies on do not answer, or not with this model's scores. Nothing
     is wrong with the records; they can be scored once a server is back."""
+
+
+class EngineClosed(EngineError):
+    """The model was let go of while there were records to score. Nothing is wrong with them."""
 
 
 class ScoreError(PolarRayError, RuntimeError):
@@ -130,6 +135,7 @@ HTTP_STATUS: dict[type[PolarRayError], int] = {
     OutOfMemory: 500,
     DeviceLost: 500,
     ServersAway: 503,
+    EngineClosed: 503,
     ScoreError: 422,
     JobStopped: 500,
     ModelChanged: 500,

@@ -29,6 +29,7 @@ from polar_ray.engine.protocol import Engine, Pending, Scores
 from polar_ray.errors import (
     ConfigError,
     DeviceLost,
+    EngineClosed,
     EngineError,
     OutOfMemory,
     ServersAway,
@@ -53,6 +54,8 @@ SLICE_BYTES = 1 << 20
 
 IN_FLIGHT = 2
 """Packs submitted to the engine at once: one is computed while the next waits."""
+
+CLOSED = "the model was let go of while there were records to score"
 
 LONGEST_ERROR = 500
 """Characters of an engine's message that a row carries."""
@@ -167,8 +170,9 @@ class Scorer:
         self, encoded: Sequence[Encoded], before_pack: Callable[[], None] = lambda: None
     ) -> ForwardResult:
         """Scores of encoded records. A record that makes the engine fail gets an error of its own;
-        the others get their scores. Raises `DeviceLost` where every forward fails, `ServersAway`
-        where it does at present, and an `EngineError` where the scorer was closed meanwhile.
+        the others get their scores. Raises `DeviceLost` where every forward fails,
+        `ServersAway` where it does at present, and `EngineClosed` after `close`, or when that comes
+        meanwhile: what fails then is no fault of a record.
 
         `before_pack` is called before each pack; an exception from it ends the call.
         """
@@ -185,7 +189,8 @@ class Scorer:
                         plans.pop()
                         continue
                     before_pack()
-                    self._check_open()
+                    if self._closed:
+                        raise EngineClosed(CLOSED)
                     try:
                         with self._engine_errors():
                             in_flight.append((packed, self.engine.submit(packed)))
@@ -205,19 +210,16 @@ class Scorer:
                     pending.result()
         return ForwardResult(scores, errors)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineError("the scorer was closed while it scored")
-
     @contextmanager
     def _engine_errors(self) -> Iterator[None]:
         """Turns every exception of the engine into an `EngineError`."""
         try:
             yield
-        except EngineError:
-            raise
         except Exception as error:
-            self._check_open()
+            if self._closed:
+                raise EngineClosed(CLOSED) from error
+            if isinstance(error, EngineError):
+                raise
             if (where := place(error)) not in self._bugs:
                 self._bugs.add(where)
                 logger.error("the engine raised an unexpected error", exc_info=error)
@@ -228,9 +230,8 @@ class Scorer:
     ) -> list[Iterator[Pack]]:
         """What to try after a failed pack: its halves, or nothing where it held one record,
         which gets the error. What no record is to blame for is raised."""
-        if isinstance(error, DeviceLost | ServersAway):
+        if isinstance(error, DeviceLost | ServersAway | EngineClosed):
             raise error
-        self._check_open()
         rows = failed.records
         if len(rows) == 1:
             errors[int(rows[0])] = row_error("engine_error", f"{error!s:.{LONGEST_ERROR}}")
@@ -276,8 +277,8 @@ class Scorer:
         return {**self.engine.counters, "halvings": self.num_halvings}
 
     def close(self) -> None:
-        """Lets go of the model; a call that is out ends with an `EngineError`."""
-        self._closed = True
+        """Lets go of the model. What another thread is scoring ends in `EngineClosed`."""
+        self._closed = True  # before anything can fail because of it
         self.engine.close()
 
 

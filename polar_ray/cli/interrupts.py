@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import current_thread, main_thread
+
+STDERR = 2
 
 
 @contextmanager
 def interrupted_once(said: str | None = None) -> Iterator[None]:
     """The first SIGINT or SIGTERM raises KeyboardInterrupt, and `said` goes to stderr at once; what
     then stops is not disturbed by a second one, and interrupted by a third."""
+    if current_thread() is not main_thread():  # which alone may say what signals do
+        yield
+        return
     signals: list[int] = []
 
     def on_signal(number: int, frame: object) -> None:
         signals.append(number)
         if len(signals) == 1 and said is not None:
-            # Not by `print`, which may be what was interrupted.
-            os.write(sys.stderr.fileno(), f"{said}\n".encode())
+            _say(said)
         if len(signals) != 2:
             raise KeyboardInterrupt
 
@@ -32,3 +36,11 @@ def interrupted_once(said: str | None = None) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say(line: str) -> None:
+    """Past Python's own stderr, in whose middle the signal may have come. A terminal shows ^C, and
+    perhaps a bar, on the line."""
+    with suppress(OSError):
+        start = "\n" if os.isatty(STDERR) else ""
+        os.write(STDERR, f"{start}{line}\n".encode())

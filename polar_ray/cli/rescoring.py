@@ -17,7 +17,7 @@ from polar_ray.config import RescoreConfig
 WIDEST = 40
 """Characters of the longest bar of the histogram."""
 
-STOPPING = "stopping, when the parts in hand are scored; a third signal does not wait for them"
+STOPPING = "stopping, when the parts in hand are scored; a third Ctrl-C does not wait for them"
 
 
 @cli.command()

@@ -18,7 +18,7 @@ from polar_ray.engine.memory import HEADROOM, free_bytes
 from polar_ray.engine.prefix_cache import PrefixCache
 from polar_ray.engine.protocol import ModelInfo, Pending, Scores
 from polar_ray.engine.token_budget import Budget, divide, fit_tokens, prefix_token_bytes
-from polar_ray.errors import ConfigError, DeviceLost, EngineError, OutOfMemory
+from polar_ray.errors import ConfigError, DeviceLost, EngineClosed, EngineError, OutOfMemory
 from polar_ray.hub import model_name
 from polar_ray.model import ModelConfig, digest, load_config, load_model
 from polar_ray.model.attention import Recall
@@ -163,6 +163,8 @@ class NativeEngine:
     @torch.inference_mode()
     def submit(self, pack: Pack) -> Pending:
         """One forward pass over the tokens of the pack that the prefix cache does not hold."""
+        if "model" not in self.__dict__:
+            raise EngineClosed("the engine was closed")
         try:
             return _OnDevice(self._forward(pack), self, pack)
         except IndexError as error:

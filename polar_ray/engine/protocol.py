@@ -71,7 +71,8 @@ class Engine(Protocol):
         """Begins a forward pass; on a GPU it goes on while the caller plans the next.
 
         Raises `EngineError` if it cannot, `OutOfMemory` if a smaller pack might, `DeviceLost` if
-        nothing will be computed any more, `ServersAway` if nothing can be at present.
+        nothing will be computed any more, `ServersAway` if nothing can be at present,
+        `EngineClosed` after `close`.
         """
         ...
 

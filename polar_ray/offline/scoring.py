@@ -62,6 +62,7 @@ class PoolScorer:
     def __init__(self, client: Client, patience_s: float) -> None:
         self._client = client
         self._patience_s = patience_s
+        self._closed = False
 
     def score(self, request: pa.Table) -> pa.Table:
         """See `Scoring`. Raises `JobStopped` once patience is at its end."""
@@ -76,6 +77,8 @@ class PoolScorer:
                         f"s (patience_s): {error}"
                     ) from None
             time.sleep(PAUSE_S)
+            if self._closed:
+                raise JobStopped("the job was stopped while the pool was waited for")
 
     def _halved(self, request: pa.Table) -> pa.Table:
         try:
@@ -90,7 +93,8 @@ class PoolScorer:
             return pa.concat_tables([one, other])
 
     def close(self) -> None:
-        """Closes connections."""
+        """Closes connections. Who waits for the pool in another thread gets `JobStopped`."""
+        self._closed = True
         self._client.close()
 
 

@@ -97,7 +97,6 @@ class Worker:
         if isinstance(rows, Problem):
             return rows
         scores = scored(rows.table, self.job.columns, self._scoring, self.job.made_by)
-        self._check_open()
         return write_part(
             self._out,
             split,
@@ -130,19 +129,16 @@ class Worker:
         return grouping.write_shuffle(self._out, call.number, what, rows, request, skipped, count)
 
     def close(self) -> None:
-        """Lets go of the open file. A call that is out, as after a second interruption, writes
-        nothing any more."""
-        self._closed = True
+        """Lets go of the open file. Calls that still run, as nobody waits for them, read no more:
+        half a file would pass for a whole one."""
         with self._reading:
+            self._closed = True
             self._reader.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise JobStopped("the job was stopped; run this again")
 
     def _read(self, split: Split) -> Rows | Problem:
         with self._reading:
-            self._check_open()
+            if self._closed:
+                raise JobStopped("the job was stopped")
             if isinstance(split, grouping.BucketSplit):
                 return self._read_bucket(split)
             rows: Rows | Problem

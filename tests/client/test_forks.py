@@ -1,4 +1,4 @@
-"""Forks and signals: a child gets its own answers and no others, who is interrupted the next ones."""
+"""Forks and signals: a child gets its own answers, and who is interrupted gets the next ones."""
 
 from __future__ import annotations
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import pairwise
@@ -71,58 +69,6 @@ def test_a_run_that_ends_early_is_gone_on_with(
     assert {path: path.stat().st_mtime_ns for path in before} == before
     names = {path.name for path in out.iterdir() if not path.name.startswith("part-")}
     assert names == {"_job.json", "_manifest.json"}
-
-
-def test_a_job_that_is_interrupted_twice_writes_nothing_more(
-    tiny_dir: Path, source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second interruption does not wait for the threads: everything is closed under them."""
-    begun, closed = threading.Event(), threading.Event()
-    forward, close, shutdown = Scorer.forward, Scorer.close, ThreadPoolExecutor.shutdown
-    threads: list[ThreadPoolExecutor] = []
-
-    def forward_late(self: Scorer, *args: Any) -> Any:
-        if threading.current_thread() is threading.main_thread():
-            return forward(self, *args)
-        begun.set()
-        closed.wait(60)
-        return forward(self, *args)
-
-    def interrupted(self: ThreadPoolExecutor, wait: bool = True, **rest: Any) -> None:
-        threads.append(self)
-        begun.wait(60)
-        raise KeyboardInterrupt
-
-    def close_all(self: Scorer) -> None:
-        close(self)
-        closed.set()
-
-    def interrupt() -> None:
-        begun.wait(60)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "start":
-            monkeypatch.setattr(ThreadPoolExecutor, "shutdown", interrupted)
-            monkeypatch.setattr(Scorer, "forward", forward_late)
-            threading.Thread(target=interrupt).start()
-
-    monkeypatch.setattr(Scorer, "close", close_all)
-    config = RescoreConfig.model_validate(
-        {"model": str(tiny_dir), "rows_per_part": 10, "group": "never"}
-    )
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            rescore(config, str(source), str(out), stop)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    monkeypatch.undo()
-    for each in threads:
-        shutdown(each)
-    assert not list(out.glob("part-*"))
-    rescore(config, str(source), str(out))
-    assert None not in scores(read(out)).values()
 
 
 def test_a_finished_job_has_nothing_left_to_do(config: Config, source: Path, out: Path) -> None:

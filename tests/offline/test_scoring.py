@@ -149,6 +149,17 @@ def test_patience_has_an_end_which_says_why(scorer: Scorer, waits: list[float]) 
         pool(transport, patience_s=1).score(REQUEST)
 
 
+def test_nobody_waits_for_a_pool_once_the_job_has_ended(
+    scorer: Scorer, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = FakePool(scorer, [DeadlineExceeded("the pool has no replica")] * 1000)
+    running = pool(transport)
+    monkeypatch.setattr(scoring.time, "sleep", lambda seconds: running.close())
+    with pytest.raises(JobStopped, match="was stopped"):
+        running.score(REQUEST)
+    assert len(transport.failures) == 999
+
+
 def test_what_is_too_large_is_halved(scorer: Scorer) -> None:
     running = pool(FakePool(scorer, [], most_rows=3))
     expected = np.array(scorer.score(REQUEST)["score"])

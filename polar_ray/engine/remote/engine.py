@@ -24,7 +24,7 @@ from polar_ray.engine.remote.connection import Connections
 from polar_ray.engine.remote.job import Job
 from polar_ray.engine.remote.sender import Sender
 from polar_ray.engine.remote.sharing import Request, budget, cut
-from polar_ray.errors import EngineError
+from polar_ray.errors import EngineClosed, EngineError
 from polar_ray.hub import model_name
 from polar_ray.model import digest, load_config
 from polar_ray.planning import Pack
@@ -85,7 +85,7 @@ class RemoteEngine:
         ):
             raise EngineError("token ids beyond the vocabulary")
         if self._closed:
-            raise EngineError("the engine was closed")
+            raise EngineClosed("the engine was closed")
         self._packs += 1
         order = order_records(pack)
         return _Coming(self._run(self._score(order)), order)
@@ -111,7 +111,7 @@ class RemoteEngine:
         return {"packs": self._packs, **self._sender.counts}
 
     def close(self) -> None:
-        """Ends all requests; who waits for one gets an `EngineError`."""
+        """Ends all requests; who waits for one gets an `EngineClosed`."""
         if self._closed:
             return
         self._closed = True
@@ -142,4 +142,4 @@ class _Coming:
         try:
             return self._scores.result()[self._order.places]
         except CancelledError:
-            raise EngineError("the engine was closed") from None
+            raise EngineClosed("the engine was closed") from None

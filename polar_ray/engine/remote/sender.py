@@ -26,7 +26,7 @@ from polar_ray.engine.remote.job import Job
 from polar_ray.engine.remote.server import Server
 from polar_ray.engine.remote.sharing import Load, assign
 from polar_ray.engine.remote.trust import TOLERANCES
-from polar_ray.errors import ConfigError, EngineError, ServersAway
+from polar_ray.errors import ConfigError, EngineClosed, EngineError, ServersAway
 from polar_ray.planning import Ids
 
 logger = logging.getLogger(__name__)
@@ -109,17 +109,17 @@ class Sender:
         self._pump()
         try:
             if self._closed:
-                raise EngineError("the engine was closed")
+                raise EngineClosed("the engine was closed")
             return list(await asyncio.gather(*(job.done for job in jobs)))
         finally:
             for job in jobs:
                 self._end(job)
 
     async def close(self) -> None:
-        """Ends everything: who waits for scores gets an `EngineError`."""
+        """Ends everything: who waits for scores gets an `EngineClosed`."""
         self._closed = True
         for job in list(self._open):
-            job.fail(EngineError("the engine was closed"))
+            job.fail(EngineClosed("the engine was closed"))
         tasks = [*self._tasks, *self._checks.values()]
         for task in tasks:
             task.cancel()

@@ -17,7 +17,7 @@ from ray.serve.exceptions import (
 from ray.serve.handle import DeploymentHandle
 
 from polar_ray.client.handle import cause
-from polar_ray.errors import PolarRayError, ServersAway
+from polar_ray.errors import EngineClosed, PolarRayError, ServersAway
 from polar_ray.pool.autoscaling import Queued
 from polar_ray.pool.ray_internals import by_reference
 from polar_ray.pool.replica.reservation import NotReserved
@@ -92,7 +92,8 @@ class ReplicaHandle:
 def outcome(error: Exception) -> Exception:
     """What became of a parcel, in the words of `router.outcome`; other errors are a replica's."""
     error = cause(error)
-    if isinstance(error, NotReserved | ServersAway):  # the work is as good as never taken
+    if isinstance(error, NotReserved | ServersAway | EngineClosed):
+        # The work is as good as never taken.
         return Refused(str(error))
     if isinstance(error, PolarRayError):
         return error

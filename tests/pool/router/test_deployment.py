@@ -28,6 +28,7 @@ from polar_ray.config import AdmissionConfig, PoolConfig
 from polar_ray.errors import (
     ConfigError,
     DeadlineExceeded,
+    EngineClosed,
     EngineError,
     Overloaded,
     PolarRayError,
@@ -59,6 +60,7 @@ from polar_ray.stream import encode_arrow, read_arrow
         (DeploymentUnavailableError(DeploymentID("Replica", "app")), Refused),
         (RayTaskError("score", "trace", RecordError("bad")), RecordError),
         (RayTaskError("score", "trace", ServersAway("gone")), Refused),
+        (RayTaskError("score", "trace", EngineClosed("gone")), Refused),
         (RayTaskError("score", "trace", EngineError("bad")), EngineError),
         (RayTaskError("score", "trace", KeyError("bug")), KeyError),
     ],
