@@ -113,7 +113,6 @@ def test_no_records_are_an_empty_batch(body: bytes) -> None:
         (b'{"records":[%b,\\"]}' % GOOD, "not JSON"),
         (b'{"records":[NaN]}', "not JSON"),
         (b'{"records":["\xff"]}', "not JSON in UTF-8"),
-        (b'{"records":["\\ud800"]}', "not JSON"),
         (b'\xef\xbb\xbf{"records":[]}', "not JSON"),
         ('{"records":[]}'.encode("utf-16"), "not JSON"),
         (b'{"records":[' + b"[" * 2000 + b"]" * 2000 + b"]}", "not JSON|nests too deeply"),
@@ -140,6 +139,45 @@ def test_a_body_that_is_no_batch_is_refused(body: bytes, message: str) -> None:
     with pytest.raises(RecordError, match=message) as caught:
         decode(body)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        (rb'"bad \udc80 byte"', "bad_text: prompt holds a lone surrogate at character 4"),
+        (rb'[{"content":"\ud800"}]', "bad_text"),
+        (b"1e999", "bad_message: prompt is float"),
+        (b"-1e999", "bad_message: prompt is float"),
+        (b"1" * 400, "bad_message: prompt is float"),
+        (b"1" * 5000, "bad_message: prompt is float"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_json_that_nobody_can_hold_is_an_error_of_its_row(prompt: bytes, says: str) -> None:
+    bad = b'{"prompt":%b,"reference":"r","output":"o","id":5}' % prompt
+    batch = decode(b'{"records":[%b]}' % b",".join([GOOD] * 7 + [bad] + [GOOD] * 2))
+    assert batch.table["prompt"].to_pylist() == ["p"] * 7 + [None] + ["p"] * 2
+    assert batch.table["id"].to_pylist() == [None] * 7 + [5] + [None] * 2
+    assert list(batch.errors) == [7]
+    assert batch.errors[7].startswith(says)
+
+
+def test_half_a_surrogate_pair_elsewhere_is_told_in_text_that_can_be_sent() -> None:
+    wrapped = rb'{"prompt":"p","reference":"r","output":"o","wrapper":"\ud800"}'
+    [error] = decode(b'{"records":[%b]}' % wrapped).errors.values()
+    assert error.encode().startswith(b"bad_wrapper")
+    for key, value in ((rb"\ud800", b"1"), (b"id", rb'"\ud800"')):
+        with pytest.raises(RecordError) as caught:
+            decode(b'{"records":[{"%b":%b}]}' % (key, value))
+        assert str(caught.value).encode()
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("bad", [b"NaN", b"-Infinity", b'"\xff"', b'"\x01"', b"01", b'{"a":1,}'])
+def test_a_record_that_is_no_json_is_named(bad: bytes) -> None:
+    with pytest.raises(RecordError, match="record 7 is not JSON in UTF-8"):
+        decode(b'{"records":[%b]}' % b",".join([GOOD] * 7 + [bad] + [GOOD] * 2))
 
 
 def test_the_last_of_equal_keys_counts() -> None:
