@@ -7,7 +7,7 @@ ray nor fastapi.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -68,10 +68,38 @@ def _decode(body: bytes, layout: Layout, at: int, end: int) -> list[Any]:
     try:
         found: list[Any] = orjson.loads(b"[%b]" % body[begins[at] : ends[end - 1]])
     except orjson.JSONDecodeError:
-        return [_decode_alone(body[begins[i] : ends[i]], i) for i in range(at, end)]
+        found = [_decode_alone(body[begins[i] : ends[i]], i) for i in range(at, end)]
     if len(found) != end - at:
         raise RecordError(f"the body is not JSON: there is nothing between two commas at {at}")
-    return found
+    marks = layout.marks[at:end].tolist()
+    return [_unless_repeated(item, its) for item, its in zip(found, marks, strict=True)]
+
+
+def _unless_repeated(item: Any, marks: int) -> Any:
+    """The item, `Unread` where an object of it has a key twice: decoders keep the last, and leave
+    out the marks of the others."""
+    if isinstance(item, dict | list) and _count_marks(item) != marks:
+        return Unread(row_error("repeated_key", "an object in the record has a key twice"))
+    return item
+
+
+def _count_marks(item: Any) -> int:
+    """The commas, colons and brackets that a value has in JSON."""
+    count = 0
+    todo = [item]
+    while todo:  # no recursion: it may lie deep
+        value = todo.pop()
+        inner: Collection[Any]
+        if isinstance(value, dict):
+            inner, marks = value.values(), 2
+        elif isinstance(value, list):
+            inner, marks = value, 1
+        else:
+            continue
+        # Beside its two brackets, a colon for each key and a comma before all but the first.
+        count += 2 + marks * len(inner) - bool(inner)
+        todo += inner
+    return count
 
 
 def _decode_alone(item: bytes, at: int) -> Any:

@@ -46,7 +46,7 @@ AWKWARD = [
     {**RECORD, "prompt": '\\"' * 5 + "\\"},
     {**RECORD, "prompt": "a\n\u2028\ud7ff\U0001f600"},
     {**RECORD, "prompt": [{"role": "user", "content": "a,b"}, {"content": "c"}]},
-    {**RECORD, "prompt": [], "output": ""},
+    {**RECORD, "prompt": "", "output": ""},
     {**RECORD, "wrapper": "pretrain"},
 ]
 
@@ -180,9 +180,21 @@ def test_a_record_that_is_no_json_is_named(bad: bytes) -> None:
         decode(b'{"records":[%b]}' % b",".join([GOOD] * 7 + [bad] + [GOOD] * 2))
 
 
-def test_the_last_of_equal_keys_counts() -> None:
-    body = b'{"records":[{"prompt":"p","reference":"r","output":"o","prompt":"q"}]}'
-    assert decode(body).table["prompt"].to_pylist() == ["q"]
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize(
+    "twice",
+    [
+        b'{"prompt":"p","reference":"r","output":"o","output":"DIFFERENT"}',
+        rb'{"prompt":"p","reference":"r","output":"o","\u006futput":"o"}',
+        b'{"prompt":[{"content":"a"},{"content":"b","content":"c"}],"reference":"r","output":"o"}',
+        rb'{"prompt":"\ud800","prompt":"p","reference":"r","output":"o"}',
+    ],
+)
+def test_a_key_that_stands_twice_in_a_record_is_an_error_of_its_row(twice: bytes) -> None:
+    spoken = b'{"prompt":[{"content":[{"text":"p"},{"text":"p"}]}],"reference":"r","output":"o"}'
+    batch = decode(b'{"records":[%b,%b ,%b]}' % (GOOD, twice, spoken))
+    assert batch.table["prompt"].to_pylist() == ["p", None, "p\np"]
+    assert batch.errors == {1: "repeated_key: an object in the record has a key twice"}
 
 
 def test_ids_may_be_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
