@@ -155,6 +155,7 @@ ROW_ERRORS: dict[str, str] = {
     "not_an_object": "the record is not an object with prompt, reference and output",
     "missing_field": "prompt, reference or output is missing",
     "null_field": "prompt, reference or output is null",
+    "repeated_key": "a key stands twice in the record's JSON",
     "bad_message": "a field is neither a string nor a list of messages with text content",
     "bad_text": "a field is not valid Unicode text",
     "bad_wrapper": "wrapper is neither sft nor pretrain",

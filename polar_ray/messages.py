@@ -2,7 +2,8 @@
 
 A text is a string or a list of messages. A message's content is a string or, as OpenAI's clients
 send it, a list of parts, of which only text can be scored. Contents are joined by newlines, and so
-are the parts of one; roles are dropped, as POLAR's own client does.
+are the parts of one; roles are dropped, as POLAR's own client does. No messages at all are no text:
+readers of files have an empty list for one that is missing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def text_of(name: str, value: Any) -> str:
         return value
     if not _is_list(value):
         raise NotText(f"{name} is {type(value).__name__}; send a string or a list of messages")
+    if not value:
+        raise NotText(f"{name} is an empty list of messages; send '' for an empty text")
     return "\n".join(
         _content(message, f"message {at} of {name}") for at, message in enumerate(value)
     )
@@ -67,7 +70,8 @@ def is_messages(kind: pa.DataType) -> bool:
 
 
 def _joined_strings(column: pa.Array) -> pa.Array:
-    """Where every content of a row is a string: joined. Null for all other rows."""
+    """Where every content of a row is a string, and there is one: joined. Null for all other
+    rows."""
     content = _field(column.type, "content")
     if content is None or not is_text(content):
         return pa.nulls(len(column), pa.string())
@@ -76,7 +80,7 @@ def _joined_strings(column: pa.Array) -> pa.Array:
     items = column.flatten()  # without those of null lists
     contents = pc.struct_field(items, "content").cast(pa.string())
     texts = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets), contents), "\n")
-    return pc.if_else(pc.is_valid(column), texts, pa.scalar(None, pa.string()))
+    return pc.if_else(pa.array(lengths > 0), texts, pa.scalar(None, pa.string()))
 
 
 def _field(kind: pa.DataType, name: str) -> pa.DataType | None:

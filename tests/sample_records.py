@@ -27,6 +27,8 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"prompt": 3, "reference": "r", "output": "o"}, "bad_message"),
     ({"prompt": [{"role": "user"}], "reference": "r", "output": "o"}, "bad_message"),
     ({"prompt": [{"content": None}], "reference": "r", "output": "o"}, "bad_message"),
+    ({"prompt": [], "reference": "r", "output": "o"}, "bad_message"),
+    ({"prompt": "p", "reference": [], "output": "o"}, "bad_message"),
     ({"prompt": ["text"], "reference": "r", "output": "o"}, "bad_message"),
     ({"prompt": b"bytes", "reference": "r", "output": "o"}, "bad_message"),
     ({"prompt": "\ud800", "reference": "r", "output": "o"}, "bad_text"),

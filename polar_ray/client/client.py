@@ -109,7 +109,18 @@ class Client:
     def _coalescer(self) -> Coalescer:
         """That of the running event loop: a client may be used in several."""
         loop = asyncio.get_running_loop()
-        return self._coalescers.setdefault(loop, Coalescer(self._transport.send_async))
+        if (found := self._coalescers.get(loop)) is None:
+            self._forget_closed()
+            found = self._coalescers.setdefault(loop, Coalescer(self._transport.send_async))
+        return found
+
+    def _forget_closed(self) -> None:
+        """Lets go of loops that were closed with calls out: those calls, which never end, hold
+        their coalescer, and that holds the loop."""
+        for known in self._coalescers.keyrefs():
+            if (loop := known()) is not None and loop.is_closed():
+                self._coalescers.pop(loop, None)
+        self._waiting.forget_closed()
 
     def tell_waiting(self, tell: Callable[[str], None]) -> None:
         """Has `tell`, instead of the log, called with what a call waits for; from a thread."""
@@ -127,7 +138,7 @@ class Client:
 
     async def _send_async(self, send: Send, batch: object, timeout_s: float) -> pa.Table:
         backoff = Backoff(timeout_s)
-        with self._waiting.call():
+        with self._waiting.call(asyncio.get_running_loop()):
             while True:
                 try:
                     return await send(batch, timeout_s, self.priority)

@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 
 from polar_ray.call_options import Priority
-from polar_ray.client.answers import AS_IT_IS, packed
+from polar_ray.client.answers import AS_IT_IS, has_ids_of, packed
 from polar_ray.client.coalesce import GRACE_S
 from polar_ray.client.lanes import Lanes
 from polar_ray.errors import (
@@ -95,7 +95,7 @@ class HttpTransport:
         with self._translated(timeout_s):
             request = self._request(batch, timeout_s, priority)
             response, body = self._lanes.exchange(request, timeout_s + GRACE_S, most_bytes)
-        return self._read(response, body, batch.num_rows, most_bytes)
+        return self._read(response, body, batch, most_bytes)
 
     async def send_async(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
         """`send` for an event loop."""
@@ -104,7 +104,7 @@ class HttpTransport:
             request = self._request(batch, timeout_s, priority)
             seconds = timeout_s + GRACE_S
             response, body = await self._lanes.exchange_async(request, seconds, most_bytes)
-        return self._read(response, body, batch.num_rows, most_bytes)
+        return self._read(response, body, batch, most_bytes)
 
     def why_waiting(self) -> str:
         """What the pool says of its state, or that it says nothing."""
@@ -140,7 +140,7 @@ class HttpTransport:
         )
 
     def _read(
-        self, response: httpx.Response, body: bytes, num_rows: int, most_bytes: int
+        self, response: httpx.Response, body: bytes, batch: pa.Table, most_bytes: int
     ) -> pa.Table:
         if response.status_code != 200:
             raise self._error(response, body)
@@ -154,13 +154,15 @@ class HttpTransport:
             check_digest(response.headers.get(CONTENT_DIGEST), body)
             table = read_arrow(body)
             table.validate(full=True)
-            check_scores(table, num_rows)
+            check_scores(table, batch.num_rows)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise PoolError(
                 f"{self._name} answered with something else than this batch's scores ({error}); "
                 "is it a polar_ray pool of this version?"
             ) from None
         self._answered = True
+        if not has_ids_of(table, batch):
+            raise ReplicaLost(f"{self._name} answered with rows of other ids than it was sent")
         return table
 
     def _error(self, response: httpx.Response, body: bytes) -> PolarRayError:

@@ -11,6 +11,7 @@ import logging
 import re
 import threading
 import time
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -53,19 +54,20 @@ class Waiting:
 
     def after_fork(self) -> None:
         """The calls and the thread are those of the parent."""
-        self._lock = threading.Lock()
+        # A collected call leaves its block in whatever thread lets go of it, this lock held or not.
+        self._lock = threading.RLock()
         self._numbers = itertools.count()
-        self._began: dict[int, float] = {}
-        """When each call that is out began, the oldest first."""
+        self._began: dict[int, tuple[float, AbstractEventLoop | None]] = {}
+        """When each call that is out began, the oldest first, and the loop that awaits it."""
 
         self._watched = False
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """One call's time."""
+    def call(self, loop: AbstractEventLoop | None = None) -> Iterator[None]:
+        """One call's time; `loop` is the one that awaits it, if any."""
         with self._lock:
             number = next(self._numbers)
-            self._began[number] = time.monotonic()
+            self._began[number] = time.monotonic(), loop
             if not self._watched:
                 threading.Thread(target=self._watch, name="why-waiting", daemon=True).start()
                 self._watched = True  # once it runs: starting may be interrupted
@@ -75,15 +77,23 @@ class Waiting:
             with self._lock:
                 self._began.pop(number, None)  # a call may leave its block in a child that forked
 
+    def forget_closed(self) -> None:
+        """Forgets calls whose event loop was closed while they were out: they never return."""
+        with self._lock:
+            for number, (_, loop) in list(self._began.items()):
+                if loop is not None and loop.is_closed():
+                    self._began.pop(number, None)
+
     def _watch(self) -> None:
         news = News()
         while True:
             time.sleep(EVERY_S)
+            self.forget_closed()
             with self._lock:
                 if not self._began:
                     self._watched = False
                     return
-                oldest = next(iter(self._began.values()))
+                oldest, _ = next(iter(self._began.values()))
             if time.monotonic() - oldest >= EVERY_S:
                 self._look(news)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import weakref
 from typing import Any
 
 import pyarrow as pa
@@ -98,6 +100,45 @@ def test_sync_and_async_agree(client: Client) -> None:
     assert asyncio.run(client.score_async(GROUPS)) == client.score(GROUPS)
     table = asyncio.run(client.score_table_async(MIXED))
     assert table.equals(client.score_table(MIXED))
+
+
+class Silent(Direct):
+    """It takes awaited calls and never answers."""
+
+    async def send_async(self, batch: pa.Table, timeout_s: float, priority: Priority) -> pa.Table:
+        return await asyncio.get_running_loop().create_future()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_loops_that_were_closed_with_calls_out_are_let_go_of(
+    scorer: Scorer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(Silent(scorer))
+
+    async def fails() -> None:
+        await asyncio.sleep(0.001)
+        raise ZeroDivisionError
+
+    async def step() -> None:
+        calls = [client.score_async(GROUPS[:1]) for _ in range(3)]
+        await asyncio.gather(*calls, fails())
+
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+    for _ in range(5):
+        loop = asyncio.new_event_loop()
+        loops.append(weakref.ref(loop))
+        with pytest.raises(ZeroDivisionError):
+            loop.run_until_complete(step())
+        loop.close()
+        del loop
+        assert len(client._coalescers) == 1
+        assert len(client._waiting._began) == 3
+    gc.collect()
+    assert [loop() is None for loop in loops[:-1]] == [True] * 4
+    client._transport.send_async = Direct(scorer).send_async  # type: ignore[method-assign]
+    assert asyncio.run(client.score_async(GROUPS)) == client.score(GROUPS)
+    assert client._waiting._began == {}
+    caplog.clear()  # asyncio says that tasks were pending when their loop was closed
 
 
 def test_reasons_found_here_stand_in_the_table(client: Client) -> None:

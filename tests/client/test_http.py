@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pyarrow as pa
 import pytest
+from fake_pool import FakePool, score_of
 from sample_records import GROUPS
 
 from polar_ray.client import Client, connect
@@ -26,7 +27,7 @@ from polar_ray.errors import (
     Unavailable,
 )
 from polar_ray.records import empty_scores, to_batch
-from polar_ray.stream import CONTENT_DIGEST, digest, encode_arrow
+from polar_ray.stream import CONTENT_DIGEST, digest, encode_arrow, read_arrow
 
 
 def client(answer: Callable[[httpx.Request], httpx.Response]) -> Client:
@@ -75,6 +76,67 @@ def test_errors_arrive_as_the_same_class(
     assert type(caught.value) is kind
     if isinstance(caught.value, Overloaded):
         assert caught.value.retry_after_s == (1 if "GMT" in answer.headers["retry-after"] else 2.5)
+
+
+def reversed_rows(table: pa.Table) -> pa.Table:
+    return table.take(list(range(table.num_rows))[::-1])
+
+
+@pytest.mark.parametrize("wait", ["blocking", "awaiting"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        reversed_rows,
+        lambda table: table.set_column(0, "id", pa.array([f"x{i}" for i in range(len(table))])),
+        lambda table: table.drop_columns(["id"]),
+    ],
+    ids=["in another order", "of another call", "of nobody"],
+)
+def test_an_answer_with_rows_of_others_is_asked_for_again(
+    wrong: Callable[[pa.Table], pa.Table], wait: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polar_ray.client.backoff.FIRST_S", 0.0)
+    pool = FakePool()
+    bad = 2
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal bad
+        bad -= 1
+        table = pool.answer(read_arrow(request.content))
+        return arrow(wrong(table) if bad >= 0 else table)
+
+    rows = [
+        {
+            "prompt": "p",
+            "reference": "r",
+            "output": f"o{i}",
+            "id": i if wait == "blocking" else f"{i}",
+        }
+        for i in range(9)
+    ]
+    own = client(answer)
+    for _ in range(2):
+        found = own.score(rows) if wait == "blocking" else asyncio.run(own.score_async(rows))
+        assert found == [score_of("p", "r", row["output"]) for row in rows]
+    bad = 99
+    with pytest.raises(ReplicaLost, match="http://pool answered with rows of other ids"):
+        own.score(rows)
+
+
+def test_rows_without_ids_are_answered_by_position_and_ids_may_be_of_another_type() -> None:
+    pool = FakePool()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        table = pool.answer(read_arrow(request.content))
+        if "id" in table.column_names:
+            table = table.set_column(0, "id", table["id"].cast(pa.large_string()))
+        return arrow(table)
+
+    plain = [{"prompt": "p", "reference": "r", "output": f"o{i}"} for i in range(3)]
+    named = [{**row, "id": None if i == 1 else f"{i}"} for i, row in enumerate(plain)]
+    for rows in (plain, named):
+        found = client(answer).score(rows)
+        assert found == [score_of("p", "r", row["output"]) for row in plain]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,21 @@ def test_short_calls_hear_nothing() -> None:
     assert waiting._began == {}
 
 
+def test_calls_whose_loop_was_closed_are_out_no_more() -> None:
+    waiting = Waiting(lambda: "nothing")
+    closed, loop = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        with waiting.call(closed), waiting.call(loop), waiting.call():
+            waiting.forget_closed()
+            assert len(waiting._began) == 3
+            closed.close()
+            waiting.forget_closed()
+            assert len(waiting._began) == 2
+        assert waiting._began == {}
+    finally:
+        loop.close()
+
+
 REASON = "not ready: the pool's only replica loads a model (12 s)"
 
 

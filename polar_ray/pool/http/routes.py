@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
@@ -42,6 +43,9 @@ from polar_ray.records import Batch
 from polar_ray.stream import ARROW_STREAM, CONTENT_DIGEST, digest, encode_arrow
 
 logger = logging.getLogger(__name__)
+
+PLAIN_NUMBER = re.compile(r"\+?[0-9.]+([eE][+-]?[0-9]+)?")
+"""Python's numbers may have underscores, spaces around them and digits of any script, too."""
 
 
 class Scoring(Protocol):
@@ -191,10 +195,15 @@ def _answer(result: pa.Table, kind: str) -> Response:
 
 
 def _check_parameters(request: Request) -> None:
-    """A mistyped deadline must not be another one in silence."""
+    """A mistyped deadline must not be another one in silence, nor one of two."""
     known = ("timeout_s", "priority")
     if odd := [name for name in request.query_params if name not in known]:
         raise RecordError(f"no such parameter: {odd[0]!r:.80}; there are {', '.join(known)}")
+    given = request.query_params
+    if twice := [name for name in known if len(given.getlist(name)) > 1]:
+        raise RecordError(f"the parameter {twice[0]!r} stands there more than once; send one")
+    if not PLAIN_NUMBER.fullmatch(seconds := given.get("timeout_s", "1")):
+        raise RecordError(f"timeout_s={seconds!r:.80} is not a plain number of seconds, as 12.5 is")
 
 
 async def _on_error(request: Request, error: Exception, status: int | None = None) -> JSONResponse:

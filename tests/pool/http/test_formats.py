@@ -206,6 +206,10 @@ def test_512_rows_of_three_lists(http: TestClient, expected: Callable[..., list[
     assert "row 7" in refused(http.post("/get_reward", json=body))
     body["query"][7], body["prompts"][7] = rows[7]["output"], ""
     assert "an empty prompt" in refused(http.post("/get_reward", json=body))
+    body["prompts"][7] = body["query"][7]
+    for label in ([], [{"role": "user", "content": "4"}], 4, None):
+        body["labels"][7] = label
+        assert "row 7: bad_message" in refused(http.post("/get_reward", json=body))
     body["labels"].pop()
     assert "equal lengths" in refused(http.post("/get_reward", json=body))
 

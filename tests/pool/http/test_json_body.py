@@ -46,7 +46,7 @@ AWKWARD = [
     {**RECORD, "prompt": '\\"' * 5 + "\\"},
     {**RECORD, "prompt": "a\n\u2028\ud7ff\U0001f600"},
     {**RECORD, "prompt": [{"role": "user", "content": "a,b"}, {"content": "c"}]},
-    {**RECORD, "prompt": [], "output": ""},
+    {**RECORD, "prompt": "", "output": ""},
     {**RECORD, "wrapper": "pretrain"},
 ]
 
@@ -113,7 +113,6 @@ def test_no_records_are_an_empty_batch(body: bytes) -> None:
         (b'{"records":[%b,\\"]}' % GOOD, "not JSON"),
         (b'{"records":[NaN]}', "not JSON"),
         (b'{"records":["\xff"]}', "not JSON in UTF-8"),
-        (b'{"records":["\\ud800"]}', "not JSON"),
         (b'\xef\xbb\xbf{"records":[]}', "not JSON"),
         ('{"records":[]}'.encode("utf-16"), "not JSON"),
         (b'{"records":[' + b"[" * 2000 + b"]" * 2000 + b"]}", "not JSON|nests too deeply"),
@@ -142,9 +141,60 @@ def test_a_body_that_is_no_batch_is_refused(body: bytes, message: str) -> None:
     assert len(str(caught.value)) < 500
 
 
-def test_the_last_of_equal_keys_counts() -> None:
-    body = b'{"records":[{"prompt":"p","reference":"r","output":"o","prompt":"q"}]}'
-    assert decode(body).table["prompt"].to_pylist() == ["q"]
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        (rb'"bad \udc80 byte"', "bad_text: prompt holds a lone surrogate at character 4"),
+        (rb'[{"content":"\ud800"}]', "bad_text"),
+        (b"1e999", "bad_message: prompt is float"),
+        (b"-1e999", "bad_message: prompt is float"),
+        (b"1" * 400, "bad_message: prompt is float"),
+        (b"1" * 5000, "bad_message: prompt is float"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_json_that_nobody_can_hold_is_an_error_of_its_row(prompt: bytes, says: str) -> None:
+    bad = b'{"prompt":%b,"reference":"r","output":"o","id":5}' % prompt
+    batch = decode(b'{"records":[%b]}' % b",".join([GOOD] * 7 + [bad] + [GOOD] * 2))
+    assert batch.table["prompt"].to_pylist() == ["p"] * 7 + [None] + ["p"] * 2
+    assert batch.table["id"].to_pylist() == [None] * 7 + [5] + [None] * 2
+    assert list(batch.errors) == [7]
+    assert batch.errors[7].startswith(says)
+
+
+def test_half_a_surrogate_pair_elsewhere_is_told_in_text_that_can_be_sent() -> None:
+    wrapped = rb'{"prompt":"p","reference":"r","output":"o","wrapper":"\ud800"}'
+    [error] = decode(b'{"records":[%b]}' % wrapped).errors.values()
+    assert error.encode().startswith(b"bad_wrapper")
+    for key, value in ((rb"\ud800", b"1"), (b"id", rb'"\ud800"')):
+        with pytest.raises(RecordError) as caught:
+            decode(b'{"records":[{"%b":%b}]}' % (key, value))
+        assert str(caught.value).encode()
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize("bad", [b"NaN", b"-Infinity", b'"\xff"', b'"\x01"', b"01", b'{"a":1,}'])
+def test_a_record_that_is_no_json_is_named(bad: bytes) -> None:
+    with pytest.raises(RecordError, match="record 7 is not JSON in UTF-8"):
+        decode(b'{"records":[%b]}' % b",".join([GOOD] * 7 + [bad] + [GOOD] * 2))
+
+
+@pytest.mark.usefixtures("small_windows")
+@pytest.mark.parametrize(
+    "twice",
+    [
+        b'{"prompt":"p","reference":"r","output":"o","output":"DIFFERENT"}',
+        rb'{"prompt":"p","reference":"r","output":"o","\u006futput":"o"}',
+        b'{"prompt":[{"content":"a"},{"content":"b","content":"c"}],"reference":"r","output":"o"}',
+        rb'{"prompt":"\ud800","prompt":"p","reference":"r","output":"o"}',
+    ],
+)
+def test_a_key_that_stands_twice_in_a_record_is_an_error_of_its_row(twice: bytes) -> None:
+    spoken = b'{"prompt":[{"content":[{"text":"p"},{"text":"p"}]}],"reference":"r","output":"o"}'
+    batch = decode(b'{"records":[%b,%b ,%b]}' % (GOOD, twice, spoken))
+    assert batch.table["prompt"].to_pylist() == ["p", None, "p\np"]
+    assert batch.errors == {1: "repeated_key: an object in the record has a key twice"}
 
 
 def test_ids_may_be_of_several_sizes(monkeypatch: pytest.MonkeyPatch) -> None:

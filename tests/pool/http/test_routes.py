@@ -215,7 +215,7 @@ def test_the_deadline_is_passed_on_and_must_be_positive(
 ) -> None:
     http.post("/score?timeout_s=2.5", json={"records": GROUPS[:1]})
     assert router.timeouts == [2.5]
-    for bad in ("-1", "0", "nan", "inf", "1e400", "soon"):
+    for bad in ("-1", "0", "nan", "inf", "1e400", "soon", "1_0", " 5", "١"):
         answer = http.post(f"/score?timeout_s={bad}", json={"records": GROUPS[:1]})
         assert answer.status_code == 422
         assert "timeout_s" in answer.json()["error"]["message"]
@@ -458,6 +458,16 @@ def test_a_body_that_was_changed_on_its_way_is_refused(http: TestClient) -> None
     answer = http.post("/score", content=changed, headers=headers)
     assert answer.status_code == 422
     assert "content-digest" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("route", ["/score", "/reward"])
+@pytest.mark.parametrize("query", ["timeout_s=9&timeout_s=30", "priority=eval&priority=eval"])
+def test_a_parameter_that_stands_there_twice_is_refused(
+    http: TestClient, route: str, query: str
+) -> None:
+    answer = http.post(f"{route}?{query}", json={"records": GROUPS[:1]})
+    assert answer.status_code == 422
+    assert "stands there more than once" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("query", ["timout_s=1", "timeout_s=9&x", "priority=eval&Priority=train"])

@@ -51,8 +51,8 @@ def _row(query: object, prompt: object, label: object) -> Row:
     for value in (query, prompt, label):
         if isinstance(value, Unread):
             return value
-    if not (isinstance(query, str) and isinstance(prompt, str)):
-        return Unread(row_error("bad_message", "query and prompts are lists of strings"))
+    if not (isinstance(query, str) and isinstance(prompt, str) and isinstance(label, str)):
+        return Unread(row_error("bad_message", f"{', '.join(KEYS)} are lists of strings"))
     if not prompt:
         sentence = "an empty prompt: where it ends in a query nobody can say"
         return Unread(row_error("bad_template", sentence))
