@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from typer.testing import CliRunner, Result
 import polar_ray
 from polar_ray.cli import cli
 from polar_ray.cli.app import parse_settings
-from polar_ray.cli.backend import read_token
+from polar_ray.cli.backend import Backend, read_token
 from polar_ray.cli.printing import Printer
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.data.json_columns import from_json, is_json
@@ -154,6 +155,21 @@ def test_mistakes_are_one_line_and_a_code(
     assert done.exit_code == code, done.output
     assert message in done.stderr
     assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("stdin", [False, True])
+def test_columns_are_found_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stdin: bool
+) -> None:
+    def load(self: Backend) -> NoReturn:
+        pytest.fail("a model is loaded")
+
+    monkeypatch.setattr(Backend, "open", load)
+    path = tmp_path / "in.jsonl"
+    path.write_text(json.dumps({"Prompt": "a", "reference": "b", "text": "c"}) + "\n")
+    done = run("score", "-", stdin=path.read_bytes()) if stdin else run("score", path)
+    assert done.exit_code == 2, done.output
+    assert "there is Prompt; say prompt=Prompt; which column is the output?" in done.stderr
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -7,6 +7,7 @@ arguments on, these go first.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,12 @@ from polar_ray.config_base import Config, explain
 from polar_ray.errors import ConfigError
 
 PREFIX = "POLAR_RAY_"
+
+OTHERS = frozenset({
+    "IMAGE_BASE", "IMAGE_OPTIONS", "KUBERAY_CRDS", "SGLANG", "TEST_MARK", "TRAINERS",
+    "UPSTREAM", "VLLM",
+})  # fmt: skip
+"""Variables with this prefix that are no adapter's: those of this project's tests."""
 
 StripThink = Literal["polar", "opened", "no"]
 
@@ -66,7 +73,8 @@ class AdapterConfig(Config):
 def read_settings(given: Mapping[str, Any] | None = None, **defaults: Any) -> AdapterConfig:
     """The settings of this process: `given`, else the environment's, else `defaults`, else those
     of `AdapterConfig`. Raises `ConfigError`."""
-    named = {name: os.environ.get(f"{PREFIX}{name.upper()}") for name in AdapterConfig.model_fields}
+    _check_names(os.environ)
+    named = {name: os.environ.get(_variable(name)) for name in AdapterConfig.model_fields}
     here = {name: value for name, value in named.items() if value}
     own = {name: value for name, value in (given or {}).items() if value is not None}
     if {"address", "app_name"} & own.keys():  # whoever names a pool means this one
@@ -74,7 +82,27 @@ def read_settings(given: Mapping[str, Any] | None = None, **defaults: Any) -> Ad
     try:
         return AdapterConfig.model_validate({**defaults, **here, **own})
     except ValidationError as error:
-        raise explain(error) from None
+        wrong = {str(e["loc"][0]) for e in error.errors() if e["loc"]}
+        variables = sorted(_variable(name) for name in wrong & here.keys() - own.keys())
+        if not variables:
+            raise explain(error) from None
+        raise ConfigError(f"{explain(error)} (set by {', '.join(variables)})") from None
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _check_names(environment: Mapping[str, str]) -> None:
+    """`ConfigError` for variables that look like settings and are none: a trainer would go on for
+    days without what was meant."""
+    known = [_variable(name) for name in AdapterConfig.model_fields]
+    passed = {*known, *(PREFIX + name for name in OTHERS)}
+    for variable in sorted(environment):
+        if variable.startswith(PREFIX) and variable not in passed:
+            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"{variable} is no setting of an adapter; {meant}")
 
 
 def own_settings(values: Mapping[str, Any]) -> dict[str, Any]:

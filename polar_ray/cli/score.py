@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -33,17 +34,23 @@ def open_sink(source: Source, output: str | None, *, as_json: bool) -> AbstractC
 
 
 class ScoreFile:
-    """Scores the rows of one source."""
+    """Scores the rows of one source. `begin` makes what scores, which may take minutes: it is
+    called once the columns are found."""
 
     def __init__(
-        self, source: Source, config: ScoreConfig, scoring: Scoring, max_errors: int | None
+        self,
+        source: Source,
+        config: ScoreConfig,
+        begin: Callable[[], Scoring],
+        max_errors: int | None,
     ) -> None:
-        self._source, self._config, self._scoring = source, config, scoring
+        self._source, self._config, self._begin = source, config, begin
         self._max_errors = max_errors
         self._count, self._same = Count(), OneModel()
         self._schema: pa.Schema | None = None
         self._kept = Kept(source, config)
         self._columns: Columns
+        self._scoring: Scoring
         self._told: set[str] = set()
 
     def run(
@@ -85,6 +92,7 @@ class ScoreFile:
     def _score(self, chunk: Chunk, *, printed: bool) -> pa.Table:
         if self._schema is None:
             self._choose(chunk)
+            self._scoring = self._begin()
         self._announce(chunk)
         batch = self._apply(chunk)
         try:

@@ -62,14 +62,14 @@ def score(
         given: dict[str, Any] = {} if model is None else {"model": model}
         given |= {"keep_columns": True} if keep_columns else {}
         config = parse_settings(ScoreConfig, given, settings)
-        # Mistakes in names are found before a model is loaded.
+        # Mistakes in names and columns are found before a model is loaded.
         from polar_ray.cli.score import ScoreFile, open_sink
         from polar_ray.data.source import Source
 
         source = Source(file, format=format)
         sink = open_sink(source, output, as_json=config.keep_columns)
         backend = Backend(config, address, timeout_s, token_file, priority)
-        ScoreFile(source, config, backend.open(), max_errors).run(sink, output, progress)
+        ScoreFile(source, config, backend.open, max_errors).run(sink, output, progress)
 
 
 @cli.command()

@@ -90,8 +90,12 @@ def choose(
 ) -> Columns:
     """The columns that `given` names, and for what it does not name the usual ones.
 
-    Raises `ConfigError` where a path leads nowhere, to no text, or nothing usual is there.
+    Raises `ConfigError` where a path leads nowhere, to no text, or nothing usual is there; where
+    several are missing, it names them all.
     """
+    missing = [said for name in TEXT_COLUMNS if (said := _missing(schema, name, given.get(name)))]
+    if missing:
+        raise ConfigError(_with_names("; ".join(missing), schema))
     chosen = {name: path_of(schema, name, given.get(name)) for name in TEXT_COLUMNS}
     wrapper = given.get("wrapper")
     if wrapper is None and has(schema, "wrapper") and is_text(schema.field("wrapper").type):
@@ -103,28 +107,62 @@ def choose(
 
 def path_of(schema: pa.Schema, name: str, path: str | None) -> str:
     """The column of one field: at the path that was given, or the usual one; see `choose`."""
-    if path is None:
-        usual = [
-            p
-            for p in GUESSES[name]
-            if has(schema, p)
-            and (p not in TEXT_ONLY or is_text(schema.field(p).type))
-            # Only its rows tell what JSON text has within.
-            and (p in schema.names or not is_json(field_at(schema, p)))
-        ]
-        if name == "prompt" and not has(schema, "reward_model.ground_truth"):
-            usual = [p for p in usual if p == "prompt"]
-        if not usual or (len(usual) > 1 and name == "output" and "output" not in usual):
-            found = f"{' and '.join(usual)} might be it" if usual else "no usual column is it"
-            raise ConfigError(
-                f"which column is the {name}? {found}; say {name}=COLUMN. "
-                f"There are {listed(paths(schema))}"
-            )
-        path = usual[0]
+    if said := _missing(schema, name, path):
+        raise ConfigError(_with_names(said, schema))
+    path = path or _usual(schema, name)[0]
     kind = field_at(schema, path).type
     if not (is_text(kind) or is_messages(kind)):
         raise ConfigError(f"{name}={path} is {kind!s:.80}; it must be text or a list of messages")
     return path
+
+
+def _usual(schema: pa.Schema, name: str) -> list[str]:
+    """The usual columns of one field that are there and may be it."""
+    usual = [
+        p
+        for p in GUESSES[name]
+        if has(schema, p)
+        and (p not in TEXT_ONLY or is_text(schema.field(p).type))
+        # Only its rows tell what JSON text has within.
+        and (p in schema.names or not is_json(field_at(schema, p)))
+    ]
+    if name == "prompt" and not has(schema, "reward_model.ground_truth"):
+        usual = [p for p in usual if p == "prompt"]
+    return usual
+
+
+def _missing(schema: pa.Schema, name: str, path: str | None) -> str | None:
+    """What is to be said where the column of one field is not there, or not clear."""
+    if path is not None:
+        return None if has(schema, path) else _no_such(schema, path)
+    usual = _usual(schema, name)
+    if usual and (len(usual) == 1 or name != "output" or "output" in usual):
+        return None
+    alike = _alike(schema, GUESSES[name])
+    if usual:
+        found = f"{' and '.join(usual)} might be it"
+    else:
+        found = f"no usual column is it{f', but there is {listed(alike)}' if alike else ''}"
+    column = listed(alike) if len(alike) == 1 and not usual else "COLUMN"
+    return f"which column is the {name}? {found}; say {name}={column}"
+
+
+def _no_such(schema: pa.Schema, path: str) -> str:
+    kind = "field" if path.partition(".")[0] in schema.names else "column"
+    alike = _alike(schema, [path])
+    return f"no {kind} {path!r}{f' (there is {listed(alike)})' if alike else ''}"
+
+
+def _alike(schema: pa.Schema, names: Iterable[str]) -> list[str]:
+    """Paths that differ from these names by capitals only."""
+    wanted = {name.casefold() for name in names}
+    return [p for p in paths(schema) if p.casefold() in wanted and p not in names]
+
+
+def _with_names(said: str, schema: pa.Schema) -> str:
+    """The same, and which columns there are."""
+    asks = "which column" in said
+    return f"{said}{'. There' if asks else '; there'} are {listed(paths(schema))}"
 
 
 def find(rows: pa.Table, path: str) -> pa.ChunkedArray:
@@ -149,13 +187,13 @@ def field_at(schema: pa.Schema, path: str) -> pa.Field:
         return schema.field(path)
     head, *rest = path.split(".")
     if head not in schema.names:
-        raise ConfigError(f"no column {path!r}; there are {listed(paths(schema))}")
+        raise ConfigError(_with_names(_no_such(schema, path), schema))
     if is_json(schema.field(head)):
         return json_field(path)
     kind = schema.field(head).type
     for name in rest:
         if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
-            raise ConfigError(f"no field {path!r}; there are {listed(paths(schema))}")
+            raise ConfigError(_with_names(_no_such(schema, path), schema))
         kind = kind.field(name).type
     return pa.field(path, kind)
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from polar_ray.adapters.settings import AdapterConfig, check_place, own_settings, read_settings
+from polar_ray.adapters.settings import (
+    OTHERS,
+    PREFIX,
+    AdapterConfig,
+    check_place,
+    own_settings,
+    read_settings,
+)
 from polar_ray.errors import ConfigError
+
+READ = ("", ".py", ".md", ".yaml", ".sh", ".toml", ".yml")
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +80,52 @@ def test_whoever_names_a_pool_means_this_one(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_mistake_is_named(given: dict[str, object], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         read_settings(given)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("POLAR_RAY_TIMEOUT", "POLAR_RAY_TIMEOUT is no setting of an adapter; did you mean "
+         "POLAR_RAY_TIMEOUT_S?"),
+        ("POLAR_RAY_ADRESS", "did you mean POLAR_RAY_ADDRESS?"),
+        ("POLAR_RAY_SEED", "there are POLAR_RAY_ADDRESS, POLAR_RAY_APP_NAME, "),
+    ],
+)  # fmt: skip
+def test_a_misspelt_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, "3")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        read_settings()
+
+
+def test_a_wrong_value_of_the_environment_is_named_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("POLAR_RAY_STRIP_THINK", "yes")
+    with pytest.raises(ConfigError, match=r"strip_think='yes'.*\(set by POLAR_RAY_STRIP_THINK\)"):
+        read_settings()
+    with pytest.raises(ConfigError) as caught:
+        read_settings({"strip_think": "no", "timeout_s": 0})
+    assert "set by" not in str(caught.value)
+
+
+def test_variables_of_other_parts_of_this_project_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the project's files name is either a setting or another part's."""
+    root = Path(__file__).parents[2]
+    files = [p for part in ("tests", "cluster", "polar_ray", "benchmarks", "examples", ".ci")
+             for p in (root / part).rglob("*") if p.is_file() and p.suffix in READ]  # fmt: skip
+    found = {
+        name
+        for path in files
+        if path.parent != Path(__file__).parent  # names that are wrong on purpose
+        for name in re.findall(rf"\b{PREFIX}([A-Z_]*[A-Z])\b", path.read_text(errors="ignore"))
+    }
+    assert {"TRAINERS", "VLLM"} <= found
+    assert found <= OTHERS | {name.upper() for name in AdapterConfig.model_fields}
+    for name in OTHERS:
+        monkeypatch.setenv(PREFIX + name, "x")
+    read_settings()
 
 
 def test_a_pool_must_be_named_once() -> None:

@@ -108,6 +108,18 @@ def test_what_is_not_clear_is_asked(names: list[str], message: str) -> None:
         choose(pa.schema([(name, pa.string()) for name in names]), NOTHING)
 
 
+def test_all_columns_that_are_missing_are_named_at_once() -> None:
+    schema = pa.schema([(name, pa.string()) for name in ("Prompt", "ref", "n")])
+    with pytest.raises(ConfigError) as caught:
+        choose(schema, {"output": "N"})
+    assert str(caught.value) == (
+        "which column is the prompt? no usual column is it, but there is Prompt; "
+        "say prompt=Prompt; "
+        "which column is the reference? no usual column is it; say reference=COLUMN; "
+        "no column 'N' (there is n). There are Prompt, ref, n"
+    )
+
+
 def test_a_message_without_content_and_no_messages_are_errors_of_their_rows() -> None:
     rows = [say("a", None), say(), None, say("b", "c")]
     table = pa.table({"prompt": pa.array(rows, MESSAGES), "reference": ["r"] * 4}).append_column(
