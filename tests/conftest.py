@@ -42,13 +42,10 @@ def needs_ray(item: pytest.Item) -> bool:
     return item.get_closest_marker("ray") is not None
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups when its own turn comes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs Ray comes first, as it waits more than it computes; of several processes (`-n 2`)
-    one has it all, with the one cluster."""
+    """What needs Ray comes first: it waits more than it computes, while other runs beside this one
+    (`.ci/oldest`) are at their installation."""
     items.sort(key=lambda item: not needs_ray(item))
-    for item in filter(needs_ray, items):
-        item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.hookimpl(trylast=True)
