@@ -7,7 +7,7 @@ witnesses: short sequences whose scores are known. Without right ones its scores
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, cycle
+from itertools import cycle
 from random import Random
 
 import numpy as np
@@ -24,13 +24,13 @@ class Witness:
     """A sequence that goes along with a request."""
 
     def __init__(self, ids: Ids, score: float, tolerance: float) -> None:
-        self.ids, self._score, self._tolerance = ids, score, tolerance
+        self.ids, self.score, self._tolerance = ids, score, tolerance
 
     def problem(self, found: float) -> str | None:
         """Why its score shows that the others are not to be used; None if it does not."""
-        if abs(found - self._score) <= self._tolerance:
+        if abs(found - self.score) <= self._tolerance:
             return None
-        return f"it gives {found:.6g} where {self._score:.6g} is known: other weights meanwhile?"
+        return f"it gives {found:.6g} where {self.score:.6g} is known: other weights meanwhile?"
 
 
 class Guarded:
@@ -54,14 +54,13 @@ class Guarded:
 
 
 class Witnesses:
-    """Those that one server gets, in turn: a wrong model may be right about one, or about all but a
-    few ids."""
+    """Those that one server gets. The first of a request is the next in turn: a wrong model may be
+    right about one, or about all but a few ids. The second and its place are drawn, so that rows
+    which change places, or belong to an earlier request, are seen before long."""
 
     def __init__(self, known: Answered, places: Sequence[int], tolerance: float) -> None:
-        self.all = [
-            Witness(known.ids[at], float(known.scores[at]), tolerance)
-            for at in neighbours_apart(known.scores, places)
-        ]
+        self.all = [Witness(known.ids[at], float(known.scores[at]), tolerance) for at in places]
+        self._tolerance = tolerance
         self._turns = cycle(self.all)
         self._random = Random()
 
@@ -70,10 +69,14 @@ class Witnesses:
         return next(self._turns)
 
     def guard(self, records: Sequence[Ids]) -> Guarded:
-        """Records as they are to be sent. One place is drawn, so that rows which change places
-        elsewhere are seen before long."""
-        place = self._random.randint(0, len(records))
-        return Guarded(self.next(), records, self.next(), place)
+        """Records as they are to be sent."""
+        front, place = self.next(), self._random.randint(0, len(records))
+        return Guarded(front, records, self._unlike(front), place)
+
+    def _unlike(self, front: Witness) -> Witness:
+        """One whose score differs: two with the same would not tell whether rows are turned."""
+        others = [one for one in self.all if abs(one.score - front.score) > 2 * self._tolerance]
+        return self._random.choice(others or self.all)
 
 
 def steady(found: Scores, truth: Scores, tolerance: float) -> list[int]:
@@ -84,12 +87,3 @@ def steady(found: Scores, truth: Scores, tolerance: float) -> list[int]:
     if len(places) < len(found) / 2:
         places = np.argsort(off, kind="stable")[: len(found) - len(found) // 2]
     return [int(at) for at in places]
-
-
-def neighbours_apart(scores: Scores, places: Sequence[int]) -> list[int]:
-    """These places of scores, in an order in which those that follow each other differ: two
-    witnesses with the same score would not tell whether rows are turned."""
-    ordered = sorted(places, key=lambda at: float(scores[at]))
-    half, rest = len(ordered) // 2, len(ordered) - len(ordered) // 2
-    pairs = zip(ordered[:half], ordered[rest:], strict=True)
-    return [*chain.from_iterable(pairs), *ordered[half:rest]]
