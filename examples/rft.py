@@ -39,6 +39,9 @@ from polar_ray.records import provenance
 
 POOL = "rft"
 CANDIDATES = 12
+MOST_LATER = 500
+"""Steps after the last one that the exchange of the model is waited for."""
+
 TIMEOUT_S = 120.0
 """Of each call of the pool; a replica that dies costs seconds of it."""
 
@@ -161,7 +164,14 @@ def is_over(plan: Plan, steps: list[Step]) -> bool:
     """Whether all steps are done, and the exchange of the model, which takes some seconds."""
     if len(steps) < plan.steps:
         return False
-    return plan.swap_at is None or set(steps[-1].models).isdisjoint(steps[0].models)
+    if plan.swap_at is None or set(steps[-1].models).isdisjoint(steps[0].models):
+        return True
+    if len(steps) >= plan.steps + MOST_LATER:
+        raise RuntimeError(
+            f"{MOST_LATER} steps later the pool still has its first model; see why "
+            "in the logs of its replicas"
+        )
+    return False
 
 
 def deploy(plan: Plan, judge: Path) -> None:
@@ -190,7 +200,10 @@ def kill_replica() -> None:
 
 
 @app.command()
-def judges(work: Annotated[Path, typer.Option()] = Path("rft"), steps: int = 40) -> None:
+def judges(
+    work: Annotated[Path, typer.Option()] = Path("rft"),
+    steps: Annotated[int, typer.Option(min=1)] = 40,
+) -> None:
     """Trains the judges only."""
     torch.set_num_threads(1)
     train_judges(work, steps)
@@ -198,14 +211,17 @@ def judges(work: Annotated[Path, typer.Option()] = Path("rft"), steps: int = 40)
 
 @app.command()
 def run(
-    steps: Annotated[int, typer.Option()] = 50,
-    kill_at: Annotated[int | None, typer.Option(help="Kill a replica in this step.")] = None,
-    swap_at: Annotated[int | None, typer.Option(help="Exchange the pool's model in it.")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 50,
+    kill_at: Annotated[int | None, typer.Option(min=0, help="Kill a replica in this step.")] = None,
+    swap_at: Annotated[int | None, typer.Option(min=1, help="Exchange the pool's model.")] = None,
     freely: Annotated[bool, typer.Option(help="Up to three numbers for an answer.")] = False,
-    judge_steps: Annotated[int, typer.Option(help="Of the judge's training.")] = 40,
+    judge_steps: Annotated[int, typer.Option(min=1, help="Of the judge's training.")] = 40,
     work: Annotated[Path, typer.Option(help="For judges, figures, the picture.")] = Path("rft"),
 ) -> None:
     """Trains the judges, if they are not there yet, then the policy."""
+    for name, at in (("--kill-at", kill_at), ("--swap-at", swap_at)):
+        if at is not None and at >= steps:
+            raise typer.BadParameter(f"{name} {at}: the last of {steps} steps is {steps - 1}")
     torch.set_num_threads(1)
     began = time.monotonic()
     checkpoints = train_judges(work, judge_steps)

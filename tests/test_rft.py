@@ -19,8 +19,9 @@ import rft
 import sums
 import torch
 from measures import Step, measure
-from rft import CANDIDATES, Plan, is_over, train
+from rft import CANDIDATES, MOST_LATER, Plan, is_over, train
 from sums import SURELY, WORTH, Policy, answer, prompt, ratings, to_records
+from typer.testing import CliRunner
 
 from polar_ray.assets import builtin_model_dir
 from polar_ray.model import load_model, save_model
@@ -79,6 +80,26 @@ def test_a_run_is_over_when_its_steps_and_its_exchange_are() -> None:
     assert not is_over(swapped, [old, old, scored_by("a", "b")])
     assert is_over(swapped, [old, old, new])
     assert not is_over(Plan(steps=4, swap_at=1), [old, new, new])
+    with pytest.raises(RuntimeError, match="still has its first model"):
+        is_over(swapped, [old] * (2 + MOST_LATER))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--steps", "0"], "--steps"),
+        (["--steps", "2", "--swap-at", "-1"], "--swap-at"),
+        (["--steps", "2", "--swap-at", "2"], "--swap-at 2: the last of 2 steps is 1"),
+        (["--steps", "2", "--kill-at", "5"], "--kill-at 5"),
+        (["--judge-steps", "0"], "--judge-steps"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_run_is_refused(words: list[str], named: str, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(rft.app, ["run", "--work", str(tmp_path / "rft"), *words])
+    assert refused.exit_code == 2
+    assert named in refused.output
+    assert not (tmp_path / "rft").exists()
 
 
 def assert_nothing_was_lost(steps: list[Step], counted: dict[str, Any], rows: int) -> None:
