@@ -6,6 +6,7 @@ one is explained.
 """
 
 import reprlib
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -55,12 +56,19 @@ class Config(BaseModel):
         # pydantic would refuse these too, but not say what there is instead.
         if unknown := [f"{key}={show(value):.40}" for key, value in _unknown(cls, nested)]:
             known = ", ".join(cls.model_fields)
-            raise ValueError(f"{', '.join(unknown)}: no such setting; there are {known}")
+            near = _nearest(cls, [str(key) for key, _ in _unknown(cls, nested)])
+            raise ValueError(f"{', '.join(unknown)}: no such setting; {near}there are {known}")
         return nested
 
 
 def _unknown(kind: type[BaseModel], values: dict[Any, Any]) -> list[tuple[Any, Any]]:
     return [(key, value) for key, value in values.items() if key not in kind.model_fields]
+
+
+def _nearest(kind: type[BaseModel], wrong: list[str]) -> str:
+    """A question by which a misspelt name is put right; nothing where none is near."""
+    near = {one for key in wrong for one in get_close_matches(key, kind.model_fields, n=1)}
+    return f"did you mean {' and '.join(sorted(near))}? " if near else ""
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:

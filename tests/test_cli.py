@@ -172,6 +172,19 @@ def test_columns_are_found_before_a_model_is_loaded(
     assert "there is Prompt; say prompt=Prompt; which column is the output?" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_settings_that_are_given_as_options_are_put_right(command: str) -> None:
+    for options, said in (
+        (["--model", "a/b"], "write model=a/b"),
+        (["--num-replicas=2"], "write num_replicas=2"),
+        (["--engine.type", "stub"], "write engine.type=stub"),
+    ):
+        done = run(command, *options)
+        assert done.exit_code == 2
+        assert said in done.stderr
+    assert "write" not in run(command, "--nothing").stderr
+
+
 def test_the_version_is_that_of_the_package() -> None:
     done = run("--version")
     assert (done.exit_code, done.stdout) == (0, f"polar-ray {polar_ray.__version__}\n")

@@ -44,8 +44,12 @@ def test_dotted_and_nested_keys_join() -> None:
     [
         ({"replicas": 2}, "replicas=2"),
         ({"num_replicas": 0}, "num_replicas=0"),
-        ({"replicas": 2}, "no such setting; there are model, encoding"),
-        ({"engine.devise": "cpu"}, "engine.native: devise='cpu': no such setting; there are type"),
+        ({"tokens_of_nobody": 2}, "no such setting; there are model, encoding"),
+        ({"num_replica": 2}, "no such setting; did you mean num_replicas? there are model, "),
+        (
+            {"engine.devise": "cpu"},
+            "engine.native: devise='cpu': no such setting; did you mean device?",
+        ),
         ({"engine": "stub"}, "write engine.type=stub"),
         ({"num_replicas": 1, "max_replicas": 4}, "num_replicas=1 is a fixed number"),
         ({"min_replicas": 1}, "min_replicas needs max_replicas"),

@@ -11,7 +11,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperCommand
 
+from polar_ray.config import PoolConfig
 from polar_ray.config_base import Config, explain, parse_overrides
 from polar_ray.errors import ConfigError, PolarRayError
 from polar_ray.extras import extra_of, install, require
@@ -29,6 +31,23 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help=f"{SETTINGS_FILE} engine.device=cpu.", show_default=False),
 ]
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose settings are no options: who writes `--model X` is told of `model=X`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The same as ever, once no setting is among the options."""
+        options = {name for param in self.params for name in param.opts}
+        with errors_on_stderr():
+            for i, given in enumerate(args):
+                option, _, value = given.partition("=")
+                name = option.removeprefix("--").replace("-", "_")
+                known = name.partition(".")[0] in PoolConfig.model_fields
+                if option.startswith("--") and option not in options and known:
+                    value = value or "".join(args[i + 1 : i + 2]) or "VALUE"
+                    raise ConfigError(f"{option} is a setting and no option: write {name}={value}")
+        return super().parse_args(ctx, args)
 
 
 def _print_version(asked: bool) -> None:

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from polar_ray.call_options import Priority
-from polar_ray.cli.app import SETTINGS_FILE, Overrides, cli, errors_on_stderr, parse_settings
+from polar_ray.cli.app import (
+    SETTINGS_FILE,
+    Overrides,
+    SettingsCommand,
+    cli,
+    errors_on_stderr,
+    parse_settings,
+)
 from polar_ray.cli.backend import (
     INPUT_HELP,
     Address,
@@ -72,7 +79,7 @@ def score(
         ScoreFile(source, config, backend.open, max_errors).run(sink, output, progress)
 
 
-@cli.command()
+@cli.command(cls=SettingsCommand)
 def serve(
     settings: Annotated[
         list[str] | None,
@@ -101,7 +108,7 @@ def serve(
             _wait_for_interrupt()
 
 
-@cli.command()
+@cli.command(cls=SettingsCommand)
 def demo(
     overrides: Overrides = None,
     port: Annotated[int, typer.Option(help="HTTP port; 0 takes a free one.")] = 0,

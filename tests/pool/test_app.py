@@ -73,7 +73,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("num_replica=2", "Error: num_replica='2': no such setting; there are model, "),
+        ("num_replica=2", "Error: num_replica='2': no such setting; did you mean num_replicas?"),
         ("num_replicas=two", "Error: num_replicas='two': "),
         ("model=/no/such/model", "Error: model='/no/such/model' is not a directory"),
     ],

@@ -92,8 +92,9 @@ class Guard:
             await self._app(scope, receive, send)
             return
         error = AuthError(
-            "send the header `Authorization: Bearer TOKEN` with a token of this pool, or, as a "
-            "client that can send none, http://any:TOKEN@HOST"
+            "send the header `Authorization: Bearer TOKEN` with a token of this pool (commands of "
+            "polar-ray: --token-file FILE), or, as a client that can send none, "
+            "http://any:TOKEN@HOST"
         )
         await (await self._refuse(scope, error))(scope, receive, send)
 

@@ -192,6 +192,7 @@ def test_every_route_asks_for_a_token(http: TestClient) -> None:
                     continue
                 assert answer.status_code == 401, (method, path)
                 assert answer.headers["www-authenticate"] == "Bearer"
+    assert "--token-file" in http.get("/v1/models").text, "the way of this project's commands"
     assert http.get("/v1/models", headers=GOOD).status_code == 200
     assert http.get("/openapi.json", headers=GOOD).status_code == 200
 
