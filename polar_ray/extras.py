@@ -37,8 +37,8 @@ def require(extra: str, what: str) -> None:
 
 
 def install(extra: str) -> str:
-    """How to install an extra."""
-    return f"install it with: pip install 'polar-ray[{extra}]'"
+    """How to install an extra: from a clone; the name on PyPI is not this project's."""
+    return f"install it with: pip install 'DIR[{extra}]', DIR a clone of polar_ray"
 
 
 def extra_of(module: str | None) -> str | None:

@@ -172,6 +172,13 @@ def test_columns_are_found_before_a_model_is_loaded(
     assert "there is Prompt; say prompt=Prompt; which column is the output?" in done.stderr
 
 
+def test_a_model_that_is_not_there_is_named_before_the_input_is_read(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("{}\n")
+    done = run("score", tmp_path / "in.jsonl", "--model", tmp_path / "absent")
+    assert done.exit_code == 2
+    assert "is not a directory" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["serve", "demo"])
 def test_settings_that_are_given_as_options_are_put_right(command: str) -> None:
     for options, said in (

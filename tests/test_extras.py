@@ -148,7 +148,7 @@ def test_what_is_missing_is_said_with_the_extra_that_brings_it(
     done = run(f"import polar_ray; {code}", "")
     said = done.stderr.splitlines()[-1]
     assert re.search(rf"^ImportError: .* needs .*\b{module}\b", said), done.stderr
-    assert said.endswith(f"pip install 'polar-ray[{extra}]'")
+    assert said.endswith(f"pip install 'DIR[{extra}]', DIR a clone of polar_ray")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_command_says_what_to_install(command: list[str], extra: str) -> None:
     code = f"from polar_ray.cli import cli; cli({command!r})"
     done = run(code, "")
     assert done.returncode == 2, done.stderr
-    assert f"pip install 'polar-ray[{extra}]'" in done.stderr
+    assert f"pip install 'DIR[{extra}]'" in done.stderr
 
 
 def test_a_module_belongs_to_the_smallest_extra() -> None:

@@ -12,6 +12,7 @@ import typer
 from polar_ray.call_options import Priority
 from polar_ray.config import HostConfig, ScorerConfig
 from polar_ray.errors import ConfigError, RecordError
+from polar_ray.extras import require
 from polar_ray.token_file import read_tokens
 
 if TYPE_CHECKING:
@@ -85,6 +86,17 @@ class Backend:
         named = [] if self.address is None else ["--address", *self._pool_options]
         if named := [*self._own_settings, *named]:
             raise ConfigError(f"{reason}, so that nothing is to be scored: drop {', '.join(named)}")
+
+    def prepare(self) -> Callable[[], Scoring]:
+        """What opens it, later; what is quickly seen to be wrong is said now."""
+        if self.address is not None:
+            scoring = self.open()
+            return lambda: scoring
+        require("engine", "scoring in this process")
+        from polar_ray.checkpoint import check_if_visible
+
+        check_if_visible(self.config.scorer)
+        return self.open
 
     def open(self) -> Scoring:
         """The pool at `address`, or without one a scorer by the settings."""

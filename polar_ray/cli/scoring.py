@@ -76,7 +76,7 @@ def score(
         source = Source(file, format=format)
         sink = open_sink(source, output, as_json=config.keep_columns)
         backend = Backend(config, address, timeout_s, token_file, priority)
-        ScoreFile(source, config, backend.open, max_errors).run(sink, output, progress)
+        ScoreFile(source, config, backend.prepare(), max_errors).run(sink, output, progress)
 
 
 @cli.command(cls=SettingsCommand)
