@@ -34,7 +34,7 @@ class ServedModel:
             response = self._http.post(f"{self._url}{route}", json=body)
             answer = response.json() if response.status_code == 200 else None
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise PoolError(f"{self._url}{route}: {error or type(error).__name__}") from None
+            raise PoolError(f"{self._url}{route}: {str(error) or type(error).__name__}") from None
         if answer is None:
             said = reason(response.text)
             raise PoolError(f"{self._url}{route} answered {response.status_code}: {said:.200}")

@@ -109,10 +109,10 @@ class Connections:
         except (TimeoutError, asyncio.TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout):
             raise Late(f"no answer within {timeout_s:.3g} s") from None
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Unreached(f"no connection: {error or type(error).__name__}") from None
+            raise Unreached(f"no connection: {str(error) or type(error).__name__}") from None
         except (httpx.HTTPError, httpx.InvalidURL, RuntimeError) as error:
             # A RuntimeError says that the client has been closed.
-            raise Trouble(f"{error or type(error).__name__}") from None
+            raise Trouble(str(error) or type(error).__name__) from None
         try:
             return finite_rewards(kind, answer, len(records), lengths)
         except ValueError as error:
@@ -129,8 +129,9 @@ class Connections:
         )
         try:
             response = await self._http.send(ask, stream=True)
-        except httpx.RemoteProtocolError:
-            # Servers close connections that rest, maybe just when this one is used again.
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            # Servers close connections that rest, maybe just when this one is used again, and
+            # what was sent by then has a reset for an answer.
             response = await self._http.send(ask, stream=True)
         try:
             data = await _read(response, most if response.status_code == 200 else ERROR_BYTES)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -329,7 +332,14 @@ def half(handler: Any, body: Any) -> bool:
     return True
 
 
+def closed(handler: Any, body: Any) -> bool:
+    return True
+
+
 def reset(handler: Any, body: Any) -> bool:
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    os.close(handler.connection.detach())  # unlike an orderly end
+    handler.close_connection = True
     return True
 
 
@@ -345,6 +355,7 @@ FAULTS: dict[str, Callable[[Any, Any], bool]] = {
     "broken": reply({"error": {"message": "CUDA error"}}, 500),
     "gateway": reply(b"", 502),
     "cut off": half,
+    "closed": closed,
     "reset": reset,
 }
 
@@ -500,14 +511,15 @@ def test_a_busy_server_is_asked_again(
     assert scorer.counters["servers_aside"] == 0
 
 
+@pytest.mark.parametrize("end", [closed, reset])
 def test_a_connection_that_was_closed_while_it_rested_is_no_failure(
-    make: Callable[[str], Servers], truth: Scores
+    make: Callable[[str], Servers], truth: Scores, end: Callable[[Any, Any], bool]
 ) -> None:
     servers = make("vllm")
     server = servers.add()
     scorer = servers.scorer()
-    closed = iter([True])
-    server.misbehave = lambda handler, body: next(closed, False)
+    first = iter([True])
+    server.misbehave = lambda handler, body: next(first, False) and end(handler, body)
     assert close(scores(scorer), truth)
     assert scorer.counters["requests_failed"] == 0
 
