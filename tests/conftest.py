@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before anything imports ray: no token in the home folder, no statistics, no chatter. And no test
-# asks a hub on the network for a model.
+# Before anything imports ray: no token in the home folder, no statistics, no chatter; and its
+# processes, which would stand behind all others, are waited for. And no test asks a hub on the
+# network for a model.
 os.environ.update(
     HF_HUB_OFFLINE="1",
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
+    RAY_worker_niceness="0",
     RAY_SERVE_LOG_TO_STDERR="0",
 )
 
@@ -42,10 +44,14 @@ def needs_ray(item: pytest.Item) -> bool:
     return item.get_closest_marker("ray") is not None
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups when its own turn comes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs Ray comes first: it waits more than it computes, while other runs beside this one
-    (`.ci/oldest`) are at their installation."""
+    """What needs Ray comes first, as it takes longest; of several processes (`-n 2`) one has it
+    all, with the one cluster. Of the rest one has a file, with what its tests share."""
     items.sort(key=lambda item: not needs_ray(item))
+    for item in items:
+        group = "ray" if needs_ray(item) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(trylast=True)
@@ -65,19 +71,19 @@ def stop_cluster() -> None:
         ray.shutdown()
 
 
-FIGURES: list[str] = []
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The suites that are asked for say at the end what they saw."""
-    for line in FIGURES:
-        terminalreporter.write_line(line)
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, line in report.user_properties if report.when == "call" else ():
+            if name == "figure":
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Keeps a line for the end of the run."""
-    return lambda line: FIGURES.append(f"{request.node.name}: {line}")
+    node = request.node
+    return lambda line: node.user_properties.append(("figure", f"{node.name}: {line}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -94,9 +100,13 @@ def _neighbour() -> Iterator[None]:
     if os.environ.get("CHAOS_NEIGHBOUR") != "1":
         yield
         return
-    with busy_neighbour() as count:
-        FIGURES.append(f"beside {count} processes that wanted every core")
+    with busy_neighbour():
         yield
+
+
+def pytest_report_header() -> list[str]:
+    """What the figures of a run must be read beside."""
+    return ["beside processes that want every core"] * (os.environ.get("CHAOS_NEIGHBOUR") == "1")
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +30,7 @@ from polar_ray.data.json_columns import from_json, is_json
 from polar_ray.data.results import ResultWriter
 from polar_ray.data.source import Source, load
 from polar_ray.encoding import load_tokenizer
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, PoolError
 from polar_ray.records import SCORE_SCHEMA
 from polar_ray.scorer import Scorer
 
@@ -190,6 +192,17 @@ def test_settings_that_are_given_as_options_are_put_right(command: str) -> None:
         assert done.exit_code == 2
         assert said in done.stderr
     assert "write" not in run(command, "--nothing").stderr
+
+
+def test_a_pool_says_that_it_starts_before_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def pool(config: PoolConfig, **where: Any) -> Iterator[str]:
+        raise PoolError("replicas do not start")
+        yield ""
+
+    monkeypatch.setattr("polar_ray.pool.local.pool", pool)
+    said = run("serve", "model=some/dir").stderr
+    assert said.index("starting pool 'polar' with model some/dir") < said.index("do not start")
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -103,6 +103,7 @@ def serve(
         from polar_ray.pool.local import pool
 
         port = check_number(port)
+        typer.echo(f"starting pool {name!r} with model {config.model}", err=True)
         with pool(config, name=name, host=host, port=port, route_prefix=route_prefix) as url:
             typer.echo(f"pool {name!r} is ready: {url}/score  (docs: {url}/docs)", err=True)
             _wait_for_interrupt()

@@ -17,13 +17,13 @@ while os.getppid() == parent:
 
 
 @contextmanager
-def busy_neighbour() -> Iterator[int]:
-    """Computes on every core in processes of their own, how many of which is yielded; they end with
-    the block, or with this process."""
-    count = os.cpu_count() or 1
-    processes = [subprocess.Popen([sys.executable, "-c", PROGRAM]) for _ in range(count)]
+def busy_neighbour() -> Iterator[None]:
+    """Computes on every core in processes of their own, which end with the block, or with this
+    process."""
+    command = [sys.executable, "-c", PROGRAM]
+    processes = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
     try:
-        yield count
+        yield
         assert all(process.poll() is None for process in processes), "the neighbour went quiet"
     finally:
         for process in processes:

@@ -170,7 +170,7 @@ def test_without_a_tokenizer_it_says_what_is_missing(
     with pytest.raises(ConfigError, match="holds neither"):
         RewardModelClient(tmp_path)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ImportError, match=r"needs a tokenizer; .*polar-ray\[engine\]"):
+    with pytest.raises(ImportError, match=r"needs a tokenizer; .*pip install 'DIR\[engine\]'"):
         RewardModelClient(tiny_dir)
 
 
