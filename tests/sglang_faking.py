@@ -85,14 +85,15 @@ def _state(pid: int) -> str:
 
 
 def children(pid: int = os.getpid()) -> list[int]:
-    """All processes below one."""
+    """All processes below one that have not ended, but multiprocessing's own: other tests may have
+    started that."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            state, parent = (path / "stat").read_text().rpartition(")")[2].split()[:2]
+            its_own = b"multiprocessing.resource_tracker" in (path / "cmdline").read_bytes()
         except OSError:
             continue
-        if parent == pid:
-            child = int(path.parent.name)
-            found += [child, *children(child)]
+        if int(parent) == pid and state != "Z" and not its_own:
+            found += [int(path.name), *children(int(path.name))]
     return found
