@@ -184,7 +184,8 @@ class HttpTransport:
         except (httpx.TimeoutException, TimeoutError, asyncio.TimeoutError) as error:
             if isinstance(error, httpx.ConnectTimeout) and self._expected_back:
                 raise Unavailable(f"cannot reach {self._name}: no connection in time") from None
-            late = f"{self._name} did not answer within {round(timeout_s, 2):g} s"
+            shown_s = max(0.01, round(timeout_s, 2))  # of what a retry has left, maybe next to none
+            late = f"{self._name} did not answer within {shown_s:g} s"
             raise DeadlineExceeded(late) from None
         except (httpx.HTTPError, RuntimeError) as error:
             # A RuntimeError says that there is no room for a thread.
