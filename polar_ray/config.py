@@ -355,6 +355,11 @@ class PoolConfig(HostConfig):
     num_gpus: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for each replica."""
 
+    runtime_env: dict[str, Any] = Field(default={})
+    """Ray's runtime environment of the replicas, which Ray makes on each node: `uv` or `pip` with
+    packages, `py_executable`, `image_uri`, `env_vars`. Its Python has polar_ray and the cluster's
+    own Ray."""
+
     timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
     """Deadline of a call that names none."""
 
@@ -474,6 +479,9 @@ class RescoreConfig(ColumnsConfig, HostConfig):
     num_gpus: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for each replica."""
 
+    runtime_env: dict[str, Any] = Field(default={})
+    """Ray's runtime environment of the replicas, as a pool has it."""
+
     app_name: str | None = None
     """A running pool of this Ray cluster that scores instead; tasks on all its nodes read and write
     the files."""
@@ -512,9 +520,14 @@ class RescoreConfig(ColumnsConfig, HostConfig):
         if self.app_name is not None and self.address is not None:
             raise ValueError("app_name and address are two pools; name one")
         if self.uses_pool and self.model_fields_set & {
-            "model", "engine", "encoding", "max_tokens", "num_workers", "num_gpus", "num_cpus"
+            "model", "engine", "encoding", "max_tokens", "num_workers", "num_gpus", "num_cpus",
+            "runtime_env",
         }:  # fmt: skip
             raise ValueError("a pool has a model and workers of its own; drop those settings")
+        if self.runtime_env and not self.num_workers:
+            raise ValueError(
+                "runtime_env is for replicas: it needs num_workers, and there are none"
+            )
         return self
 
     @property

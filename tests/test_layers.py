@@ -59,6 +59,7 @@ ALLOWED = {
         "pool/ingress.py",
         "pool/ray_internals.py",
         "pool/router/request_router.py",
+        "pool/runtime_env.py",
         "adapters/nemo_rl.py",
         "client/handle.py",
         "offline/own_pool.py",

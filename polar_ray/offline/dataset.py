@@ -29,8 +29,8 @@ from polar_ray.offline.scoring import made_by, scored, scoring_for
 from polar_ray.records import METADATA_PREFIX, provenance
 
 OF_JOBS = (
-    "num_workers", "num_cpus", "num_gpus", "rows_per_part", "in_flight", "group", "on_corrupt",
-    "max_errors",
+    "num_workers", "num_cpus", "num_gpus", "runtime_env", "rows_per_part", "in_flight", "group",
+    "on_corrupt", "max_errors",
 )  # fmt: skip
 """Settings that mean something to a whole job only; Ray Data has its own for these."""
 

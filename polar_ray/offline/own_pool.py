@@ -44,12 +44,7 @@ TAKEN_DOWN_S = 120.0
 def own_pool(config: RescoreConfig, out: str) -> Iterator[str]:
     """The name of a pool of `num_workers` replicas for the job that writes to `out`, on the Ray
     cluster at hand or a local one made for it."""
-    settings = PoolConfig(
-        **{name: getattr(config, name) for name in type(config.scorer).model_fields},
-        num_replicas=config.num_workers,
-        num_cpus=config.num_cpus,
-        num_gpus=config.num_gpus,
-    )
+    settings = pool_config(config)
     said = f"{place(out).path}\n{settings.model_dump_json()}"
     name = f"rescore-{sha256(said.encode()).hexdigest()[:12]}"
     with cluster():
@@ -58,6 +53,17 @@ def own_pool(config: RescoreConfig, out: str) -> Iterator[str]:
         with _leased(name):
             _run(settings, name, config.patience_s)
             yield name
+
+
+def pool_config(config: RescoreConfig) -> PoolConfig:
+    """What that pool is started with."""
+    return PoolConfig(
+        **{name: getattr(config, name) for name in type(config.scorer).model_fields},
+        num_replicas=config.num_workers,
+        num_cpus=config.num_cpus,
+        num_gpus=config.num_gpus,
+        runtime_env=config.runtime_env,
+    )
 
 
 def _run(settings: PoolConfig, name: str, timeout_s: float) -> None:

@@ -5,6 +5,7 @@ No decisions are made here.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -31,7 +32,10 @@ from polar_ray.pool.ray_internals import joins_a_cluster
 from polar_ray.pool.replica.deployment import Replica
 from polar_ray.pool.router.deployment import Router, build_ingress
 from polar_ray.pool.router.request_router import ByName
+from polar_ray.pool.runtime_env import check_runtime_env, why_not_made
 from polar_ray.pool.settings import ONE_LOOP, REPLICA, ROUTER, TOKEN_HINT, check_environment
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_NAME = "polar"
 
@@ -52,6 +56,7 @@ def app(config: PoolConfig | dict[str, Any]) -> serve.Application:
     try:
         if not isinstance(config, PoolConfig):
             config = PoolConfig.model_validate(config)
+        check_runtime_env(config.runtime_env)
         (check_here if _runs_alone() else check_if_visible)(config.scorer)
     except ValidationError as error:
         raise Refused(str(explain(error))) from None
@@ -79,7 +84,11 @@ def _wire(config: PoolConfig) -> serve.Application:
         Replica,
         **_size(config),
         request_router_config=RequestRouterConfig(request_router_class=ByName, **QUICK),
-        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        ray_actor_options={
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            "runtime_env": config.runtime_env,
+        },
         **REPLICA,
         # Of all settings, this one changes in the running processes; see `Replica.reconfigure`.
         user_config={"model": pinned(config.model)},
@@ -150,8 +159,17 @@ def start(
     try:
         wait_until_running(name, timeout_s)
     except BaseException:  # an interrupt too must leave nothing behind
-        serve.delete(name)
+        delete(name)
         raise
+
+
+def delete(name: str) -> None:
+    """Deletes a pool; where Serve takes longer than a minute, as while Ray still tries to start a
+    replica, it goes on by itself."""
+    try:
+        serve.delete(name)
+    except TimeoutError as error:
+        logger.warning("pool %r is not deleted yet: %s", name, error)
 
 
 def wait_until_running(name: str, timeout_s: float) -> None:
@@ -170,10 +188,13 @@ def wait_until_running(name: str, timeout_s: float) -> None:
 
 
 def _gist(message: str) -> str:
-    """This project's own error at the end of a replica's traceback, or else the whole message."""
+    """This project's own error at the end of a replica's traceback, or why it has no environment,
+    or else the whole message."""
     lines = [line.strip() for line in message.splitlines()]
     own = [line for line in lines if line.startswith("polar_ray.errors.")]
-    return own[-1].removeprefix("polar_ray.errors.") if own else message
+    if own:
+        return own[-1].removeprefix("polar_ray.errors.")
+    return why_not_made(message) or message
 
 
 def _check_resources(config: PoolConfig) -> None:
@@ -193,6 +214,8 @@ def _check_resources(config: PoolConfig) -> None:
 
 def _check_name(name: str) -> None:
     there = serve.status().applications.get(name)
+    if there is not None and there.status == ApplicationStatus.DELETING:
+        raise ConfigError(f"pool {name!r} is still being deleted; wait, or take another name")
     if there is not None and there.status != ApplicationStatus.DEPLOY_FAILED:
         raise ConfigError(
             f"this cluster has a Serve application {name!r} already ({there.status.value}); "

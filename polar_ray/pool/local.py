@@ -47,11 +47,11 @@ def pool(
     check_if_visible(config.scorer)  # before Ray is loaded, which takes longer
     set_environment()
 
-    from ray import serve
-
-    from polar_ray.pool.app import check_here, start
+    from polar_ray.pool.app import check_here, delete, start
     from polar_ray.pool.ray_internals import http_address, joins_a_cluster
+    from polar_ray.pool.runtime_env import check_runtime_env
 
+    check_runtime_env(config.runtime_env)
     if not joins_a_cluster():
         check_port(host, port)
         check_here(config.scorer)
@@ -63,7 +63,7 @@ def pool(
             shown = f"[{host}]" if ":" in host else host
             yield f"http://{shown}:{port}{route_prefix.rstrip('/')}"
         finally:
-            serve.delete(name)
+            delete(name)
 
 
 def set_environment() -> None:

@@ -381,6 +381,13 @@ def test_an_empty_input_has_an_empty_manifest(config: Config, tmp_path: Path, ou
 
 
 def test_a_pool_and_a_scorer_of_ones_own_exclude_each_other() -> None:
-    for wrong in ({"app_name": "a", "address": "b"}, {"app_name": "a", "model": "m"}):
+    environment = {"runtime_env": {"pip": ["sglang"]}}
+    for wrong in (
+        {"app_name": "a", "address": "b"},
+        {"app_name": "a", "model": "m"},
+        {"app_name": "a", **environment},
+    ):
         with pytest.raises(ValueError, match="pool"):
             RescoreConfig.model_validate(wrong)
+    with pytest.raises(ValueError, match="it needs num_workers"):
+        RescoreConfig.model_validate(environment)

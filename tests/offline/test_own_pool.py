@@ -21,9 +21,9 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 from sample_records import GROUPS
 
-from polar_ray.config import PoolConfig
+from polar_ray.config import PoolConfig, RescoreConfig
 from polar_ray.offline import own_pool
-from polar_ray.offline.own_pool import NAMESPACE, Lease
+from polar_ray.offline.own_pool import NAMESPACE, Lease, pool_config
 
 pytestmark = pytest.mark.ray
 
@@ -36,6 +36,19 @@ def until(what: str, is_so: Callable[[], Any]) -> None:
     while not is_so():
         assert time.monotonic() < deadline, f"not within {GUARD_S:g} s: {what}"
         time.sleep(0.05)
+
+
+def test_replicas_have_what_the_job_says_of_them() -> None:
+    given = {
+        "model": "/models/a",
+        "max_tokens": 4096,
+        "engine": {"type": "sglang", "python": "/envs/sglang/bin/python"},
+        "num_cpus": 2,
+        "num_gpus": 1,
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "2"}},
+    }
+    config = RescoreConfig.model_validate({**given, "num_workers": 3})
+    assert pool_config(config) == PoolConfig.model_validate({**given, "num_replicas": 3})
 
 
 def test_the_last_who_took_a_lease_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import asyncio
 import os
 import random
 import signal
+import sysconfig
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +80,36 @@ def test_its_scores_are_the_native_engines(cluster: None, tiny_dir: Path, figure
     oracle.check(table, result, account)
     assert_exact(account, 200)
     figure(f"200 records, largest difference {oracle.largest_difference:.1e}")
+    asyncio.run(until("its processes have ended", no_scheduler_is_left))
+
+
+@pytest.fixture
+def shared_environment(tmp_path: Path) -> Path:
+    """One that has sglang's libraries and, where those lack something, polar_ray's with Ray."""
+    folder = tmp_path / "shared"
+    venv.create(folder, symlinks=True)
+    [site] = folder.glob("lib/python*/site-packages")
+    [theirs] = Path(f"{WHERE}").glob("lib/python*/site-packages")
+    ours, root = sysconfig.get_paths()["purelib"], Path(__file__).parents[2]
+    (site / "both.pth").write_text(f"{theirs}\n{ours}\n{root}\n")
+    return folder / "bin" / "python"
+
+
+def test_replicas_in_an_environment_of_rays(
+    cluster: None, tiny_dir: Path, shared_environment: Path, figure: Figure
+) -> None:
+    """sglang is not named, but found where Ray starts the replica: its torch scores the known
+    answers, too."""
+    oracle, account, table = NativeOracle(tiny_dir), Account(kills=1), batch(0, 40)
+    engine = SGLangEngineConfig(device="cpu", num_threads=1, context_length=1024)
+    runtime_env = {"py_executable": str(shared_environment)}
+    with whole_pool(config(tiny_dir, engine=engine, runtime_env=runtime_env)):
+        result = connect(app_name=NAME).score_table(table)
+        assert schedulers()
+    assert provenance(result)["engine"] == "sglang"
+    oracle.check(table, result, account)
+    assert_exact(account, 40)
+    figure(f"40 records, largest difference {oracle.largest_difference:.1e}")
     asyncio.run(until("its processes have ended", no_scheduler_is_left))
 
 
