@@ -203,6 +203,7 @@ def test_a_pool_says_that_it_starts_before_it_is_ready(monkeypatch: pytest.Monke
     monkeypatch.setattr("polar_ray.pool.local.pool", pool)
     said = run("serve", "model=some/dir").stderr
     assert said.index("starting pool 'polar' with model some/dir") < said.index("do not start")
+    assert "with model polar-tiny, the built-in one" in run("serve").stderr
 
 
 def test_the_version_is_that_of_the_package() -> None:

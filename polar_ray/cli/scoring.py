@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from polar_ray.assets import builtin_model_dir
 from polar_ray.call_options import Priority
 from polar_ray.cli.app import (
     SETTINGS_FILE,
@@ -103,7 +104,8 @@ def serve(
         from polar_ray.pool.local import pool
 
         port = check_number(port)
-        typer.echo(f"starting pool {name!r} with model {config.model}", err=True)
+        model = config.model or f"{builtin_model_dir().name}, the built-in one"
+        typer.echo(f"starting pool {name!r} with model {model}", err=True)
         with pool(config, name=name, host=host, port=port, route_prefix=route_prefix) as url:
             typer.echo(f"pool {name!r} is ready: {url}/score  (docs: {url}/docs)", err=True)
             _wait_for_interrupt()
