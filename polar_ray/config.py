@@ -227,9 +227,6 @@ class SGLangEngineConfig(Config):
     server_args: dict[str, Annotated[SGLangArg, BeforeValidator(_typed)]] = Field(default={})
     """More arguments of sglang's `ServerArgs` (`chunked_prefill_size: 4096`)."""
 
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
-
     @model_validator(mode="after")
     def _fits_together(self) -> "SGLangEngineConfig":
         if own := sorted(SGLANG_OWN_ARGS & self.server_args.keys()):

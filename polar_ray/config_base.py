@@ -47,6 +47,9 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # some have dicts
+
     @model_validator(mode="before")
     @classmethod
     def _unfold(cls, values: Any) -> Any:

@@ -13,8 +13,15 @@ from pydantic import ValidationError
 
 from polar_ray.call_options import LONGEST_S, check_priority, check_timeout
 from polar_ray.client import connect
-from polar_ray.config import NativeEngineConfig, PoolConfig, ScorerConfig, StubEngineConfig
-from polar_ray.config_base import explain, parse_overrides
+from polar_ray.config import (
+    HostConfig,
+    NativeEngineConfig,
+    PoolConfig,
+    RescoreConfig,
+    ScorerConfig,
+    StubEngineConfig,
+)
+from polar_ray.config_base import Config, explain, parse_overrides
 from polar_ray.errors import ConfigError, RecordError
 
 
@@ -174,6 +181,19 @@ def test_a_client_refuses_such_a_priority(value: Any, named: str) -> None:
 def test_configs_are_frozen() -> None:
     with pytest.raises(ValidationError):
         PoolConfig().num_replicas = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", [ScorerConfig, *HostConfig.__subclasses__()])
+def test_configs_can_be_keys(kind: type[Config]) -> None:
+    """As of the clients and scorers that a process keeps."""
+    assert hash(kind()) == hash(kind())
+
+
+def test_configs_with_dicts_can_be_keys() -> None:
+    given = {"num_workers": 1, "runtime_env": {"pip": ["sglang"]}}
+    engine = {"type": "sglang", "server_args": {"chunked_prefill_size": 64}}
+    config = RescoreConfig.model_validate({**given, "engine": engine})
+    assert {config: 1}[RescoreConfig.model_validate({**given, "engine": engine})] == 1
 
 
 def test_yaml_block_round_trips() -> None:
