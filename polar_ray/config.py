@@ -487,6 +487,9 @@ class RescoreConfig(ColumnsConfig, HostConfig):
     """A running pool elsewhere, "http://host:port", that scores instead; this process reads and
     writes the files."""
 
+    token_file: str | None = None
+    """A file with the token for `address` in its first line."""
+
     timeout_s: float = Field(default=600, gt=0, le=LONGEST_S)
     """Deadline of one call of a pool."""
 
@@ -521,6 +524,8 @@ class RescoreConfig(ColumnsConfig, HostConfig):
             "runtime_env",
         }:  # fmt: skip
             raise ValueError("a pool has a model and workers of its own; drop those settings")
+        if self.token_file is not None and self.address is None:
+            raise ValueError(f"token_file={self.token_file} is for an address, and there is none")
         if self.runtime_env and not self.num_workers:
             raise ValueError(
                 "runtime_env is for replicas: it needs num_workers, and there are none"

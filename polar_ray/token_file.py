@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from polar_ray.errors import ConfigError
+
 _TOKEN = re.compile(r"[!-~]+")
 
 
@@ -26,3 +28,15 @@ def read_tokens(path: Path) -> list[str]:
         if not _TOKEN.fullmatch(token):
             raise ValueError(f"line {at} is no token: only printable ASCII without spaces is one")
     return list(tokens.values())
+
+
+def first_token(path: str | Path, setting: str) -> str:
+    """The token that a caller sends. Raises `ConfigError`, in which `setting` says who named the
+    file: `token_file`, `--token-file`."""
+    try:
+        tokens = read_tokens(Path(path))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{setting}={str(path)!r}: {error}") from None
+    if not tokens:
+        raise ConfigError(f"{setting}={str(path)!r} holds no token")
+    return tokens[0]

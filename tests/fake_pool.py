@@ -45,6 +45,9 @@ class FakePool:
     silent: bool = False
     """It takes calls and never answers."""
 
+    silent_after: int | None = None
+    """So many calls are answered, and no more."""
+
     dies_at: int | None = None
     """The call at which it breaks off, as all later ones."""
 
@@ -121,7 +124,8 @@ def _handler(pool: FakePool) -> type[BaseHTTPRequestHandler]:
             query = parse_qs(urlsplit(self.path).query)
             pool.queries.append({key: values[0] for key, values in query.items()})
             pool.tokens.append(self.headers["authorization"])
-            if pool.silent:
+            answers = pool.silent_after
+            if pool.silent or (answers is not None and len(pool.queries) > answers):
                 pool.released.wait()
             if pool.dies_at is not None and len(pool.queries) >= pool.dies_at:
                 self.close_connection = True

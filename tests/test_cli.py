@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 import polar_ray
 from polar_ray.cli import cli
 from polar_ray.cli.app import parse_settings
-from polar_ray.cli.backend import Backend, read_token
+from polar_ray.cli.backend import Backend
 from polar_ray.cli.printing import Printer
 from polar_ray.config import PoolConfig, StubEngineConfig
 from polar_ray.data.json_columns import from_json, is_json
@@ -33,6 +33,7 @@ from polar_ray.encoding import load_tokenizer
 from polar_ray.errors import ConfigError, PoolError
 from polar_ray.records import SCORE_SCHEMA
 from polar_ray.scorer import Scorer
+from polar_ray.token_file import first_token
 
 
 def run(*arguments: object, stdin: bytes | None = None) -> Result:
@@ -142,7 +143,7 @@ def test_a_lost_device_ends_the_command_and_writes_no_row(
         (["{rows}", "--priority", "eval"], 2, "--priority: for a pool; give its --address, too"),
         (["{rows}", "--token-file", "t"], 2, "--token-file: for a pool"),
         (["{rows}", "--timeout-s", "9", "--priority", "eval"], 2, "--timeout-s, --priority: for"),
-        (["{rows}", "--address", "http://x", "--token-file", "/none"], 2, "token-file /none"),
+        (["{rows}", "--address", "http://x", "--token-file", "/none"], 2, "token-file='/none'"),
         (["{rows}", "--address", "http://127.0.0.1:9"], 1, "cannot reach http://127.0.0.1:9"),
     ],
     ids=lambda value: str(value)[:40],
@@ -555,7 +556,7 @@ def test_a_persons_table_goes_on_where_it_was(
 def test_the_first_line_that_is_no_comment_is_the_token(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_bytes(b"\xef\xbb\xbf# of the trainer\r\n\r\n  secret \r\nother\r\n")
-    assert read_token(path) == "secret"
+    assert first_token(path, "--token-file") == "secret"
     path.write_text("# nothing\n")
-    with pytest.raises(ConfigError, match="holds no token"):
-        read_token(path)
+    with pytest.raises(ConfigError, match=r"--token-file='.*tokens' holds no token"):
+        first_token(path, "--token-file")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fake_pool import fake_pool
 from sample_records import GROUPS
 from typer.testing import CliRunner, Result
 
@@ -150,3 +154,45 @@ def test_the_histogram_is_some_lines_however_wide_the_scores() -> None:
     assert 2 <= len(lines) <= 21
     assert lines[-1].split()[-2:] == ["150", "#" * 40]
     assert histogram({"histogram": {}}) == []
+
+
+COLUMNS = ("prompt=q", "reference=truth.text")
+GUARD_S = 60.0
+MAIN = "from polar_ray.cli import main; main()"
+
+
+def test_a_pool_elsewhere_is_sent_the_token(source: Path, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    with fake_pool() as pool:
+        there = ("--address", pool.address, "--token-file", token)
+        done = run(source, tmp_path / "out", *COLUMNS, *there)
+    assert done.exit_code == 0, done.output
+    assert set(pool.tokens) == {"Bearer secret"}
+    assert "secret" not in "".join(path.read_text() for path in (tmp_path / "out").glob("_*.json"))
+    alone = run(source, tmp_path / "other", *COLUMNS, "--token-file", token)
+    assert (alone.exit_code, "is for an address" in alone.stderr) == (2, True)
+
+
+def test_a_third_interrupt_waits_for_no_pool(source: Path, tmp_path: Path) -> None:
+    command = ["rescore", str(source), str(tmp_path / "out"), *COLUMNS, "rows_per_part=2"]
+    with fake_pool() as pool:
+        pool.silent_after = 1
+        job = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *command, "--address", pool.address],
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        try:
+            until = time.monotonic() + GUARD_S
+            while len(pool.queries) < 2:
+                assert time.monotonic() < until, "no part is sent"
+                time.sleep(0.05)
+            for _ in range(3):
+                job.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+            _, said = job.communicate(timeout=GUARD_S)
+        finally:
+            job.kill()
+    assert job.returncode == 130
+    assert b"the same command goes on where this ended" in said

@@ -15,8 +15,8 @@ from polar_ray.adapters.settings import AdapterConfig, check_place
 from polar_ray.client import Client, connect
 from polar_ray.client.event_loop import EventLoop
 from polar_ray.client.forks import remake_in_children
-from polar_ray.errors import ConfigError, ScoreError
-from polar_ray.token_file import read_tokens
+from polar_ray.errors import ScoreError
+from polar_ray.token_file import first_token
 
 logger = logging.getLogger(__name__)
 
@@ -95,18 +95,11 @@ async def _score(rows: Sequence[Row], settings: AdapterConfig) -> tuple[Scored, 
 
 
 def _connect(settings: AdapterConfig) -> Client:
-    token = None
-    if settings.token_file is not None:
-        try:
-            token = next(iter(read_tokens(settings.token_file)), None)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"token_file={str(settings.token_file)!r}: {error}") from None
-        if token is None:
-            raise ConfigError(f"token_file={str(settings.token_file)!r} holds no token")
+    file = settings.token_file
     return connect(
         address=settings.address,
         app_name=settings.app_name,
         timeout_s=settings.timeout_s,
         priority=settings.priority,
-        token=token,
+        token=None if file is None else first_token(file, "token_file"),
     )

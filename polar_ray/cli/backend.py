@@ -13,7 +13,7 @@ from polar_ray.call_options import Priority
 from polar_ray.config import HostConfig, ScorerConfig
 from polar_ray.errors import ConfigError, RecordError
 from polar_ray.extras import require
-from polar_ray.token_file import read_tokens
+from polar_ray.token_file import first_token
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -112,20 +112,11 @@ class Backend:
                 address=self.address,
                 timeout_s=timeout_s,
                 priority=self.priority or self.usual_priority,
-                token=None if self.token_file is None else read_token(self.token_file),
+                token=None
+                if self.token_file is None
+                else first_token(self.token_file, "--token-file"),
             )
         except RecordError as error:  # a deadline or priority that is none is a setting here
             raise ConfigError(str(error)) from None
         client.tell_waiting(lambda reason: typer.echo(reason, err=True))
         return client.score_table
-
-
-def read_token(path: Path) -> str:
-    """The first token of a file."""
-    try:
-        tokens = read_tokens(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--token-file {path}: {error}") from None
-    if not tokens:
-        raise ConfigError(f"--token-file {path} holds no token")
-    return tokens[0]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from polar_ray.cli.app import cli, errors_on_stderr, parse_settings
-from polar_ray.cli.backend import INPUT_HELP, Model, ProgressKind
+from polar_ray.cli.backend import INPUT_HELP, Model, ProgressKind, TokenFile
 from polar_ray.cli.interrupts import interrupted_once
 from polar_ray.config import RescoreConfig
 
@@ -45,6 +45,7 @@ def rescore(
     address: Annotated[
         str | None, typer.Option(help="Score with the pool at http://host:port.")
     ] = None,
+    token_file: TokenFile = None,
     max_errors: Annotated[
         int | None, typer.Option(help="Stop once more rows than this have no score.")
     ] = None,
@@ -68,6 +69,7 @@ def rescore(
             "model": model,
             "app_name": app_name,
             "address": address,
+            "token_file": None if token_file is None else str(token_file),
             "max_errors": max_errors,
         }
         given = {name: value for name, value in options.items() if value is not None}

@@ -147,7 +147,8 @@ class Client:
                 timeout_s = backoff.left_s
 
     def close(self) -> None:
-        """Closes connections; the client is not used again."""
+        """Closes connections; the client is not used again. Over HTTP, calls that are out end with
+        a `PoolError`."""
         self._transport.close()
 
     def __enter__(self) -> Client:

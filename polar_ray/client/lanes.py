@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import httpx
 
 from polar_ray.client.answers import packed
 from polar_ray.client.event_loop import exchanges
 from polar_ray.client.forks import remake_in_children
-from polar_ray.errors import DeadlineExceeded
+from polar_ray.errors import DeadlineExceeded, PoolError
 
 CLOSE_S = 1.0
 
@@ -30,18 +31,21 @@ class Lanes:
     def __init__(self, make: Callable[[], httpx.AsyncClient]) -> None:
         self._make = make
         self._ending: set[asyncio.Task[None]] = set()
+        self._closed = False
         self.after_fork()
         remake_in_children(self)
 
     def after_fork(self) -> None:
         """The parent's stay open in its loop."""
         self._resting: dict[httpx.AsyncClient, asyncio.TimerHandle] = {}
+        self._out: set[asyncio.Task[Any]] = set()
 
     def exchange(
         self, request: httpx.Request, seconds: float, most_bytes: int
     ) -> tuple[httpx.Response, bytes]:
         """An answer and its bytes, up to a few more than `most_bytes`; none of what is packed.
-        Raises httpx's errors, and `asyncio.TimeoutError` or `DeadlineExceeded` after `seconds`."""
+        Raises httpx's errors, `asyncio.TimeoutError` or `DeadlineExceeded` after `seconds`, and
+        `PoolError` once it was closed."""
         return exchanges.run(self._within(request, seconds, most_bytes), seconds)
 
     async def exchange_async(
@@ -51,15 +55,26 @@ class Lanes:
         return await exchanges.wait(self._within(request, seconds, most_bytes))
 
     def close(self) -> None:
-        """Closes the connections that rest; those of calls rest first."""
-        if self._resting:
+        """Closes the connections, and ends the calls that are out."""
+        self._closed = True
+        if self._resting or self._out:
             with suppress(DeadlineExceeded):  # then they end with their rest
                 exchanges.run(self._close(), CLOSE_S)
 
     async def _within(
         self, request: httpx.Request, seconds: float, most_bytes: int
     ) -> tuple[httpx.Response, bytes]:
-        return await asyncio.wait_for(self._exchange(request, most_bytes), seconds)
+        task = asyncio.current_task()
+        assert task is not None, "calls are tasks"
+        self._out.add(task)
+        try:
+            return await asyncio.wait_for(self._exchange(request, most_bytes), seconds)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise PoolError("the client has been closed") from None
+            raise
+        finally:
+            self._out.discard(task)
 
     async def _exchange(
         self, request: httpx.Request, most_bytes: int
@@ -88,6 +103,8 @@ class Lanes:
         task.add_done_callback(self._ending.discard)
 
     async def _close(self) -> None:
+        for task in self._out:
+            task.cancel()
         while self._resting:
             await self._take().aclose()
 

@@ -16,6 +16,7 @@ from polar_ray.data.columns import Columns
 from polar_ray.errors import DeadlineExceeded, JobStopped, Overloaded, ReplicaLost, TooLarge
 from polar_ray.records import TEXT_COLUMNS, provenance, with_row_errors
 from polar_ray.scorer import Scorer
+from polar_ray.token_file import first_token
 
 EMPTY = pa.table({name: pa.array([], pa.string()) for name in TEXT_COLUMNS})
 """A request without rows: its result says what scores."""
@@ -107,6 +108,7 @@ def scoring_for(config: RescoreConfig) -> Scoring:
         address=config.address,
         timeout_s=config.timeout_s,
         priority="offline",
+        token=None if config.token_file is None else first_token(config.token_file, "token_file"),
     )
     return PoolScorer(client, config.patience_s)
 

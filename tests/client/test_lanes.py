@@ -162,6 +162,35 @@ def test_a_proxy_that_drips_ends_at_the_deadline(
             transport.close()
 
 
+def test_a_client_that_is_closed_ends_its_calls() -> None:
+    """A thread that waits for one would hold up the end of its process."""
+    asked: set[socket.socket] = set()
+    both_asked = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        if not connection.recv(1 << 16):
+            raise ConnectionError
+        asked.add(connection)
+        if len(asked) == 2:
+            both_asked.set()
+
+    with odd(answer) as server:
+        client = connect(address=server.address, timeout_s=10 * ENDLESS_S)
+        with ThreadPoolExecutor(2) as threads:
+            calls = [
+                threads.submit(client.score, [ROW]),
+                threads.submit(asyncio.run, client.score_async([ROW])),
+            ]
+            assert both_asked.wait(ENDLESS_S)
+            client.close()
+            for call in calls:
+                with pytest.raises(PoolError, match="the client has been closed"):
+                    call.result(ENDLESS_S)
+        assert server.left.wait(ENDLESS_S / 2)
+        with pytest.raises(PoolError, match="the client has been closed"):
+            client.score([ROW])
+
+
 def test_a_call_that_is_given_up_leaves_its_server() -> None:
     with odd(drip(*DRIPS["a header"])) as server, connect(address=server.address) as client:
 

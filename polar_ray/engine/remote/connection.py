@@ -9,7 +9,6 @@ import asyncio
 import math
 import ssl
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,7 +19,7 @@ from polar_ray.config import RemoteEngineConfig
 from polar_ray.engine.protocol import Scores
 from polar_ray.errors import ConfigError
 from polar_ray.planning import Ids
-from polar_ray.token_file import read_tokens
+from polar_ray.token_file import first_token
 
 CONNECT_S = 5.0
 ERROR_BYTES = 1 << 16
@@ -86,13 +85,7 @@ class Connections:
         path = self._config.token_file
         if path is None:
             return
-        try:
-            tokens = read_tokens(Path(path))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"engine.token_file={path!r}: {error}") from None
-        if not tokens:
-            raise ConfigError(f"engine.token_file={path!r} holds no token")
-        self._token = tokens[0]
+        self._token = first_token(path, "engine.token_file")
 
     async def score(
         self, kind: ServerType, address: str, records: Sequence[Ids], timeout_s: float
