@@ -70,8 +70,20 @@ def _unknown(kind: type[BaseModel], values: dict[Any, Any]) -> list[tuple[Any, A
 
 def _nearest(kind: type[BaseModel], wrong: list[str]) -> str:
     """A question by which a misspelt name is put right; nothing where none is near."""
-    near = {one for key in wrong for one in get_close_matches(key, kind.model_fields, n=1)}
+    names = {**_inner(kind), **{name: name for name in kind.model_fields}}
+    near = {names[one] for key in wrong for one in get_close_matches(key, names, n=1)}
     return f"did you mean {' and '.join(sorted(near))}? " if near else ""
+
+
+def _inner(kind: type[BaseModel]) -> dict[str, str]:
+    """Settings within blocks, which are often named without them."""
+    blocks = {name: field.annotation for name, field in kind.model_fields.items()}
+    return {
+        inner: f"{name}.{inner}"
+        for name, block in blocks.items()
+        if isinstance(block, type) and issubclass(block, BaseModel)
+        for inner in block.model_fields
+    }
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from sample_records import GROUPS
 from typer.testing import CliRunner, Result
 
 from polar_ray.cli import cli
-from polar_ray.cli.rescoring import _say, describe, histogram
+from polar_ray.cli.rescoring import Due, _say, describe, histogram
 from polar_ray.evaluate.read import MADE_BY
 
 TABLE = pa.Table.from_pylist(
@@ -154,6 +154,14 @@ def test_the_histogram_is_some_lines_however_wide_the_scores() -> None:
     assert 2 <= len(lines) <= 21
     assert lines[-1].split()[-2:] == ["150", "#" * 40]
     assert histogram({"histogram": {}}) == []
+
+
+def test_a_log_has_a_line_a_second_of_each_stage() -> None:
+    due = Due(1.0)
+    told = [
+        due.now(stage, at) for stage, at in (("a", 0), ("a", 0.9), ("b", 0.9), ("a", 1), ("a", 1.5))
+    ]
+    assert told == [True, False, True, True, False]
 
 
 COLUMNS = ("prompt=q", "reference=truth.text")

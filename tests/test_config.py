@@ -52,6 +52,7 @@ def test_dotted_and_nested_keys_join() -> None:
         ({"replicas": 2}, "replicas=2"),
         ({"num_replicas": 0}, "num_replicas=0"),
         ({"tokens_of_nobody": 2}, "no such setting; there are model, encoding"),
+        ({"max_length": 2}, "no such setting; did you mean encoding.max_length? there are model, "),
         ({"num_replica": 2}, "no such setting; did you mean num_replicas? there are model, "),
         (
             {"engine.devise": "cpu"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -16,6 +17,9 @@ from polar_ray.config import RescoreConfig
 
 WIDEST = 40
 """Characters of the longest bar of the histogram."""
+
+PROGRESS_S = 1.0
+"""Between two JSON lines that say how far a stage is."""
 
 STOPPING = "stopping, when the parts in hand are scored; a third Ctrl-C does not wait for them"
 
@@ -95,6 +99,21 @@ def rescore(
             raise typer.Exit(1)
 
 
+class Due:
+    """Whether something that comes often is to be told: once in so many seconds, for each kind."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._next: dict[str, float] = {}
+
+    def now(self, kind: str, now_s: float) -> bool:
+        """Whether this one is."""
+        if now_s < self._next.get(kind, now_s):
+            return False
+        self._next[kind] = now_s + self._every_s
+        return True
+
+
 @contextmanager
 def _listener(kind: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     if kind == "none":
@@ -103,7 +122,13 @@ def _listener(kind: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     if kind == "json" or not sys.stderr.isatty():
         import orjson
 
-        yield lambda event: typer.echo(orjson.dumps(event), err=True)
+        due = Due(PROGRESS_S)
+
+        def write(event: dict[str, Any]) -> None:
+            if event["event"] != "progress" or due.now(event["stage"], time.monotonic()):
+                typer.echo(orjson.dumps(event), err=True)
+
+        yield write
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn

@@ -14,6 +14,7 @@ from polar_ray.config import PoolConfig
 from polar_ray.errors import ConfigError
 from polar_ray.pool.http.port import check_number, check_port, free_port
 from polar_ray.pool.settings import LONGEST_REQUEST_S, check_binding
+from polar_ray.token_file import first_token
 
 ENVIRONMENT = {
     # One line per request helps nobody at this rate.
@@ -43,6 +44,8 @@ def pool(
     cluster's Serve has no HTTP, or for a model that a local Ray's only machine does not have.
     """
     check_binding(host, has_tokens=config.http.token_file is not None)
+    if not route_prefix.startswith("/"):
+        raise ConfigError(f"--route-prefix {route_prefix!r} does not begin with a slash")
     port = check_number(port) if port else free_port()
     check_if_visible(config.scorer)  # before Ray is loaded, which takes longer
     set_environment()
@@ -53,6 +56,8 @@ def pool(
 
     check_runtime_env(config.runtime_env)
     if not joins_a_cluster():
+        if config.http.token_file is not None:
+            first_token(config.http.token_file, "http.token_file")
         check_port(host, port)
         check_here(config.scorer)
     with cluster() as made_here, _serve(host, port, stays=made_here):

@@ -109,3 +109,19 @@ def test_a_local_pool_looks_for_its_model_before_ray_starts(no_ray: None) -> Non
 def test_a_model_that_cannot_be_seen_from_here_is_the_replicas_to_judge(tmp_path: Path) -> None:
     app(PoolConfig(model=str(tmp_path / "mounted" / "elsewhere")))
     app(PoolConfig(model="relative/to/a/worker"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "where", "said"),
+    [
+        ({"http": {"token_file": "/none"}}, {}, "http.token_file='/none': "),
+        ({}, {"route_prefix": "judge"}, "--route-prefix 'judge' does not begin with a slash"),
+        ({"runtime_env": {"pipp": []}}, {}, "did you mean pip"),
+    ],
+)
+def test_a_mistake_is_told_before_ray_starts(
+    no_ray: None, settings: dict[str, Any], where: dict[str, str], said: str
+) -> None:
+    config = PoolConfig.model_validate({"engine.type": "stub", **settings})
+    with pytest.raises(ConfigError, match=said), pool(config, **where):  # type: ignore[arg-type]
+        pass
