@@ -30,6 +30,13 @@ def read_tokens(path: Path) -> list[str]:
     return list(tokens.values())
 
 
+def check_token(token: str | None) -> str | None:
+    """The same; raises `ConfigError`, which shows nothing of it, for one that no header carries."""
+    if token is None or (isinstance(token, str) and _TOKEN.fullmatch(token)):
+        return token
+    raise ConfigError("token: it must be a text of printable ASCII without spaces, and not empty")
+
+
 def first_token(path: str | Path, setting: str) -> str:
     """The token that a caller sends. Raises `ConfigError`, in which `setting` says who named the
     file: `token_file`, `--token-file`."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from polar_ray.adapters.pool import Row, all_scores, all_scores_now
-from polar_ray.adapters.rows import column, plain, record
+from polar_ray.adapters.rows import aligned, column, plain, record
 from polar_ray.adapters.settings import AdapterConfig, read_settings
 from polar_ray.errors import ConfigError
 
@@ -49,7 +49,9 @@ def _rows(
     references = column(columns, settings.reference_column, REFERENCE, "reference")
     return [
         record(_asked(prompt), reference, output, settings)
-        for prompt, reference, output in zip(prompts, references, completions, strict=True)
+        for prompt, reference, output in aligned(
+            messages=prompts, reference=references, completions=completions
+        )
     ]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from polar_ray.adapters.no_reward import NoReward
 from polar_ray.adapters.pool import all_scores_now
-from polar_ray.adapters.rows import record
+from polar_ray.adapters.rows import aligned, record
 from polar_ray.adapters.settings import read_settings
 from polar_ray.errors import RecordError
 
@@ -30,7 +30,7 @@ def reward_func(
         settings = read_settings()
         rows = [
             record(prompt, label, response_of(query, prompt), settings, ended=True)
-            for query, prompt, label in zip(queries, prompts, labels, strict=True)
+            for query, prompt, label in aligned(queries=queries, prompts=prompts, labels=labels)
         ]
         rewards = all_scores_now(rows, settings)
     except Exception as error:  # of any kind: it would be dropped

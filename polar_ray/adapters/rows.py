@@ -7,14 +7,14 @@ nothing is guessed. Reasoning and end tokens of a response are cut off here, too
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 
 from polar_ray.adapters.settings import PREFIX, AdapterConfig, StripThink
 from polar_ray.client.end_tokens import without_end
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, RecordError
 from polar_ray.messages import NotText, text_of
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -67,6 +67,21 @@ def column(columns: Mapping[str, Any], named: str | None, usual: Sequence[str], 
         f"no column {' or '.join(names)} with the {what}; there are: {there}. "
         f"{PREFIX}{what.upper()}_COLUMN names another"
     )
+
+
+def aligned(**columns: Any) -> Iterator[tuple[Any, ...]]:
+    """The rows of columns that a trainer gave. Raises `RecordError` for what is no column: the
+    letters of a text, or the keys of a dict, would make rows, too; and for unequal lengths."""
+    for name, values in columns.items():
+        if isinstance(values, str | bytes | Mapping | Set) or not hasattr(values, "__len__"):
+            raise RecordError(
+                f"{name} is {type(values).__name__}, not a list with a value for each row: "
+                f"{values!r:.80}"
+            )
+    if len({len(values) for values in columns.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
+        raise RecordError(f"columns of unequal length: {lengths}")
+    return zip(*columns.values(), strict=True)
 
 
 def visible(text: str, strip: StripThink) -> str:

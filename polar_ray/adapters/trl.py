@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from polar_ray.adapters.pool import Row, Scored, scores, scores_now
-from polar_ray.adapters.rows import column, record
+from polar_ray.adapters.rows import aligned, column, record
 from polar_ray.adapters.settings import AdapterConfig, read_settings
 
 REFERENCE = ("reference", "ground_truth", "solution", "answer")
@@ -51,5 +51,7 @@ def _rows(
     references = column(columns, settings.reference_column, REFERENCE, "reference")
     return [
         record(prompt, reference, output, settings)
-        for prompt, reference, output in zip(prompts, references, completions, strict=True)
+        for prompt, reference, output in aligned(
+            prompts=prompts, reference=references, completions=completions
+        )
     ]

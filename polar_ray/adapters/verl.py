@@ -13,7 +13,7 @@ from typing import Any
 
 from polar_ray.adapters.bases import derived, no_such
 from polar_ray.adapters.pool import all_scores, all_scores_now
-from polar_ray.adapters.rows import column, record
+from polar_ray.adapters.rows import aligned, column, record
 from polar_ray.adapters.settings import read_settings
 
 ROUTER_OPTIONS = ("reward_router_address", "reward_model_tokenizer")
@@ -52,7 +52,9 @@ def compute_score_batch(
     mathematical test question.
     """
     settings = read_settings({"prompt_column": prompt_key, **reward_kwargs})
-    columns = zip(ground_truths, solution_strs, extra_infos, strict=True)
+    columns = aligned(
+        ground_truths=ground_truths, solution_strs=solution_strs, extra_infos=extra_infos
+    )
     rows = [
         record(column(extra, settings.prompt_column, (), "prompt"), truth, text, settings)
         for truth, text, extra in columns

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from polar_ray.call_options import check_timeout
 from polar_ray.errors import ConfigError, DeadlineExceeded, PolarRayError, PoolError
@@ -22,11 +23,21 @@ raises the error if there is to be none."""
 
 def urls(addresses: str | Sequence[str]) -> list[str]:
     """Addresses as URLs: `host:port`, several with commas between them, or a list of such."""
-    listed = [addresses] if isinstance(addresses, str) else list(addresses)
-    found = [part.strip().rstrip("/") for text in listed for part in str(text).split(",")]
+    listed = [addresses] if isinstance(addresses, str) else addresses
+    if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
+        raise ConfigError(f"server_address={addresses!r:.80}; give host:port, or several in a list")
+    found = [part.strip().rstrip("/") for text in listed for part in text.split(",")]
     if not found or not all(found):
-        raise ConfigError(f"server_address={addresses!r}; give host:port, or several")
-    return [text if "://" in text else f"http://{text}" for text in found]
+        raise ConfigError(f"server_address={addresses!r:.80}; give host:port, or several")
+    return [_checked(text if "://" in text else f"http://{text}") for text in found]
+
+
+def _checked(url: str) -> str:
+    try:
+        urlsplit(url).port  # noqa: B018  (it raises where it is no port)
+    except ValueError as error:
+        raise ConfigError(f"server_address: {error}") from None
+    return url
 
 
 def ask_around(

@@ -37,6 +37,7 @@ from polar_ray.stream import (
     encode_arrow,
     read_arrow,
 )
+from polar_ray.token_file import check_token
 
 ELSES: dict[int, type[PoolError]] = {
     404: Unavailable,
@@ -72,7 +73,7 @@ class HttpTransport:
         # What errors show; an address may hold a password.
         self._name = str(self._url.copy_with(userinfo=b"")).rstrip("/")
         self._headers = {"content-type": ARROW_STREAM, **AS_IT_IS}
-        if token is not None:
+        if check_token(token) is not None:
             self._headers["authorization"] = f"Bearer {token}"
         self._answered = self._closed = False
         with _settings_read():

@@ -7,6 +7,7 @@ itself, so that it needs a tokenizer.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -31,6 +32,7 @@ from polar_ray.errors import (
 from polar_ray.extras import extra_of, install
 from polar_ray.records import Batch, Record, Trajectories, Unread, to_batch
 from polar_ray.scores import with_row_errors
+from polar_ray.token_file import check_token
 
 if TYPE_CHECKING:
     from polar_ray.encoding import Encoder
@@ -70,8 +72,13 @@ class RewardModelClient:
         self.server_address = server_address
         self.timeout_s = check_timeout(timeout_s)
         self._urls = urls(server_address)
-        self._token = token
-        self._encoder = _encoder(path, int(max_length), int(max_response_length), response_cut_side)
+        self._token = check_token(token)
+        self._encoder = _encoder(
+            path,
+            _length("max_length", max_length),
+            _length("max_response_length", max_response_length),
+            response_cut_side,
+        )
         self._pools = (
             [HttpTransport(url, token=token) for url in self._urls] if server_type == "ray" else []
         )
@@ -215,6 +222,16 @@ class RewardModelClient:
 
         wait = _rounds(float(retry_delay), int(max_retries))
         return ask_around(self._urls, ask, timeout_s=self.timeout_s, wait=wait)
+
+
+def _length(name: str, value: Any) -> int:
+    """Tokens, which numpy's integers may count."""
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise ConfigError(f"{name}={value!r:.40} is no whole number of tokens")
 
 
 def _encoder(path: str | Path, max_length: int, response: int, side: str) -> Encoder:

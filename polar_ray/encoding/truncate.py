@@ -33,6 +33,11 @@ class Limits:
     this."""
 
     def __post_init__(self) -> None:
+        if self.max_response_length < 2:
+            raise ConfigError(
+                f"max_response_length={self.max_response_length} leaves nothing of a response: its "
+                "first token is counted, too; it must be at least 2"
+            )
         if self.max_length - CONTROL_BUDGET - 2 * self.max_response_length < 2:
             raise ConfigError(
                 f"max_length={self.max_length} leaves no token for the prompt beside two responses "

@@ -29,6 +29,7 @@ OLDEST = (2, 60)
 USED: Mapping[str, str] = {
     "ray._private.services:get_ray_address_from_environment": "see if ray.init joins a cluster",
     "ray.runtime_env:RuntimeEnv.known_fields": "refuse a misspelt runtime environment",
+    "ray.runtime_env:RuntimeEnvConfig.known_fields": "refuse a misspelt runtime environment",
     "ray.serve.context:_get_global_client": "find where Serve's HTTP proxies listen",
     "ray.serve.handle:DeploymentHandle.options:_by_reference": "send shards by the object store",
     "ray.serve._private.common:RequestMetadata._by_reference": "know the calls that go by Ray",

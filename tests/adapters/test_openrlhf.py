@@ -52,7 +52,7 @@ def test_openrlhf_drops_no_mistake(pool: FakePool, queries: list[Any]) -> None:
     found = openrlhf.reward_func(queries, ["2+2="], ["4"])
     assert len(found["rewards"]) == len(queries)
     for reward in found["rewards"]:
-        with pytest.raises(ValueError, match=r"texts, not None|argument 2 is shorter"):
+        with pytest.raises(ValueError, match=r"texts, not None|queries 2, prompts 1, labels 1"):
             float(reward)
 
 

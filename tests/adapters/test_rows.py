@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polar_ray.adapters.rows import column, plain, record, visible
+from polar_ray.adapters.rows import aligned, column, plain, record, visible
 from polar_ray.adapters.settings import AdapterConfig
-from polar_ray.errors import ConfigError
+from polar_ray.errors import ConfigError, RecordError
 from polar_ray.records import to_batch
 
 SETTINGS = AdapterConfig(address="http://pool")
@@ -115,3 +115,24 @@ def test_a_column_that_is_missing_is_a_mistake_of_the_settings() -> None:
 def test_an_empty_list_is_no_reference() -> None:
     for missing in ([], np.array([], dtype=object)):
         assert record("p", missing, "o", SETTINGS)["reference"] is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"prompts": ["a", "b"], "reference": "xy"}, "reference is str, not a list"),
+        ({"prompts": ["a", "b"], "reference": {"k": 1, "l": 2}}, "reference is dict, not a list"),
+        ({"prompts": ["a", "b"], "reference": {"k", "l"}}, "reference is set, not a list"),
+        ({"prompts": ["a", "b"], "reference": b"xy"}, "reference is bytes, not a list"),
+        ({"prompts": ["a", "b"], "reference": None}, "reference is NoneType, not a list"),
+        ({"prompts": ["a", "b"], "reference": ["x"]}, "unequal length: prompts 2, reference 1"),
+    ],
+)
+def test_what_is_no_column_makes_no_rows(columns: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecordError, match=said):
+        aligned(**columns)
+
+
+def test_columns_are_whatever_trainers_have() -> None:
+    rows = aligned(a=np.array(["x", "y"], object), b=("1", "2"), c=[None, []])
+    assert list(rows) == [("x", "1", None), ("y", "2", [])]

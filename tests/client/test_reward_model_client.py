@@ -164,6 +164,35 @@ def test_wrong_settings_are_explained(tiny_dir: Path, settings: dict[str, Any], 
         RewardModelClient(tiny_dir, **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"max_response_length": 0}, "max_response_length=0 leaves nothing"),
+        ({"max_response_length": 1}, "max_response_length=1 leaves nothing"),
+        ({"max_response_length": -1}, "max_response_length=-1 leaves nothing"),
+        ({"max_response_length": True}, "max_response_length=True is no whole number"),
+        ({"max_response_length": 2.9}, "max_response_length=2.9 is no whole number"),
+        ({"max_length": "x"}, "max_length='x' is no whole number"),
+        ({"max_length": None}, "max_length=None is no whole number"),
+        ({"server_address": b"a:1"}, "server_address=b'a:1'; give host:port"),
+        ({"server_address": None}, "server_address=None; give host:port"),
+        ({"server_address": ["a:1", None]}, "give host:port, or several in a list"),
+        ({"server_address": "a:99999"}, "server_address: Port out of range"),
+        ({"token": ""}, "^token: it must be a text of printable ASCII"),
+        ({"token": "secret\n"}, "^token: it must be a text of printable ASCII"),
+        ({"token": "sécret"}, "^token: it must be a text of printable ASCII"),
+        ({"token": b"secret"}, "^token: it must be a text of printable ASCII"),
+    ],
+    ids=str,
+)
+def test_what_would_change_texts_or_go_elsewhere_is_refused(
+    tiny_dir: Path, settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        RewardModelClient(tiny_dir, **settings)
+    assert "cret" not in str(caught.value), "a token is not shown"
+
+
 def test_without_a_tokenizer_it_says_what_is_missing(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

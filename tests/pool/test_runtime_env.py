@@ -45,11 +45,19 @@ def test_what_ray_takes_goes_to_the_replicas_alone(given: dict[str, Any]) -> Non
     [
         ({"pipp": ["sglang"]}, r"runtime_env.pipp=\['sglang'\]: .* did you mean pip\? there are"),
         ({"python": "/x"}, "runtime_env.python='/x': Ray knows no such field; there are conda"),
-        ({"py_executable": 3}, "runtime_env.py_executable=3 is no path"),
+        ({"py_executable": 3}, "runtime_env.py_executable=3 names nothing"),
         ({"pip": ["a"], "uv": ["b"]}, "runtime_env: .* cannot be specified at the same time"),
         ({"env_vars": {"A": 1}}, "runtime_env: .*must be of type Dict.str, str."),
-        ({"working_dir": "."}, "runtime_env.working_dir='.' is a folder of one machine"),
-        ({"py_modules": ["s3://a/b.zip", "./c"]}, "runtime_env.py_modules='./c' is a folder"),
+        ({"working_dir": "."}, "runtime_env.working_dir='.' is not to be had on all nodes"),
+        ({"working_dir": "file:///x.zip"}, "is not to be had on all nodes"),
+        ({"py_modules": ["s3://a/b.zip", "./c"]}, "runtime_env.py_modules='./c' is not to be had"),
+        ({"py_executable": " "}, "runtime_env.py_executable=' ' names nothing"),
+        ({"image_uri": 5}, "runtime_env.image_uri=5 names nothing"),
+        ({"env_vars": {"A": "\0"}}, "runtime_env.env_vars has a name or value that no process"),
+        ({"env_vars": {"A": "\ud800"}}, "runtime_env.env_vars has a name or value that no process"),
+        ({"env_vars": {"A=B": "x"}}, "a variable's name is empty or has an equals sign"),
+        ({"pip": ["\0"]}, "runtime_env.pip has a name or value that no process"),
+        ({"config": {"timeout": 1}}, "runtime_env.config: Ray knows no timeout; there are eager"),
         ({"env_vars": {"RAY_SERVE_USE_GRPC_BY_DEFAULT": "1"}}, "RAY_SERVE_USE_GRPC_BY_DEFAULT is"),
     ],
 )
@@ -58,6 +66,11 @@ def test_what_ray_would_not_take(given: dict[str, Any], said: str) -> None:
         check_runtime_env(given)
     with pytest.raises(ConfigError, match=said):
         app({"engine.type": "stub", "runtime_env": given})
+
+
+def test_a_field_that_is_no_text() -> None:
+    with pytest.raises(ConfigError, match="a key that is no text"):
+        check_runtime_env({1: 2})  # type: ignore[dict-item]
 
 
 def test_no_password_is_repeated() -> None:
