@@ -25,7 +25,7 @@ def batch(number: int) -> pa.Table:
 
 def main(gcs_address: str, app_name: str, calls: str) -> None:
     ray.init(gcs_address, namespace="serve", log_to_driver=False)
-    client = connect(app_name=app_name, timeout_s=120)
+    client = connect(app_name=app_name, timeout_s=600)
     batches = [batch(number) for number in range(int(calls))]
     with ThreadPoolExecutor(THREADS) as threads:
         print(sum(table.num_rows for table in threads.map(client.score_table, batches)))

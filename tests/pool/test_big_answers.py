@@ -12,7 +12,7 @@ from chaos.load import stub_pool
 
 from polar_ray.config import StubEngineConfig
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(700)]
 
 CALLS = 12
 
@@ -23,6 +23,6 @@ def test_a_caller_that_blocks_for_them_lives_on(cluster: None, tiny_dir: Path) -
     with stub_pool("big", str(tiny_dir), num_routers=2, engine=StubEngineConfig()):
         address = ray.get_runtime_context().gcs_address
         command = [sys.executable, big_answers.__file__, address, "big", str(CALLS)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=250)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=650)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) == CALLS * big_answers.ROWS
