@@ -154,6 +154,8 @@ def _items(build: _Builder, start: int, stop: int, max_tokens: int) -> Iterator[
         return
     lengths = [len(build.ids[i]) for i in item.records]
     borders = _split_points(lengths, build.shared(start, stop).tolist(), max_tokens)
+    if len(borders) == 2:
+        borders = _even_points(lengths[0], len(lengths), item.num_tokens, max_tokens)
     for first, last in pairwise(borders):
         yield from _items(build, start + first, start + last, max_tokens)
 
@@ -162,8 +164,7 @@ def _split_points(lengths: Sequence[int], shared: Sequence[int], max_tokens: int
     """Borders of the parts into which a large group is split, each as full as the tokens that
     neighbours share suggest.
 
-    A part may still exceed the budget, because short shared runs get no span; it is split again,
-    which is why there is always at least one border within.
+    A part may still exceed the budget, because short shared runs get no span; it is split again.
     """
     borders, total = [0], 0
     for place, (length, common) in enumerate(zip(lengths, shared, strict=True)):
@@ -171,9 +172,20 @@ def _split_points(lengths: Sequence[int], shared: Sequence[int], max_tokens: int
             borders.append(place)
             total = 0
         total += length if place == borders[-1] else length - common
-    if len(borders) == 1:
-        borders.append(len(lengths) - 1)
     return [*borders, len(lengths)]
+
+
+def _even_points(first: int, count: int, num_tokens: int, max_tokens: int) -> list[int]:
+    """Borders of equal parts of a group whose `num_tokens` are more than its neighbours' shared
+    tokens suggest: as if each record behind the first, of `first` tokens, cost the same.
+
+    No part has over seven eighths of the records, so that a group of thousands is not split
+    thousands of times.
+    """
+    each = max(1.0, (num_tokens - first) / (count - 1))
+    fitting = int((max_tokens - first) / each)
+    size = min(fitting if fitting > 1 else count // 2, count * 7 // 8)
+    return [*range(0, count, max(1, size)), count]
 
 
 def _join(items: Sequence[_Item]) -> Pack:

@@ -103,3 +103,16 @@ def test_a_forest_of_shared_spans() -> None:
         [1, 2, 3, 5, 6],
         [1, 2, 3, 5, 6, 7],
     ]
+
+
+def test_thousands_that_share_less_than_it_seems_are_split_a_few_times() -> None:
+    """Neighbours share all but a token, in runs too short for a span: what they share suggests that
+    a pack holds them, and it does not."""
+    prefix = list(range(100, 140))
+    ids = [np.array([*prefix, *divmod(n, 80), 7, 8], np.int32) for n in range(6000)]
+    packs = list(pack(ids, max_tokens=16384))
+    assert sorted(np.concatenate([each.records for each in packs]).tolist()) == list(range(6000))
+    assert max(each.num_tokens for each in packs) <= 16384
+    whole = next(pack(ids, max_tokens=1 << 30)).num_tokens
+    assert whole > 16384
+    assert sum(each.num_tokens for each in packs) <= 1.05 * whole
